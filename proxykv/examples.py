@@ -1,0 +1,57 @@
+"""Examples: a context and its questions, kept apart, and their JSONL files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Question:
+    """What follows the context, up to the point where the model answers.
+
+    `references` are the accepted answers; the first one is the text along which NLL and KL are
+    measured, so it must be what the model is expected to write.
+    """
+
+    text: str
+    references: tuple[str, ...]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """One context and every question asked of it (none for a context that only trains a mapper)."""
+
+    id: str
+    task: str
+    context: str
+    questions: tuple[Question, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def write_jsonl(path: Path, examples: Iterable[Example]) -> None:
+    """Write one example per line; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as out:
+        for example in examples:
+            out.write(json.dumps(asdict(example), ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def read_jsonl(path: Path) -> list[Example]:
+    """Read what `write_jsonl` wrote."""
+    # "\n" only: texts hold other separators (U+2028) at which str.splitlines would cut.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [_example(json.loads(line)) for line in lines if line]
+
+
+def _example(raw: dict[str, Any]) -> Example:
+    questions = tuple(
+        Question(q["text"], tuple(q["references"]), q["max_new_tokens"]) for q in raw["questions"]
+    )
+    return Example(raw["id"], raw["task"], raw["context"], questions, raw["meta"])
