@@ -1,5 +1,213 @@
-"""Config to typed, frozen objects."""
+"""Config to typed, frozen objects: what a run consists of, and the path of every part.
+
+This is the only module that the Snakefile imports; it does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from proxykv import catalog, check
+from proxykv.catalog import digest
+
+ROLES = ("target", "proxy")
 
 
 class ConfigError(Exception):
-    """A mistake of the user's: one line saying what, where and how to mend it."""
+    """A mistake of the user's: one line (or several mistakes) saying what, where, how to mend."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a run.
+
+    `scope` is how its budget is shared among heads (`none`: it does not prune); `artefact` the
+    method whose fitted folder it loads, if any; `uses` the methods whose scores it combines.
+    """
+
+    id: str
+    base: str
+    scope: str
+    params: Mapping[str, Any]
+    artefact: str | None
+    uses: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Changes with the method's settings and with the code that it runs."""
+        code = catalog.code_digest(f"baselines.{self.base}", "proxykv.generate")
+        return digest([self.base, self.scope, dict(self.params), code])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Contexts of one task, made for one family's tokenizer. `path`: its JSONL file."""
+
+    family: str
+    benchmark: str
+    task: str
+    split: str
+    contexts: int
+    lengths: tuple[int, ...]
+    seed: int
+    options: Mapping[str, Any]
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """Name within its split: benchmark/task, or more where that is not unique."""
+        return self.path.stem
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One job: a family answers one task's questions with every method at every retention."""
+
+    family: str
+    benchmark: str
+    task: str
+    dataset: Dataset
+    run_dir: Path
+
+    def file(self, kind: str, suffix: str = ".parquet") -> Path:
+        """Where this cell's `predictions` or `rows` are."""
+        return self.run_dir / kind / self.family / self.benchmark / f"{self.task}{suffix}"
+
+
+class Run:
+    """A checked config. All paths are relative to the checkout, where everything runs."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Check the config.
+
+        Raises:
+            ConfigError: with one line for each mistake.
+        """
+        if problems := check.config_problems(config):
+            raise ConfigError("\n".join(problems))
+        defaults = catalog.schema("config")["properties"]
+        self.config = {k: p["default"] for k, p in defaults.items() if "default" in p} | config
+        self.name: str = config["run"]
+        self.seed: int = self.config["seed"]
+        self.retentions: tuple[float, ...] = tuple(sorted(map(float, config["retentions"])))
+        self.training: Mapping[str, Any] = config.get("training", {})
+        self.dir = Path("results") / self.name
+        self.cache = Path(self.config["cache"])
+
+    @classmethod
+    def read(cls, path: Path) -> Run:
+        """The run of a config that `write` wrote; ConfigError if there is none."""
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; the workflow writes it when it starts")
+        return cls(json.loads(path.read_text("utf-8")))
+
+    def write(self) -> Path:
+        """Store the config beside the results, for the jobs and for the record."""
+        path = self.dir / "config.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n", "utf-8")
+        return path
+
+    @property
+    def digest(self) -> str:
+        """Changes with anything in the config."""
+        return digest(self.config)
+
+    @cached_property
+    def methods(self) -> Mapping[str, Method]:
+        """Methods by id, in the config's order."""
+        return {m.id: m for m in map(_method, self.config["methods"])}
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Names of the families."""
+        return tuple(self.config["families"])
+
+    def family(self, name: str) -> Mapping[str, Any]:
+        """Contents of a family's file."""
+        return catalog.families()[name]
+
+    def datasets(self, family: str, split: str) -> list[Dataset]:
+        """What a family is tested on (`eval`), or what its mappers are trained on (`train`)."""
+        section = self.config["benchmarks"] if split == "eval" else self.config.get("corpus", [])
+        return [
+            self._dataset(family, split, entry, task)
+            for entry in section
+            for task in entry["tasks"]
+        ]
+
+    def cells(self) -> list[Cell]:
+        """Every job of the run."""
+        return [
+            Cell(family, data.benchmark, data.task, data, self.dir)
+            for family in self.families
+            for data in self.datasets(family, "eval")
+        ]
+
+    def cell(self, family: str, benchmark: str, task: str) -> Cell:
+        """The job of one task."""
+        wanted = (family, benchmark, task)
+        return next(c for c in self.cells() if (c.family, c.benchmark, c.task) == wanted)
+
+    def model_dir(self, family: str, role: str) -> Path:
+        """Transformers folder of a family's target or proxy."""
+        model = self.family(family)[role]
+        return Path(model["path"]) if "path" in model else self.cache / "models" / family / role
+
+    def model_ready(self, family: str, role: str) -> Path:
+        """A file that exists once the model's folder is complete."""
+        converted = "path" not in self.family(family)[role]
+        name = "provenance.json" if converted else "config.json"
+        return self.model_dir(family, role) / name
+
+    def scores_dir(self, family: str) -> Path:
+        """Stored KVzip scores of a family's models on the corpus, shared by runs."""
+        models = [self.family(family)[role] for role in ROLES]
+        corpus = [str(d.path) for d in self.datasets(family, "train")]
+        return self.cache / "scores" / f"{family}-{digest([models, corpus])}"
+
+    def artefact_dir(self, family: str, method_id: str) -> Path:
+        """Folder of a fitted method."""
+        return self.dir / "mappers" / family / method_id
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """Ids of the methods that are fitted, each once."""
+        return tuple(dict.fromkeys(m.artefact for m in self.methods.values() if m.artefact))
+
+    def _dataset(self, family: str, split: str, entry: Mapping[str, Any], task: str) -> Dataset:
+        settings = {
+            "benchmark": entry["benchmark"],
+            "task": task,
+            "split": split,
+            "contexts": entry["contexts"],
+            "lengths": tuple(entry["lengths"]),
+            "seed": self.seed,
+            "options": entry.get("options", {}),
+        }
+        # The same settings on another tokenizer are other data.
+        source = self.family(family)["target"]
+        name = f"{entry['benchmark']}-{task}-{digest([settings, source])}.jsonl"
+        return Dataset(family, path=self.cache / "data" / family / split / name, **settings)
+
+
+def _method(entry: str | Mapping[str, Any]) -> Method:
+    """A method of the config: an id of the catalogue, or such an id with other parameters."""
+    if isinstance(entry, str):
+        entry = {"id": entry, "base": entry}
+    known = catalog.variants().get(entry["base"], {"base": entry["base"], "scope": "head"})
+    artefact = known.get("artefact")
+    return Method(
+        id=entry["id"],
+        base=known["base"],
+        scope=entry.get("scope", known["scope"]),
+        params={**known.get("params", {}), **entry.get("params", {})},
+        # A variant of a fitted method is fitted itself, under its own id.
+        artefact=entry["id"] if artefact == entry["base"] else artefact,
+        uses=tuple(known.get("uses", ())),
+    )

@@ -1,0 +1,40 @@
+"""Crossed allocations: one method's budget per head, filled with the tokens another one prefers.
+
+They tell the two parts of a score apart: how the budget is split among heads, and which tokens are
+chosen inside a head.
+"""
+
+from __future__ import annotations
+
+from proxykv.prefill import Prefill
+from proxykv.scorer import Bench
+from proxykv.select import transplant
+from proxykv.tensors import Scores
+
+VARIANTS = {
+    "cross_kvzip_budget": {
+        "scope": "global",
+        "params": {"allocation": "kvzip", "ranking": "proxykv"},
+        "uses": ["kvzip", "proxykv"],
+    },
+    "cross_prior_budget": {
+        "scope": "global",
+        "params": {"allocation": "prior", "ranking": "kvzip"},
+        "uses": ["prior", "kvzip"],
+    },
+}
+
+
+class Cross:
+    """Scores of `allocation`, handed out within each head in the order of `ranking`."""
+
+    def __init__(self, bench: Bench, allocation: str, ranking: str) -> None:
+        """`allocation`, `ranking`: ids of two methods of the run."""
+        self.allocation, self.ranking = bench.scorer(allocation), bench.scorer(ranking)
+
+    def score(self, prefill: Prefill) -> Scores:
+        """Per-head counts of one method at every retention, tokens of the other."""
+        return transplant(self.allocation.score(prefill), self.ranking.score(prefill))
+
+
+METHOD = Cross

@@ -1,0 +1,25 @@
+"""No pruning: the reference that every method is held against."""
+
+from __future__ import annotations
+
+import torch
+
+from proxykv.prefill import Prefill
+from proxykv.scorer import Bench
+from proxykv.tensors import Scores
+
+VARIANTS = {"full": {"scope": "none"}}
+
+
+class Full:
+    """Every KV pair is as important as every other; asked only at retention 1."""
+
+    def __init__(self, bench: Bench) -> None:
+        """Nothing to set."""
+
+    def score(self, prefill: Prefill) -> Scores:
+        """Ones."""
+        return torch.ones(prefill.shape, device=prefill.input_ids.device)
+
+
+METHOD = Full

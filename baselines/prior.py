@@ -1,0 +1,70 @@
+"""Control without a proxy: what is known of each head before the context is seen.
+
+Every (layer, head) of the target draws its tokens' scores from what its scores were like on the
+training contexts. Tokens are chosen blindly, so whatever this reaches is owed to the split of the
+budget among heads alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from baselines.random import uniform
+from proxykv.prefill import Prefill
+from proxykv.scorer import Bench
+from proxykv.tensors import Scores
+
+LEVELS = 257
+"""Quantiles stored per head."""
+
+VARIANTS = {
+    "prior": {"scope": "global", "artefact": "prior", "params": {"draw": "distribution"}},
+    "prior_mean": {"scope": "global", "artefact": "prior", "params": {"draw": "mean"}},
+}
+
+
+class Prior:
+    """Draws each head's scores from its calibration scores, seeded by the context."""
+
+    def __init__(self, bench: Bench, artefact: Path, draw: str = "distribution") -> None:
+        """`draw`: `distribution` samples the head's own; `mean` is its mean and a little noise."""
+        self.quantiles = load_file(artefact / "prior.safetensors")["quantiles"]
+        self.draw, self.seed = draw, bench.seed
+
+    def score(self, prefill: Prefill) -> Scores:
+        """Scores in [0, 1]."""
+        noise = uniform(prefill, self.seed)
+        quantiles = self.quantiles.to(noise.device)
+        if self.draw == "mean":
+            # The noise only breaks ties within a head: means of heads rarely lie so close.
+            return quantiles.mean(dim=-1)[..., None] + 1e-4 * noise
+        place = noise * (LEVELS - 1)
+        low = place.floor().long()
+        below, above = quantiles.gather(-1, low), quantiles.gather(-1, low + 1)
+        return torch.lerp(below, above, place - low)
+
+
+def fit(files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping) -> None:
+    """Store each head's quantiles over the tokens of the training contexts."""
+    scores = []
+    for path in files:
+        with safe_open(path, "pt") as file:
+            scores.append(file.get_tensor("target").float())
+    levels = torch.linspace(0, 1, LEVELS)
+    pooled = torch.cat(scores, dim=-1)
+    # A head at a time: torch.quantile refuses more than 16M elements.
+    quantiles = torch.stack([torch.stack([h.quantile(levels) for h in layer]) for layer in pooled])
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({"quantiles": quantiles}, out / "prior.safetensors")
+    card = {**identity, "method": "prior", "contexts": len(files), "tokens": pooled.shape[-1]}
+    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+
+
+METHOD = Prior

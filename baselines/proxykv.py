@@ -1,0 +1,71 @@
+"""ProxyKV: a small model of the family scores the large one's cache (arXiv 2605.16360)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from proxykv.mapper import load_mapper
+from proxykv.prefill import Prefill
+from proxykv.scorer import Bench
+from proxykv.tensors import Scores
+from proxykv.train import TrainConfig, train_mapper
+
+VARIANTS = {
+    "proxykv": {"scope": "global", "artefact": "proxykv"},
+    "proxykv_head": {"scope": "head", "artefact": "proxykv"},
+    "proxykv_shuffled": {
+        "scope": "global",
+        "artefact": "proxykv",
+        "params": {"shuffled": True},
+    },
+}
+
+
+class ProxyKV:
+    """The proxy's own KVzip scores, mapped to the target's layers and heads."""
+
+    def __init__(
+        self, bench: Bench, artefact: Path, shuffled: bool = False, **fitting: Any
+    ) -> None:
+        """`artefact`: a trained mapper; `fitting`: what it was trained with (see `fit`).
+
+        `shuffled` is a control: the mapper sees the proxy's scores of another context.
+        """
+        self.proxy, self.shuffled = bench.proxy, shuffled
+        self.mapper, self.card = load_mapper(artefact)
+
+    def score(self, prefill: Prefill) -> Scores:
+        """The mapper's logits, which rank as its estimates of the target's KVzip scores do."""
+        key = ("proxykv", self.card["weights_sha256"], self.shuffled)
+        return prefill.once(key, lambda: self._score(prefill))
+
+    def _score(self, prefill: Prefill) -> Scores:
+        if not self.shuffled:
+            features = self.proxy.scores(prefill, prefill.input_ids)
+        else:
+            if prefill.donor is None:
+                raise ValueError("proxykv_shuffled needs a second context in its task")
+            features = _wrapped(self.proxy.scores(prefill, prefill.donor), prefill.shape[2])
+        return self.mapper.score(features).to(prefill.input_ids.device)
+
+
+def fit(
+    files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    """Train a mapper on stored scores; `params` are fields of TrainConfig."""
+    train_mapper(files, out, TrainConfig(**params), identity)
+
+
+def _wrapped(features: Float[Tensor, "layer kv_head token"], n: int) -> Tensor:
+    """Cut or repeat along tokens to a length of n."""
+    index = torch.arange(n, device=features.device) % features.shape[-1]
+    return features[..., index]
+
+
+METHOD = ProxyKV

@@ -1,0 +1,35 @@
+"""Uniformly random KV pairs: the floor."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import torch
+
+from proxykv.prefill import Prefill
+from proxykv.scorer import Bench
+from proxykv.tensors import Scores
+
+VARIANTS = {"random": {"scope": "global"}}
+
+
+class Random:
+    """Uniform noise, drawn anew for each context, the same on every run and device."""
+
+    def __init__(self, bench: Bench) -> None:
+        """Take the run's seed."""
+        self.seed = bench.seed
+
+    def score(self, prefill: Prefill) -> Scores:
+        """Uniform in [0, 1)."""
+        return uniform(prefill, self.seed)
+
+
+def uniform(prefill: Prefill, seed: int) -> Scores:
+    """Uniform noise in [0, 1) of the context's shape, decided by the seed and the context's ids."""
+    text = repr((seed, prefill.context.tolist())).encode()
+    generator = torch.Generator().manual_seed(int.from_bytes(sha256(text).digest()[:7]))
+    return torch.rand(prefill.shape, generator=generator).to(prefill.input_ids.device)
+
+
+METHOD = Random

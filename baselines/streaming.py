@@ -1,0 +1,30 @@
+"""StreamingLLM's kept set: attention sinks and the most recent tokens (arXiv 2309.17453)."""
+
+from __future__ import annotations
+
+import torch
+
+from proxykv.prefill import Prefill
+from proxykv.scorer import Bench
+from proxykv.tensors import Scores
+
+VARIANTS = {"streaming": {"scope": "head"}}
+
+
+class Streaming:
+    """The first `sinks` tokens of the context, then the latest ones; the same for every head."""
+
+    def __init__(self, bench: Bench, sinks: int = 4) -> None:
+        """`sinks`: tokens at the start of the context that rank above all others."""
+        self.sinks = sinks
+
+    def score(self, prefill: Prefill) -> Scores:
+        """Position / n for later tokens; sinks above 1, the earliest highest."""
+        n = prefill.shape[2]
+        scores = torch.arange(n, device=prefill.input_ids.device) / n
+        sinks = min(self.sinks, n)
+        scores[:sinks] = 2 - scores[:sinks]
+        return scores.expand(prefill.shape).clone()
+
+
+METHOD = Streaming

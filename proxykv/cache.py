@@ -1,0 +1,157 @@
+"""The context's KV cache, and how attention reads it.
+
+Every cache here is a transformers `Cache` whose layers answer attention themselves: `update` stores
+the new keys and values and returns the layer; transformers passes it on to the attention function
+registered below as `ATTENTION`, which calls `layer.attend`. Models are loaded with
+`attn_implementation=ATTENTION` and stay untouched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, Cache
+from transformers.cache_utils import CacheLayerMixin
+
+from proxykv.tensors import KeyValues, Queries
+
+ATTENTION = "proxykv"
+
+
+class Layer(CacheLayerMixin):
+    """One layer of a cache that answers attention itself.
+
+    `length` counts the true tokens stored. Positions are the caller's business: every forward gets
+    explicit position ids, so transformers never has to ask a layer for masks or lengths.
+    """
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, cache_kwargs: dict[str, Any] | None = None
+    ) -> tuple[Any, Any]:
+        """Store the new keys and values [row, kv_head, token, dim]; hand the layer to attention."""
+        self.store(key_states, value_states)
+        return self, self
+
+    def store(self, keys: KeyValues, values: KeyValues) -> None:
+        """Append the new tokens' keys and values."""
+        raise NotImplementedError
+
+    def attend(self, query: Queries, scaling: float) -> Queries:
+        """Attention output of the queries over everything that this layer lets them see."""
+        raise NotImplementedError
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: layers allocate when they store."""
+
+    def get_seq_length(self) -> int:
+        """Tokens stored."""
+        return self.length
+
+    def get_mask_sizes(self, cache_position: Tensor) -> tuple[int, int]:
+        """Keys and offset a mask would have; `attend` needs no mask."""
+        return self.length + cache_position.shape[0], 0
+
+    def get_max_cache_shape(self) -> int:
+        """No limit."""
+        return -1
+
+
+def attention(
+    module: nn.Module, query: Queries, key: Any, value: Any, mask: None, *, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """Attention function for transformers: the cache layer itself computes the output."""
+    if not isinstance(key, Layer):
+        raise TypeError("a model loaded for ProxyKV runs only with one of ProxyKV's caches")
+    return key.attend(query, scaling).transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION, attention)
+
+
+class Slots:
+    """Growing storage for keys and values, written in place: no step copies what is there."""
+
+    def __init__(self) -> None:
+        """Start empty; the first write decides rows, heads, dtype and device."""
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def write(self, at: int, keys: KeyValues, values: KeyValues) -> tuple[KeyValues, KeyValues]:
+        """Write at token index `at`; return views of everything up to the end of the new tokens."""
+        end = at + keys.shape[2]
+        self.keys = _fitted(self.keys, keys, at, end)
+        self.values = _fitted(self.values, values, at, end)
+        self.keys[:, :, at:end] = keys
+        self.values[:, :, at:end] = values
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class ContextLayer(Layer):
+    """A whole context's keys and values, with the queries of its last tokens."""
+
+    def __init__(self, observed: int) -> None:
+        """`observed`: for how many of the last tokens queries are remembered."""
+        super().__init__()
+        self.slots = Slots()
+        self.observed = observed
+        self.queries: Tensor | None = None
+
+    def store(self, keys: KeyValues, values: KeyValues) -> None:
+        """Append tokens of the context."""
+        self.keys, self.values = self.slots.write(self.length, keys, values)
+        self.length += keys.shape[2]
+
+    def attend(self, query: Queries, scaling: float) -> Queries:
+        """Causal attention of the last tokens over all tokens stored."""
+        self.queries = query[:, :, -self.observed :].clone()
+        return causal_attention(query, self.keys, self.values, scaling)
+
+
+class ContextCache(Cache):
+    """The full KV cache of one context (one row)."""
+
+    layers: list[ContextLayer]
+
+    def __init__(self, layers: int, observed: int) -> None:
+        """`layers`: layers of the model; `observed`: last tokens whose queries are remembered."""
+        super().__init__(layers=[ContextLayer(observed) for _ in range(layers)])
+
+
+def causal_attention(query: Queries, keys: KeyValues, values: KeyValues, scaling: float) -> Queries:
+    """Attention in which the queries are the last tokens of the keys.
+
+    Queries have `group` heads for each KV head (grouped-query attention).
+    """
+    new, total = query.shape[2], keys.shape[2]
+    mask = None
+    if 1 < new < total:
+        mask = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
+    return scaled_dot_product_attention(
+        query,
+        keys,
+        values,
+        attn_mask=mask,
+        is_causal=new == total > 1,
+        scale=scaling,
+        enable_gqa=True,
+    )
+
+
+def _fitted(storage: Tensor | None, new: KeyValues, used: int, needed: int) -> Tensor:
+    """Storage with room for `needed` tokens; the first `used` ones survive."""
+    if storage is not None and storage.shape[2] >= needed:
+        return storage
+    rows, heads, _, dim = new.shape
+    # The first write fits exactly (a context is one write); later ones leave room to grow.
+    room = needed if storage is None else needed + needed // 4
+    grown = new.new_empty(rows, heads, room, dim)
+    if storage is not None:
+        grown[:, :, :used] = storage[:, :, :used]
+    return grown

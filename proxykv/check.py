@@ -1,0 +1,114 @@
+"""Mistakes in a config, one line each: what, where, how to mend. Nothing here raises."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator, ValidationError
+
+from proxykv import catalog
+
+
+def config_problems(config: Mapping[str, Any]) -> list[str]:
+    """Every mistake in a run's config, and in the family files that it names."""
+    problems = schema_problems(config, "config", "config")
+    return problems or [
+        *_family_problems(config),
+        *_method_problems(config),
+        *_dataset_problems(config),
+        *_retention_problems(config),
+    ]
+
+
+def schema_problems(document: Any, name: str, where: str) -> list[str]:
+    """Where a document departs from a schema of workflow/schemas/, in the document's order."""
+    validator = Draft202012Validator(catalog.schema(name))
+    errors = sorted(validator.iter_errors(document), key=lambda e: [str(p) for p in e.path])
+    return [line for error in errors for line in _explained(error, where)]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt word: the nearest known one, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+def _explained(error: ValidationError, where: str) -> Iterator[str]:
+    path = where + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.path)
+    if error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})  # type: ignore[union-attr]
+        for key in sorted(set(error.instance) - set(known)):  # type: ignore[arg-type]
+            yield f"{path}: unknown key {key!r}; {did_you_mean(key, known)}"
+        return
+    if error.validator in ("oneOf", "anyOf") and error.context:
+        best = min(error.context, key=lambda e: (e.validator == "type", -len(e.path)))
+        if best.validator != "type":
+            yield from _explained(best, path)
+            return
+    yield f"{path}: {error.message}"
+
+
+def _family_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    for name in config["families"]:
+        if name not in catalog.families():
+            hint = did_you_mean(name, catalog.families())
+            yield f"config.families: no file config/families/{name}.yaml; {hint}"
+            continue
+        family = catalog.families()[name]
+        yield from schema_problems(family, "family", f"config/families/{name}.yaml")
+    yield from _repeated(config["families"], "config.families")
+
+
+def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    known = catalog.variants()
+    ids = [m if isinstance(m, str) else m["id"] for m in config["methods"]]
+    yield from _repeated(ids, "config.methods")
+    fits = False
+    for method in config["methods"]:
+        base = method if isinstance(method, str) else method["base"]
+        if base not in known and ":" not in base:
+            yield f"config.methods: unknown method {base!r}; {did_you_mean(base, known)}"
+            continue
+        settings = known.get(base, {})
+        fits = fits or bool(settings.get("artefact"))
+        for other in settings.get("uses", ()):
+            if other not in ids:
+                yield f"config.methods: {base!r} needs {other!r}; add it to the list"
+    if "full" not in ids:
+        yield "config.methods: 'full' is missing; every method is held against the full cache"
+    if fits and not config.get("corpus"):
+        yield "config.corpus: missing, but a method is fitted on it (proxykv, prior, …)"
+
+
+def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    known = catalog.tasks()
+    for section in ("benchmarks", "corpus"):
+        seen: list[str] = []
+        for i, entry in enumerate(config.get(section, ())):
+            where = f"config.{section}[{i}]"
+            name = entry["benchmark"]
+            if name not in known:
+                yield f"{where}: unknown benchmark {name!r}; {did_you_mean(name, known)}"
+                continue
+            for task in entry["tasks"]:
+                if task not in known[name]:
+                    yield f"{where}: {name} has no task {task!r}; {did_you_mean(task, known[name])}"
+            seen += [f"{name}/{task}" for task in entry["tasks"]]
+        if section == "benchmarks":
+            yield from _repeated(seen, "config.benchmarks")
+
+
+def _retention_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    yield from _repeated([str(r) for r in config["retentions"]], "config.retentions")
+    if 1 not in config["retentions"]:
+        yield "config.retentions: 1.0 (the full cache) is missing; the others are held against it"
+
+
+def _repeated(values: Iterable[str], where: str) -> Iterator[str]:
+    for value, count in Counter(values).items():
+        if count > 1:
+            yield f"{where}: {value!r} is listed {count} times"

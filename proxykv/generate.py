@@ -1,0 +1,243 @@
+"""A cell to predictions: one load, one prefill per context, one scoring pass for all retentions."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from proxykv import catalog
+from proxykv.decode import Answer, Ask, answer
+from proxykv.examples import Example, Question, read_jsonl
+from proxykv.journal import Journal, write_parquet
+from proxykv.models import Model, context_ids, load_model, require_shared_vocabulary, weights_digest
+from proxykv.pipeline import Proxy
+from proxykv.prefill import Prefill, prefill
+from proxykv.provenance import provenance
+from proxykv.scorer import Bench, Scorer, build, scores_of
+from proxykv.select import select
+from proxykv.spec import Cell, Method, Run
+from proxykv.tensors import Keep, Scores
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, int, str, float]
+"""What is done once: (context id, question, method digest, retention)."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method at one retention, with the kept set and what scoring cost."""
+
+    method: Method
+    retention: float
+    keep: Keep
+    score_seconds: float
+
+
+def generate(run: Run, cell: Cell) -> Path:
+    """Answer a cell's questions with every method at every retention; write the predictions.
+
+    Work is journalled example by example beside the table. What the journal holds of the wanted
+    rows is not computed again, so a rerun does what is missing and nothing else.
+    """
+    return Generator(run, cell).run()
+
+
+class Generator:
+    """One cell in work."""
+
+    def __init__(self, run: Run, cell: Cell) -> None:
+        self.spec, self.cell = run, cell
+        self.examples = read_jsonl(cell.dataset.path)
+        self.journal = Journal(cell.file("predictions", ".journal.jsonl"))
+        self.digests = {m.id: self._digest(m) for m in run.methods.values()}
+
+    def run(self) -> Path:
+        """Compute what is missing, then write the table."""
+        done = {_key(row) for row in self.journal.read()}
+        for i, example in enumerate(self.examples):
+            wanted = self._missing(example, done)
+            if wanted:
+                self.journal.append(self._rows(example, wanted))
+            log.info("%s: %d/%d contexts", self.cell.task, i + 1, len(self.examples))
+        return self._export()
+
+    def _missing(self, example: Example, done: set[Key]) -> list[tuple[Method, float]]:
+        """(method, retention) pairs of which some question has no row yet."""
+        questions = range(len(example.questions))
+        return [
+            (method, retention)
+            for method, retention in grid(self.spec)
+            if any(
+                (example.id, q, self.digests[method.id], retention) not in done for q in questions
+            )
+        ]
+
+    def _rows(
+        self, example: Example, wanted: list[tuple[Method, float]]
+    ) -> Iterator[dict[str, Any]]:
+        filled = self._prefill(example)
+        variants = list(self._variants(filled, wanted))
+        asks = [_ask(self.target, question) for question in example.questions]
+        answers = answer(filled, [v.keep for v in variants], asks, self.spec.config["batch_rows"])
+        for index, (question, ask, given) in enumerate(
+            zip(example.questions, asks, answers, strict=True)
+        ):
+            # The first answer is the full cache's, which `answer` always gives.
+            for variant, one in zip(variants, given[1:], strict=True):
+                yield {
+                    "family": self.cell.family,
+                    "benchmark": self.cell.benchmark,
+                    "task": self.cell.task,
+                    "context_id": example.id,
+                    "question": index,
+                    **self._about(variant, filled),
+                    **_outcome(self.target, question, ask, one),
+                    "truncated": bool(example.meta.get("truncated", False)),
+                    "prompt_hash": _text_hash(example.context, question.text),
+                    **self._provenance,
+                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                }
+
+    def _prefill(self, example: Example) -> Prefill:
+        others = self.examples[(self.examples.index(example) + 1) % len(self.examples)]
+        donor = context_ids(self.target, others.context) if others != example else None
+        ids = context_ids(self.target, example.context)
+        return prefill(self.target, ids, len(self.target.prefix), donor)
+
+    def _variants(self, filled: Prefill, wanted: list[tuple[Method, float]]) -> Iterator[Variant]:
+        scored: dict[str, tuple[Scores, float]] = {}
+        for method, retention in wanted:
+            if method.id not in scored:
+                scorer = self.scorers[method.id]
+                scored[method.id] = filled.timed(lambda s=scorer: scores_of(s, filled))
+            scores, seconds = scored[method.id]
+            if method.scope == "none":
+                keep = torch.ones_like(scores, dtype=torch.bool)
+            else:
+                keep = select(scores, retention, method.scope)  # type: ignore[arg-type]
+            yield Variant(method, retention, keep, seconds)
+
+    def _about(self, variant: Variant, filled: Prefill) -> dict[str, Any]:
+        keys = filled.cache.layers[0].keys
+        pair_bytes = 2 * keys.shape[-1] * keys.element_size()
+        kept = int(variant.keep.sum())
+        return {
+            "method": variant.method.id,
+            "scope": variant.method.scope,
+            "method_digest": self.digests[variant.method.id],
+            "protocol": self.spec.config["protocol"],
+            "retention": variant.retention,
+            "achieved_retention": kept / variant.keep.numel(),
+            "kv_bytes": kept * pair_bytes,
+            "kv_bytes_full": variant.keep.numel() * pair_bytes,
+            "prefill_seconds": filled.seconds,
+            "score_seconds": variant.score_seconds,
+            "context_tokens": len(filled.context),
+        }
+
+    def _export(self) -> Path:
+        """The wanted rows of the journal, in the order of examples, methods and retentions."""
+        order = {
+            (example.id, q, self.digests[method.id], retention): None
+            for example in self.examples
+            for q in range(len(example.questions))
+            for method, retention in grid(self.spec)
+        }
+        rows = {_key(row): row for row in self.journal.read()}
+        path = self.cell.file("predictions")
+        write_parquet(path, pd.DataFrame([rows[key] for key in order]))
+        return path
+
+    @cached_property
+    def target(self) -> Model:
+        """The target, loaded when there is work for it."""
+        return load(self.spec, self.cell.family, "target")
+
+    @cached_property
+    def scorers(self) -> Mapping[str, Scorer]:
+        """A scorer for each method."""
+        bench = Bench(
+            artefacts={a: self._artefact(a) for a in self.spec.artefacts},
+            proxy=Proxy(self._load_proxy),
+            methods=self.spec.methods,
+            seed=self.spec.seed,
+        )
+        return {m.id: build(m, bench) for m in self.spec.methods.values()}
+
+    @cached_property
+    def _provenance(self) -> dict[str, Any]:
+        return provenance(self.spec, self.cell.family, self.target)
+
+    def _load_proxy(self) -> Model:
+        proxy = load(self.spec, self.cell.family, "proxy")
+        require_shared_vocabulary(self.target, proxy)
+        return proxy
+
+    def _artefact(self, artefact: str) -> Path:
+        return self.spec.artefact_dir(self.cell.family, artefact)
+
+    def _digest(self, method: Method) -> str:
+        """Digest of the method with the weights it loads and the methods it combines."""
+        weights = weights_digest(self._artefact(method.artefact)) if method.artefact else None
+        used = [self._digest(self.spec.methods[m]) for m in method.uses]
+        models = catalog.digest(self.spec.family(self.cell.family))
+        return catalog.digest([method.digest, weights, used, models, self.spec.seed])
+
+
+def grid(run: Run) -> list[tuple[Method, float]]:
+    """Every (method, retention) that is run: `full` at 1, the others below."""
+    return [
+        (method, retention)
+        for method in run.methods.values()
+        for retention in run.retentions
+        if (retention == 1) == (method.scope == "none")
+    ]
+
+
+def load(run: Run, family: str, role: str) -> Model:
+    """Load a family's target or proxy as its file says."""
+    model = run.family(family)[role]
+    return load_model(
+        run.model_dir(family, role),
+        dtype=model["dtype"],
+        device=model["device"],
+        chat=model["chat"],
+        chat_options=model.get("chat_options"),
+    )
+
+
+def _ask(model: Model, question: Question) -> Ask:
+    prompt = (*model.encode(question.text), *model.suffix)
+    reference = model.encode(question.references[0])
+    return Ask(prompt, reference, question.max_new_tokens)
+
+
+def _outcome(model: Model, question: Question, ask: Ask, one: Answer) -> dict[str, Any]:
+    return {
+        "prediction": model.decode(list(one.ids)),
+        "references": list(question.references),
+        "nll": one.nll,
+        "kl": one.kl,
+        "decode_seconds": one.seconds,
+        "decode_rows": one.rows,
+        "question_tokens": len(ask.prompt),
+        "new_tokens": len(one.ids),
+    }
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return row["context_id"], row["question"], row["method_digest"], row["retention"]
+
+
+def _text_hash(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]

@@ -1,0 +1,329 @@
+"""HybridAxialMapper: a proxy's KVzip scores to target-shaped scores, and its folder on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from proxykv.spec import ConfigError
+
+# Below this a KVzip score says "never attended": log(S + EPS) must not stretch noise.
+EPS = 1e-4
+WEIGHTS_FILE, CARD_FILE = "mapper.safetensors", "card.json"
+
+
+@dataclass(frozen=True)
+class MapperConfig:
+    """Shape of a mapper. `conv`, `time`, `head` switch a stage off for the component ablation."""
+
+    proxy_layers: int
+    proxy_heads: int
+    layers: int
+    heads: int
+    variant: str = "hybrid"
+    features: int = 16
+    kernel: int = 7
+    conv_blocks: int = 2
+    time_width: int = 64
+    time_dilations: tuple[int, ...] = (1, 4, 16)
+    width: int = 32
+    attention_heads: int = 2
+    conv: bool = True
+    time: bool = True
+    head: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        if self.variant not in VARIANTS:
+            raise ConfigError(
+                f"mapper: unknown variant {self.variant!r}; choose one of {', '.join(VARIANTS)}"
+            )
+        if self.kernel % 2 == 0:
+            raise ConfigError(f"mapper: kernel {self.kernel} is even; choose an odd number")
+        if self.width % self.attention_heads:
+            raise ConfigError(
+                f"mapper: width {self.width} is no multiple of attention_heads "
+                f"{self.attention_heads}; choose a multiple"
+            )
+        object.__setattr__(self, "time_dilations", tuple(self.time_dilations))
+
+    @property
+    def proxy_channels(self) -> int:
+        """C_p = proxy layers × proxy KV heads."""
+        return self.proxy_layers * self.proxy_heads
+
+    @property
+    def target_channels(self) -> int:
+        """Target layers × target KV heads."""
+        return self.layers * self.heads
+
+
+class Mapper(nn.Module):
+    """What every mapper shares: normalised log features in, per-head bias, scoring in blocks.
+
+    A subclass defines `channels` (features to logits) and, where it looks around, `halo`.
+    """
+
+    def __init__(self, config: MapperConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.zeros(config.proxy_channels))
+        self.register_buffer("std", torch.ones(config.proxy_channels))
+        self.bias = nn.Parameter(torch.zeros(config.target_channels))
+
+    @property
+    def halo(self) -> int:
+        """Tokens on either side that a token's logits depend on."""
+        return 0
+
+    def channels(self, x: Float[Tensor, "token proxy"]) -> Float[Tensor, "token target"]:
+        """Logits before the per-head bias, from normalised log scores."""
+        raise NotImplementedError
+
+    @staticmethod
+    def log_features(
+        proxy_scores: Float[Tensor, "proxy_layer proxy_head token"],
+    ) -> Float[Tensor, "token proxy"]:
+        """log(S + ε), before normalisation."""
+        return (proxy_scores.flatten(0, 1).T + EPS).log()
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        mean: Float[Tensor, " proxy"],
+        std: Float[Tensor, " proxy"],
+        mean_logit: Float[Tensor, " target"],
+    ) -> None:
+        """Set the input normalisation, and start every target head at its mean training logit."""
+        self.get_buffer("mean").copy_(mean)
+        self.get_buffer("std").copy_(std.clamp_min(1e-3))
+        self.bias.copy_(mean_logit)
+
+    def forward(
+        self, proxy_scores: Float[Tensor, "proxy_layer proxy_head token"]
+    ) -> Float[Tensor, "layer kv_head token"]:
+        """Logits of the target's scores; their estimate is Ŷ = σ(logits).
+
+        `proxy_scores` are the proxy's KVzip scores in [0, 1], float32.
+        """
+        config = self.config
+        x = (self.log_features(proxy_scores) - self.get_buffer("mean")) / self.get_buffer("std")
+        logits = self.channels(x) + self.bias
+        return logits.T.reshape(config.layers, config.heads, -1)
+
+    @torch.no_grad()
+    def score(
+        self, proxy_scores: Float[Tensor, "proxy_layer proxy_head token"], block: int = 4096
+    ) -> Float[Tensor, "layer kv_head token"]:
+        """Scores of the whole context: the *logits*, float32 and finite, on the mapper's device.
+
+        Ranking by logits is ranking by Ŷ = σ(logits), without the ties of a saturated sigmoid.
+        Works on `block` tokens at a time plus a halo as wide as the receptive field, so the
+        blocks join exactly (to the rounding of a matrix product) and memory stays bounded.
+        Raises ValueError for scores of another shape than the mapper's proxy, or not finite.
+        """
+        shape = (self.config.proxy_layers, self.config.proxy_heads)
+        if tuple(proxy_scores.shape[:2]) != shape:
+            raise ValueError(f"proxy scores of {tuple(proxy_scores.shape)}, expected {shape} heads")
+        if not proxy_scores.isfinite().all():
+            raise ValueError("proxy scores are not finite")
+        n = proxy_scores.shape[-1]
+        out = torch.empty(self.config.layers, self.config.heads, n, device=self.bias.device)
+        for start in range(0, n, block):
+            stop, left = min(start + block, n), max(start - self.halo, 0)
+            piece = proxy_scores[..., left : stop + self.halo].to(out.device, torch.float32)
+            out[..., start:stop] = self(piece)[..., start - left : stop - left]
+        return out
+
+
+class LinearMapper(Mapper):
+    """Control: a per-token linear map from all proxy heads' log scores to all target heads."""
+
+    def __init__(self, config: MapperConfig) -> None:
+        super().__init__(config)
+        self.map = nn.Linear(config.proxy_channels, config.target_channels, bias=False)
+        nn.init.zeros_(self.map.weight)
+
+    def channels(self, x: Float[Tensor, "token proxy"]) -> Float[Tensor, "token target"]:
+        """One matrix."""
+        return self.map(x)
+
+
+class HybridAxialMapper(Mapper):
+    """Convolution along tokens, context encoder along tokens, cross-attention over proxy heads.
+
+    The paper (arXiv 2605.16360) names the three stages and leaves their widths open; the ones
+    here are this project's. Without `conv` the first stage sees one token at a time, without
+    `time` no context is encoded, without `head` each target head mixes proxy heads with fixed
+    learned weights in place of attention that depends on the token.
+    """
+
+    def __init__(self, config: MapperConfig) -> None:
+        super().__init__(config)
+        self.conv = ConvStage(config)
+        self.time = TimeStage(config) if config.time else None
+        self.head = HeadStage(config)
+
+    @property
+    def halo(self) -> int:
+        """Receptive field of both token-wise stages."""
+        return self.conv.reach + (self.time.reach if self.time else 0)
+
+    def channels(self, x: Float[Tensor, "token proxy"]) -> Float[Tensor, "token target"]:
+        """Three stages."""
+        features = self.conv(x)
+        context = self.time(features) if self.time else None
+        return self.head(features, context)
+
+
+class ConvStage(nn.Module):
+    """Depth-wise separable convolutions along tokens; weights shared over proxy heads."""
+
+    def __init__(self, config: MapperConfig) -> None:
+        super().__init__()
+        f, kernel = config.features, config.kernel if config.conv else 1
+        self.reach = config.conv_blocks * (kernel // 2)
+        self.lift = nn.Parameter(torch.randn(f))
+        self.embedding = nn.Parameter(torch.randn(config.proxy_channels, f))
+        self.depthwise = nn.ModuleList(
+            nn.Conv1d(f, f, kernel, padding=kernel // 2, groups=f)
+            for _ in range(config.conv_blocks)
+        )
+        self.pointwise = nn.ModuleList(nn.Conv1d(f, f, 1) for _ in range(config.conv_blocks))
+
+    def forward(self, x: Float[Tensor, "token proxy"]) -> Float[Tensor, "token proxy f"]:
+        """Features of every proxy head at every token."""
+        h = x.T[:, None] * self.lift[:, None] + self.embedding[:, :, None]
+        for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
+            h = h + pointwise(F.gelu(depthwise(h)))
+        return h.permute(2, 0, 1)
+
+
+class TimeStage(nn.Module):
+    """Context encoder: all proxy heads' features in one vector, dilated convolutions along tokens.
+
+    Linear in the number of tokens, with a finite reach.
+    """
+
+    def __init__(self, config: MapperConfig) -> None:
+        super().__init__()
+        w = config.time_width
+        self.reach = sum(config.time_dilations)
+        self.inward = nn.Linear(config.proxy_channels * config.features, w)
+        self.norms = nn.ModuleList(nn.LayerNorm(w) for _ in config.time_dilations)
+        self.convs = nn.ModuleList(
+            nn.Conv1d(w, w, 3, padding=d, dilation=d) for d in config.time_dilations
+        )
+        self.mixes = nn.ModuleList(nn.Linear(w, w) for _ in config.time_dilations)
+        self.outward = nn.LayerNorm(w)
+
+    def forward(self, features: Float[Tensor, "token proxy f"]) -> Float[Tensor, "token w"]:
+        """One context vector per token."""
+        h = self.inward(features.flatten(1))
+        for norm, conv, mix in zip(self.norms, self.convs, self.mixes, strict=True):
+            h = h + mix(F.gelu(conv(norm(h).T).T))
+        return self.outward(h)
+
+
+class HeadStage(nn.Module):
+    """Per token, learned queries of the target's heads attend to the proxy's heads."""
+
+    def __init__(self, config: MapperConfig) -> None:
+        super().__init__()
+        f, d, targets = config.features, config.width, config.target_channels
+        self.attends, self.attention_heads = config.head, config.attention_heads
+        self.norm = nn.LayerNorm(f)
+        self.value = nn.Linear(f, d)
+        if config.head:
+            self.key = nn.Linear(f, d)
+            self.query = nn.Parameter(torch.randn(targets, d))
+        else:
+            self.mix = nn.Parameter(torch.zeros(targets, config.proxy_channels))
+        self.context = nn.Linear(config.time_width, d) if config.time else None
+        self.direct = nn.Linear(config.time_width, targets, bias=False) if config.time else None
+        self.inner = nn.Linear(d, d)
+        self.out = nn.Parameter(torch.randn(targets, d) * 0.1 * d**-0.5)
+
+    def forward(
+        self, features: Float[Tensor, "token proxy f"], context: Float[Tensor, "token w"] | None
+    ) -> Float[Tensor, "token target"]:
+        """Logits before the bias."""
+        features = self.norm(features)
+        value = self.value(features)
+        z = self._attend(features, value) if self.attends else self.mix.softmax(1) @ value
+        if context is None or self.context is None or self.direct is None:
+            return (F.gelu(self.inner(z)) * self.out).sum(-1)
+        z = F.gelu(self.inner(z) + self.context(context)[:, None])
+        return (z * self.out).sum(-1) + self.direct(context)
+
+    def _attend(
+        self, features: Float[Tensor, "token proxy f"], value: Float[Tensor, "token proxy d"]
+    ) -> Float[Tensor, "token target d"]:
+        a = self.attention_heads
+        n = len(features)
+        key, value = (t.unflatten(-1, (a, -1)).transpose(1, 2) for t in (self.key(features), value))
+        query = self.query.unflatten(-1, (a, -1)).transpose(0, 1).expand(n, -1, -1, -1)
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+VARIANTS: dict[str, type[Mapper]] = {"hybrid": HybridAxialMapper, "linear": LinearMapper}
+
+
+def build_mapper(config: MapperConfig) -> Mapper:
+    """A fresh mapper of the configured variant, initialised from torch's global generator."""
+    return VARIANTS[config.variant](config)
+
+
+def save_mapper(folder: Path, mapper: Mapper, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `mapper.safetensors` and `card.json`; return the card as written.
+
+    `card` says what the mapper is for (`family`, `target_hash`, `proxy_hash`, `vocab_hash`,
+    `corpus`) and how it was trained; the mapper's config and its weights' digest are added. The
+    card comes last and whole: a folder with a card is complete.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in mapper.state_dict().items()}
+    partial = folder / (WEIGHTS_FILE + ".partial")
+    save_file(weights, partial)
+    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+    full = {**card, "mapper": asdict(mapper.config), "weights_sha256": digest}
+    partial.replace(folder / WEIGHTS_FILE)
+    partial = folder / (CARD_FILE + ".partial")
+    partial.write_text(json.dumps(full, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(folder / CARD_FILE)
+    return full
+
+
+def load_mapper(
+    folder: Path, device: str | torch.device = "cpu", expected: Mapping[str, str] | None = None
+) -> tuple[Mapper, dict[str, Any]]:
+    """Read what `save_mapper` wrote: the mapper in evaluation mode, and its card.
+
+    `expected` holds card entries that must agree, such as the pair's `target_hash`, `proxy_hash`
+    and `vocab_hash`. Raises ConfigError for another pair's mapper and for a damaged folder.
+    """
+    if not (folder / CARD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise ConfigError(f"{folder}: no trained mapper here; train one for this family first")
+    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    for key, value in (expected or {}).items():
+        if card.get(key) != value:
+            raise ConfigError(
+                f"{folder}: mapper was trained for {key} {card.get(key)!r}, this pair has "
+                f"{value!r}; train a mapper for this pair"
+            )
+    data = (folder / WEIGHTS_FILE).read_bytes()
+    if hashlib.sha256(data).hexdigest() != card["weights_sha256"]:
+        raise ConfigError(f"{folder}: {WEIGHTS_FILE} is not the one of its card; train it again")
+    mapper = build_mapper(MapperConfig(**card["mapper"]))
+    mapper.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    return mapper.to(device).eval(), card

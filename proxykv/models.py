@@ -1,0 +1,173 @@
+"""Load a target or a proxy, and split its prompt into prefix, context and question."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from proxykv.cache import ATTENTION
+from proxykv.spec import ConfigError
+from proxykv.tensors import Ids
+
+SUPPORTED = ("llama", "qwen2", "qwen3")
+"""Architectures whose logits are those of body and LM head alone, with full attention; tested."""
+
+_SENTINEL = "<<the user's text>>"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A causal language model with its tokenizer and the fixed parts of its prompt.
+
+    `prefix`: ids before the user's text; `suffix`: ids between the question and the answer; both
+    are empty where no chat template is used and the tokenizer has no BOS. `digest` is the SHA-256
+    of the weights.
+    """
+
+    net: PreTrainedModel
+    tokenizer: Any
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    digest: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.net.device
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end an answer: the EOS list of the generation config."""
+        eos = self.net.generation_config.eos_token_id if self.net.generation_config else None
+        return frozenset([eos] if isinstance(eos, int) else eos or [])
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of a text, without special tokens."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of generated ids, special tokens dropped."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, cache: Any) -> Tensor:
+        """Last hidden states [row, token, width] of new tokens [row, token] on top of a cache."""
+        body = self.net.base_model
+        return body(
+            input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits [..., vocabulary], float32."""
+        return self.net.get_output_embeddings()(hidden).float()
+
+
+def load_model(
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    chat: bool = False,
+    chat_options: Mapping[str, Any] | None = None,
+) -> Model:
+    """Load a transformers folder (safetensors) for pruning.
+
+    Args:
+        folder: config.json, *.safetensors and tokenizer files.
+        dtype: name of a torch dtype.
+        device: a device string, or `auto` for the machine's accelerator if it has one.
+        chat: put the prompt into the tokenizer's chat template.
+        chat_options: variables for the template (for example `enable_thinking: false`).
+
+    Raises:
+        ConfigError: if the folder or its architecture cannot be used.
+    """
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder}: no config.json; expected a transformers model folder")
+    refuse_unsupported(AutoConfig.from_pretrained(folder), folder)
+    net = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), attn_implementation=ATTENTION, use_safetensors=True
+    )
+    net = net.to(_device(device)).eval().requires_grad_(False)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prefix, suffix = _template(tokenizer, dict(chat_options or {})) if chat else ("", "")
+    return Model(
+        net=net,
+        tokenizer=tokenizer,
+        prefix=_prefix_ids(tokenizer, prefix, chat),
+        suffix=tuple(tokenizer.encode(suffix, add_special_tokens=False)),
+        digest=weights_digest(folder),
+    )
+
+
+def refuse_unsupported(config: Any, where: object) -> None:
+    """Raise ConfigError, naming why, if a model's attention cannot be pruned here."""
+    if config.model_type not in SUPPORTED:
+        raise ConfigError(
+            f"{where}: architecture {config.model_type!r} is not one of {', '.join(SUPPORTED)}"
+        )
+    other = sorted(set(getattr(config, "layer_types", None) or []) - {"full_attention"})
+    if other:
+        raise ConfigError(f"{where}: {other[0]} layers cannot be pruned; full attention only")
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over all safetensors files of a folder, in order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def require_shared_vocabulary(target: Model, proxy: Model) -> None:
+    """Raise ConfigError unless both tokenizers map the same pieces to the same ids."""
+    ours, theirs = target.tokenizer.get_vocab(), proxy.tokenizer.get_vocab()
+    differing = sorted(p for p in ours.keys() | theirs.keys() if ours.get(p) != theirs.get(p))
+    if differing:
+        raise ConfigError(
+            f"target and proxy have different vocabularies ({len(differing)} pieces, such as "
+            f"{differing[0]!r}); a proxy must come from the target's family"
+        )
+
+
+def _template(tokenizer: Any, options: dict[str, Any]) -> tuple[str, str]:
+    """What the chat template puts before and after the user's text."""
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _SENTINEL}],
+        tokenize=False,
+        add_generation_prompt=True,
+        **options,
+    )
+    prefix, _, suffix = text.partition(_SENTINEL)
+    return prefix, suffix
+
+
+def _prefix_ids(tokenizer: Any, prefix: str, chat: bool) -> tuple[int, ...]:
+    if chat:
+        return tuple(tokenizer.encode(prefix, add_special_tokens=False))
+    return () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def context_ids(model: Model, text: str) -> Ids:
+    """Ids [prefix + context] of a context's text on the model's device.
+
+    Raises:
+        ValueError: if the context is empty.
+    """
+    ids = model.encode(text)
+    if not ids:
+        raise ValueError("the context is empty: there is nothing to prune")
+    return torch.tensor([*model.prefix, *ids], device=model.device)

@@ -1,0 +1,183 @@
+"""From a run's rows to `index.html`: one file, everything inline, nothing fetched."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from proxykv import __version__, plots, tables
+from proxykv.report import cells
+from proxykv.report.cells import Table, number
+from proxykv.report.explorer import examples
+from proxykv.report.verdict import verdicts
+
+METRICS = (cells.SCORE, cells.RECOVERY, cells.KL)
+TASK_METRICS = (cells.SCORE, cells.PERCENT, cells.NLL, cells.KL)
+
+
+def build_report(run_dir: Path, out: Path) -> None:
+    """Write the report of `run_dir` to the HTML file `out`.
+
+    Tables and figures are computed from `rows/` here, so that page and rows cannot disagree. Raises
+    ConfigError where there are no rows.
+    """
+    rows = tables.read_rows((run_dir / "rows").glob("*/*/*.parquet"))
+    made = {name: table(rows) for name, table in tables.TABLES.items()}
+    order = plots.ranking(made["leaderboard"])
+    environment = Environment(
+        loader=PackageLoader("proxykv.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("index.html.j2").render(
+        run=run_dir.name,
+        facts=_facts(rows),
+        verdicts=verdicts(made),
+        boards=_boards(made, order),
+        paired=_paired(made["paired"]),
+        figures=_figures(rows, run_dir),
+        mappers=_mappers(run_dir),
+        coverage=_coverage(made["coverage"]),
+        provenance=tables.provenance(rows),
+        config=_config(run_dir),
+        examples=examples(rows),
+        methods=[{"id": m, **_look(look)} for m, look in plots.looks(order).items()],
+        version=__version__,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+
+
+def _facts(rows: pd.DataFrame) -> dict[str, str]:
+    pairs = rows.loc[rows.proxy != "", ["target", "proxy"]].drop_duplicates()
+    contexts = rows[["family", "benchmark", "task", "context_id"]].drop_duplicates()
+    questions = rows[[*contexts.columns, "question"]].drop_duplicates()
+    return {
+        "Model pairs": "; ".join(f"{t} scored by {p}" for t, p in pairs.itertuples(index=False))
+        or "–",
+        "Benchmarks": ", ".join(sorted(rows.benchmark.unique())),
+        "Tasks": ", ".join(sorted(rows.task.unique())),
+        "Contexts": f"{len(contexts)} ({len(questions)} questions, "
+        f"{_span(rows.context_tokens)} tokens)",
+        "Retentions": ", ".join(f"{rho:g}" for rho in sorted(rows.retention.unique())),
+        "Protocol": rows.protocol.iloc[0].replace("_", "-"),
+        "Device": "; ".join(
+            f"{d}, {t}, {n} thread{'s' * (n != 1)}"
+            for d, t, n in rows[["device", "dtype", "threads"]]
+            .drop_duplicates()
+            .itertuples(index=False)
+        ),
+        "Answers": f"{len(rows)}, made {_span(rows.created.str[:10], ' to ')}",
+    }
+
+
+def _boards(made: dict[str, pd.DataFrame], order: list[str]) -> list[dict[str, Any]]:
+    boards = []
+    for i, (key, board) in enumerate(made["leaderboard"].groupby(tables.CELL)):
+        tasks, summary = (
+            made[name][(made[name][tables.CELL] == list(key)).all(axis=1)]
+            for name in ("per_task", "summary")
+        )
+        title = " · ".join(map(str, key))
+        own = plots.ranking(board)
+        boards.append(
+            {
+                "title": title,
+                "pooled": cells.pooled(
+                    summary,
+                    METRICS,
+                    id=f"pooled-{i}",
+                    caption=f"{title}, retentions pooled",
+                    order=own,
+                ),
+                "leaderboard": cells.matrix(
+                    board, METRICS, id=f"board-{i}", caption=title, order=own
+                ),
+                "tasks": cells.matrix(
+                    tasks, TASK_METRICS, id=f"tasks-{i}", caption=title, order=order, lead=["task"]
+                ),
+            }
+        )
+    return boards
+
+
+def _paired(table: pd.DataFrame) -> list[Table]:
+    kinds = {"score": "Score (higher is better)", "kl": "KL in nats per token (lower is better)"}
+    shown = []
+    for metric, title in kinds.items():
+        part = table[table.metric == metric].drop(columns=["metric", "method"])
+        if table.groupby(tables.CELL).ngroups == 1:
+            part = part.drop(columns=tables.CELL)
+        # The reference is the method whose colour marks the line.
+        part = part.rename(columns={"reference": "method"})
+        signed = dict.fromkeys(("difference", "ci_low", "ci_high"), _signed)
+        show = signed | dict.fromkeys(("p", "p_holm"), _p) | {"mde": number}
+        show |= {"method": _label, "retention": cells.pretty}
+        made = cells.plain(part, id=f"paired-{metric}", caption="Paired differences", show=show)
+        heads = ["ProxyKV minus" if head == "method" else head for head in made.heads]
+        shown.append(Table(made.id, made.caption, heads, made.rows, made.looks, title))
+    return shown
+
+
+def _coverage(table: pd.DataFrame) -> dict[str, Any]:
+    gaps = table[(table.missing > 0) | (table.truncated > 0)]
+    show = {"method": _label, "retention": "{:g}".format}
+    return {
+        "done": int(table.contexts.sum()),
+        "expected": int(table.expected.sum()),
+        "truncated": int(table.truncated.sum()),
+        "gaps": cells.plain(gaps, id="coverage", caption="Missing or truncated", show=show),
+    }
+
+
+def _figures(rows: pd.DataFrame, run_dir: Path) -> list[dict[str, str]]:
+    figures = []
+    for name in plots.names():
+        figure = plots.draw(name, rows, run_dir)
+        if figure is None:
+            continue
+        title, caption = plots.describe(name)
+        data = base64.b64encode(plots.render(figure, ".svg")).decode("ascii")
+        figures.append({"name": name, "title": title, "caption": caption, "data": data})
+    return figures
+
+
+def _mappers(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """The cards of trained mappers: `family · method` -> what its card says."""
+    return {
+        f"{path.parts[-3]} · {path.parts[-2]}": json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((run_dir / "mappers").glob("*/*/card.json"))
+    }
+
+
+def _config(run_dir: Path) -> str:
+    path = run_dir / "config.json"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _look(look: plots.Look) -> dict[str, str]:
+    return {"label": look.label, "color": look.color, "group": look.group}
+
+
+def _span(values: pd.Series, to: str = "–") -> str:
+    low, high = values.min(), values.max()
+    return str(low) if low == high else f"{low}{to}{high}"
+
+
+def _label(method: str) -> str:
+    return plots.looks([method])[method].label
+
+
+def _signed(value: float) -> str:
+    return number(value, sign=True)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else number(value)

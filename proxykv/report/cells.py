@@ -1,0 +1,182 @@
+"""Tables of the page: each cell knows its value, how to show it and what to say on hover."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from proxykv.plots import Look, looks
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell. `value` sorts and is copied, `text` is shown, `spread` is small print beside it."""
+
+    text: str
+    value: float | str | None = None
+    spread: str = ""
+    hover: str = ""
+    share: float | None = None  # 0..1: length of the bar behind the text
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the page; rows are lists of cells, `heads` their column titles."""
+
+    id: str
+    caption: str
+    heads: list[str]
+    rows: list[list[Cell]]
+    looks: list[Look | None] = field(default_factory=list)  # the method of each row, if it has one
+    metric: str = ""  # tables that differ only in this are alternatives, one shown at a time
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one number of the leaderboard or of the tasks' table is shown."""
+
+    title: str
+    short: str
+    value: str
+    low: str
+    high: str
+    digits: int = 3
+    scale: float = 1.0
+    bar: float | None = None  # the value of a full bar
+
+
+SCORE = Metric("Score", "Score", "mean", "ci_low", "ci_high", bar=1)
+RECOVERY = Metric(
+    "Recovery, % of KVzip", "Recovery %", "recovery", "recovery_low", "recovery_high", 1, 100, 100
+)
+KL = Metric("KL, nats per token", "KL", "kl", "kl_low", "kl_high")
+NLL = Metric("NLL, nats per token", "NLL", "nll", "nll_low", "nll_high")
+PERCENT = Metric("% of full cache", "% of full", "pct_of_full", "", "", 1, bar=100)
+
+
+def matrix(
+    table: pd.DataFrame,
+    metrics: Sequence[Metric],
+    *,
+    id: str,
+    caption: str,
+    order: Sequence[str],
+    lead: Sequence[str] = (),
+) -> list[Table]:
+    """One table per metric: a row per method (and `lead` columns), a column per retention."""
+    retentions = sorted(table.retention.unique())
+    points = {(*(r[c] for c in (*lead, "method")), r.retention): r for _, r in table.iterrows()}
+    keys, row_looks = _keys(table, order, lead)
+    heads = [*(name.capitalize() for name in lead), "Method", *(f"ρ {rho:g}" for rho in retentions)]
+    tables = []
+    for metric in metrics:
+        rows = [
+            [
+                *_names(key, look),
+                *(_cell(points.get((*key[:-1], rho)), metric) for rho in retentions),
+            ]
+            for key, look in zip(keys, row_looks, strict=True)
+        ]
+        name = f"{id}-{metric.value}"
+        tables.append(Table(name, caption, heads, rows, row_looks, metric.title))
+    return tables
+
+
+def pooled(
+    table: pd.DataFrame, metrics: Sequence[Metric], *, id: str, caption: str, order: Sequence[str]
+) -> Table:
+    """The summary: a row per method, a column per metric and pool of retentions."""
+    pools = list(dict.fromkeys(table["pool"]))
+    points = {(r.method, r["pool"]): r for _, r in table.iterrows()}
+    keys, row_looks = _keys(table, order, ())
+    rows = [
+        [*_names(key, look), *(_cell(points.get((key[0], p)), m) for p in pools for m in metrics)]
+        for key, look in zip(keys, row_looks, strict=True)
+    ]
+    heads = ["Method", *(f"{m.short}, ρ {pretty(p)}" for p in pools for m in metrics)]
+    return Table(id, caption, heads, rows, row_looks)
+
+
+def plain(
+    table: pd.DataFrame,
+    *,
+    id: str,
+    caption: str,
+    show: dict[str, Callable[[Any], str]] | None = None,
+) -> Table:
+    """A table as it is; `show` holds formatters for the columns that need one."""
+    show = show or {}
+    heads = [name.replace("_", " ") for name in table.columns]
+    style = looks(table.method.unique()) if "method" in table else {}
+    rows, row_looks = [], []
+    for record in table.to_dict("records"):
+        rows.append([Cell(_text(v, show.get(str(c))), _value(v)) for c, v in record.items()])
+        row_looks.append(style.get(record.get("method", "")))
+    return Table(id, caption, heads, rows, row_looks)
+
+
+def pretty(pool: str) -> str:
+    """The label of a pool of retentions as it is read: "<=0.3" becomes "≤ 0.3"."""
+    return pool.replace("<=", "≤ ").replace("<", "< ")
+
+
+def number(value: float, digits: int = 3, sign: bool = False) -> str:
+    """Fixed-point text with a true minus, "–" where undefined."""
+    if pd.isna(value):
+        return "–"
+    rounded = round(value, digits) + 0.0  # turns -0.0 into 0.0
+    return f"{rounded:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def _keys(
+    table: pd.DataFrame, order: Sequence[str], lead: Sequence[str]
+) -> tuple[list[tuple[str, ...]], list[Look | None]]:
+    """Row keys (lead columns, method, scope) sorted by rank within their lead, and their looks."""
+    columns = [*lead, "method", "scope"]
+    keys = [tuple(map(str, k)) for k in table[columns].drop_duplicates().itertuples(index=False)]
+    keys.sort(key=lambda key: (*key[:-2], order.index(key[-2])))
+    style = looks(order)
+    return keys, [style[key[-2]] for key in keys]
+
+
+def _names(key: tuple[str, ...], look: Look | None) -> list[Cell]:
+    *lead, method, scope = key
+    label = look.label if look else method
+    name = Cell(label, label, "" if scope == "none" else scope, hover=f"{method}, scope {scope}")
+    return [*(Cell(part, part) for part in lead), name]
+
+
+def _cell(row: pd.Series | None, metric: Metric) -> Cell:
+    if row is None:  # not run, or the full cache's column
+        return Cell("", None)
+    if pd.isna(row[metric.value]):
+        return Cell("–", None, hover="undefined")
+    value = metric.scale * row[metric.value]
+    parts = [f"{metric.title} {number(value, metric.digits)}"]
+    spread = ""
+    if metric.low and pd.notna(row[metric.low]):
+        low, high = metric.scale * row[metric.low], metric.scale * row[metric.high]
+        spread = f"±{number((high - low) / 2, metric.digits)}"
+        parts.append(f"95 % CI {number(low, metric.digits)} to {number(high, metric.digits)}")
+    elif metric.low:
+        parts.append("interval undefined")
+    parts.append(f"{row.n_contexts} contexts")
+    share = min(1.0, max(0.0, value / metric.bar)) if metric.bar else None
+    return Cell(number(value, metric.digits), value, spread, "\n".join(parts), share)
+
+
+def _text(value: Any, show: Callable[[Any], str] | None) -> str:
+    if show:
+        return show(value)
+    if isinstance(value, float):
+        return "–" if pd.isna(value) else f"{value:g}"
+    return str(value)
+
+
+def _value(value: Any) -> float | str | None:
+    if isinstance(value, str):
+        return value
+    return None if pd.isna(value) else float(value)

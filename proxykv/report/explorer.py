@@ -1,0 +1,53 @@
+"""A sample of answers for the page's example explorer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from proxykv.tables import CELL, FULL
+
+QUESTIONS_PER_TASK = 4
+ANSWERS = 6000  # of the whole page: an answer is about 200 bytes of it
+LONGEST = 1500  # characters of one answer
+QUESTION = ["context_id", "question"]
+
+
+def examples(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Questions drawn by a fixed seed, not by outcome, each with every method's answers."""
+    tasks = rows.groupby([*CELL, "task"])
+    per_question = max(1, len(rows) // max(1, rows.groupby([*CELL, "task", *QUESTION]).ngroups))
+    count = max(1, min(QUESTIONS_PER_TASK, ANSWERS // (per_question * tasks.ngroups)))
+    found = []
+    for (family, benchmark, task), group in tasks:
+        questions = group[QUESTION].drop_duplicates().sort_values(QUESTION)
+        drawn = questions.sample(min(count, len(questions)), random_state=0).sort_index()
+        for context, question in drawn.itertuples(index=False):
+            asked = group[(group.context_id == context) & (group.question == question)]
+            found.append(
+                {
+                    "cell": f"{family} · {benchmark}",
+                    "task": task,
+                    "context": context,
+                    "question": int(question),
+                    "tokens": int(asked.context_tokens.iloc[0]),
+                    "references": [_short(r) for r in asked.references.iloc[0]],
+                    "answers": [_answer(row) for _, row in asked.iterrows()],
+                }
+            )
+    return found
+
+
+def _answer(row: pd.Series) -> dict[str, Any]:
+    answer = {
+        "method": FULL if row.retention == 1 else row.method,
+        "retention": float(row.retention),
+        "text": _short(row.prediction),
+        "score": round(float(row.score), 4),
+    }
+    return answer if pd.isna(row.kl) else answer | {"kl": round(float(row.kl), 4)}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text)} characters)"

@@ -1,0 +1,160 @@
+"use strict";
+(() => {
+  const $ = (selector, root = document) => root.querySelector(selector);
+  const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const make = (tag, text = "", attributes = {}) => {
+    const node = document.createElement(tag);
+    node.textContent = text; // never innerHTML: answers are a model's text
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    return node;
+  };
+
+  // State lives after the "?" of the hash, so that a view can be linked: #tasks?filter=vt
+  const [anchor, query = ""] = location.hash.slice(1).split("?");
+  const state = new URLSearchParams(query);
+  let section = anchor;
+  const remember = (key, value) => {
+    if (value) state.set(key, value); else state.delete(key);
+    const text = state.toString();
+    history.replaceState(null, "", "#" + section + (text ? "?" + text : ""));
+  };
+  for (const link of $$("nav a")) link.addEventListener("click", (event) => {
+    event.preventDefault();
+    section = link.hash.slice(1);
+    remember("", "");
+    document.getElementById(section).scrollIntoView();
+  });
+  if (anchor) document.getElementById(anchor)?.scrollIntoView();
+
+  // Tables: sort by heading, filter by words, copy.
+  const value = (row, column) => row.cells[column].dataset.v;
+  const sortBy = (table, column) => {
+    const head = table.tHead.rows[0].cells[column];
+    const down = head.getAttribute("aria-sort") !== "descending";
+    for (const other of table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const rows = [...table.tBodies[0].rows].sort((a, b) => {
+      const [x, y] = [value(a, column), value(b, column)];
+      if (x === "" || y === "") return (x === "") - (y === ""); // unknown stays last
+      const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
+      return down ? -order : order;
+    });
+    table.tBodies[0].append(...rows);
+  };
+  const visible = (table) => [table.tHead.rows[0], ...$$("tbody tr:not([hidden])", table)];
+  const asCsv = (table) => visible(table).map((row) => [...row.cells].map((cell) => {
+    const text = cell.dataset.v ?? cell.textContent;
+    return /[",\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+  }).join(",")).join("\n");
+  const symbols = { "ρ": "$\\rho$", "±": "$\\pm$", "≤": "$\\leq$", "–": "--", "%": "\\%", "&": "\\&", "_": "\\_", "#": "\\#", "<": "$<$", ">": "$>$", "−": "$-$" };
+  const asLatex = (table) => {
+    const lines = visible(table).map((row) => [...row.cells].map((cell) =>
+      cell.textContent.trim().replace(/\s+/g, " ").replace(/[ρ±≤–%&_#<>−]/g, (c) => symbols[c])).join(" & ") + " \\\\");
+    const align = [...table.tBodies[0].rows[0]?.cells ?? []].map((cell) => cell.classList.contains("n") ? "r" : "l").join("");
+    return ["\\begin{tabular}{" + align + "}", "\\toprule", lines[0], "\\midrule", ...lines.slice(1), "\\bottomrule", "\\end{tabular}"].join("\n");
+  };
+  const copy = async (button, text) => {
+    try { await navigator.clipboard.writeText(text); }
+    catch { // file:// pages of some browsers have no clipboard API
+      const area = make("textarea", text);
+      document.body.append(area); area.select(); document.execCommand("copy"); area.remove();
+    }
+    const label = button.textContent;
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = label; }, 1200);
+  };
+
+  const equip = (host, key) => {
+    const tables = $$(".table", host).length ? $$(".table", host) : [host];
+    const tools = make("div", "", { class: "tools" });
+    const show = (metric) => {
+      for (const t of tables) t.hidden = tables.length > 1 && t.dataset.metric !== metric;
+      for (const b of $$("[aria-pressed]", tools)) b.setAttribute("aria-pressed", b.textContent === metric);
+      remember(key + ".metric", metric === tables[0].dataset.metric ? "" : metric);
+    };
+    if (tables.length > 1) for (const t of tables) {
+      const button = make("button", t.dataset.metric, { type: "button", "aria-pressed": "false" });
+      button.addEventListener("click", () => show(t.dataset.metric));
+      tools.append(button);
+    }
+    const filter = make("input", "", { type: "search", placeholder: "Filter rows, e.g. prior", "aria-label": "Filter rows", class: "push" });
+    const narrow = () => {
+      const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+      for (const row of $$("tbody tr", host)) {
+        const text = [...row.cells].filter((c) => !c.classList.contains("n")).map((c) => c.textContent + " " + c.title).join(" ").toLowerCase();
+        row.hidden = !words.every((word) => text.includes(word));
+      }
+      remember(key + ".filter", filter.value);
+    };
+    filter.addEventListener("input", narrow);
+    tools.append(filter);
+    for (const [label, format] of [["Copy CSV", asCsv], ["Copy LaTeX", asLatex]]) {
+      const button = make("button", label, { type: "button" });
+      button.addEventListener("click", () => copy(button, format($("table", tables.find((t) => !t.hidden)))));
+      tools.append(button);
+    }
+    host.prepend(tools);
+    for (const table of $$("table", host)) [...table.tHead.rows[0].cells].forEach((head, column) => {
+      const button = make("button", head.textContent, { type: "button" });
+      if (table.tBodies[0].rows[0]?.cells[column].classList.contains("n")) head.classList.add("right");
+      button.addEventListener("click", () => sortBy(table, column));
+      head.replaceChildren(button);
+    });
+    filter.value = state.get(key + ".filter") ?? "";
+    if (filter.value) narrow();
+    const wanted = state.get(key + ".metric");
+    if (tables.length > 1) show(tables.some((t) => t.dataset.metric === wanted) ? wanted : tables[0].dataset.metric);
+  };
+  $$(".group, :not(.group) > .table").forEach((host) => equip(host, $("table", host).closest(".table").id));
+
+  // Example explorer.
+  const { examples, methods } = JSON.parse($("#data").textContent);
+  const label = Object.fromEntries(methods.map((m) => [m.id, m.label]));
+  const form = $("#explorer-filters");
+  const several = new Set(examples.map((e) => e.cell)).size > 1;
+  const taskOf = (e) => several ? e.cell + " · " + e.task : e.task;
+  const fill = (name, options, start) => {
+    for (const [v, text] of options) form.elements[name].append(make("option", text, { value: v }));
+    const wanted = state.get("examples." + name) ?? start;
+    if ([...form.elements[name].options].some((o) => o.value === wanted)) form.elements[name].value = wanted;
+  };
+  const pruned = examples.flatMap((e) => e.answers).filter((a) => a.retention < 1);
+  const retentions = [...new Set(pruned.map((a) => a.retention))].sort((a, b) => a - b);
+  const there = new Set(pruned.map((a) => a.method));
+  fill("task", [["all", "all"], ...[...new Set(examples.map(taskOf))].map((t) => [t, t])], taskOf(examples[0]));
+  fill("method", [["all", "all"], ...methods.filter((m) => there.has(m.id)).map((m) => [m.id, m.label])], there.has("proxykv") ? "proxykv" : "all");
+  fill("retention", [["all", "all"], ...retentions.map((r) => [String(r), String(r)])], "all");
+  fill("outcome", [], "all");
+  const outcome = (answer, full) => !full ? "" : answer.score < full.score ? "lost" : answer.score > full.score ? "gained" : "kept";
+  const line = (who, score, text, kind) => {
+    const node = make("div", "", { class: "answer " + kind });
+    node.append(make("span", who), make("span", score, { class: "score" }), make("span", text, { class: "text" }));
+    return node;
+  };
+  const render = () => {
+    const want = Object.fromEntries(["task", "method", "retention", "outcome"].map((n) => [n, form.elements[n].value === "all" ? "" : form.elements[n].value]));
+    let shown = 0;
+    const cards = examples.filter((e) => !want.task || taskOf(e) === want.task).flatMap((e) => {
+      const full = e.answers.find((a) => a.method === "full");
+      const answers = e.answers.filter((a) => a.retention < 1 && (!want.method || a.method === want.method)
+        && (!want.retention || String(a.retention) === want.retention) && (!want.outcome || outcome(a, full) === want.outcome));
+      if (!answers.length) return [];
+      shown += answers.length;
+      const card = make("article", "", { class: "example" });
+      card.append(make("h4", `${taskOf(e)} · ${e.context} · question ${e.question + 1} · ${e.tokens} tokens`));
+      card.append(line("Reference", "", e.references.join("  |  "), ""));
+      if (full) card.append(line(label.full ?? "full", "score " + full.score, full.text, ""));
+      for (const a of answers) {
+        const node = line(`${label[a.method] ?? a.method}, ρ ${a.retention}`, "score " + a.score, a.text, outcome(a, full));
+        if (a.kl !== undefined) node.title = `KL ${a.kl} nats per token`;
+        card.append(node);
+      }
+      return [card];
+    });
+    $("#explorer").replaceChildren(...cards);
+    $("#explorer-count").textContent = `${shown} answers to ${cards.length} questions`;
+  };
+  form.addEventListener("change", (event) => { remember("examples." + event.target.name, event.target.value || "all"); render(); });
+  form.addEventListener("submit", (event) => event.preventDefault());
+  render();
+})();

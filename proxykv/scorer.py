@@ -1,0 +1,90 @@
+"""The contract of a method: score a prefilled context. And how a method's id becomes its class."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from proxykv.prefill import Prefill
+from proxykv.spec import ConfigError, Method
+from proxykv.tensors import Ids, Scores
+
+
+class Scorer(Protocol):
+    """A method: `Scorer(bench, **params)`, made once per job, asked once per context.
+
+    A method that is fitted gets the folder of its `fit` as the parameter `artefact`.
+    """
+
+    def score(self, prefill: Prefill) -> Scores:
+        """Importance of the context's KV pairs [layer, kv_head, token], float32 and finite."""
+        ...
+
+
+class ProxyScores(Protocol):
+    """What a proxy has to say about a context."""
+
+    def scores(self, prefill: Prefill, ids: Ids) -> Scores:
+        """KVzip scores [proxy layer, proxy kv_head, token] of prefix + context `ids` (1-D).
+
+        The cost is charged to `prefill`, the context on whose behalf they are asked for.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a method may use besides the prefilled context.
+
+    `artefacts`: folders of fitted methods by id; `proxy`: scores a context with the family's
+    proxy; `methods`: the run's methods by id, for those that combine others.
+    """
+
+    artefacts: Mapping[str, Path]
+    proxy: ProxyScores
+    methods: Mapping[str, Method]
+    seed: int
+
+    def scorer(self, method_id: str) -> Scorer:
+        """Scorer of another method."""
+        return build(self.methods[method_id], self)
+
+
+def build(method: Method, bench: Bench) -> Scorer:
+    """The scorer of a method: `METHOD` of baselines/<base>.py, or a class named `pkg.mod:Class`.
+
+    Raises:
+        ConfigError: if the parameters are not the class's.
+    """
+    folder = {"artefact": bench.artefacts[method.artefact]} if method.artefact else {}
+    try:
+        return _class(method.base)(bench, **folder, **method.params)
+    except TypeError as error:
+        raise ConfigError(f"method {method.id!r}: {error}") from error
+
+
+def scores_of(scorer: Scorer, prefill: Prefill) -> Scores:
+    """The scorer's scores, checked.
+
+    Raises:
+        ValueError: if they are not of the context's shape, or not finite.
+    """
+    scores = scorer.score(prefill)
+    name = type(scorer).__name__
+    if tuple(scores.shape) != prefill.shape:
+        raise ValueError(f"{name} returned shape {tuple(scores.shape)}, expected {prefill.shape}")
+    if not torch.isfinite(scores).all():
+        raise ValueError(f"{name} returned NaN or infinite scores")
+    return scores.float()
+
+
+def _class(base: str) -> Callable[..., Scorer]:
+    if ":" in base:
+        module, _, name = base.partition(":")
+        return getattr(importlib.import_module(module), name)
+    return importlib.import_module(f"baselines.{base}").METHOD

@@ -1,0 +1,160 @@
+"""Statistics of rows: bootstrap intervals, paired tests, detectable effects, Pareto fronts.
+
+The unit of resampling is the *context*: the questions of one context share a pruned cache, so
+they are averaged first. Tasks are *strata*: contexts are resampled within their task and every
+task weighs the same, so a mean is the mean over tasks of the mean over contexts. Everywhere
+below, `strata` is a sequence of 1-D float arrays, one per task, one value per context, in a fixed
+order of contexts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats as sps
+
+Strata = Sequence[np.ndarray]
+
+SAMPLES = 2000  # bootstrap resamples
+PERMUTATIONS = 9999  # sign flips drawn where 2^n of them are too many to enumerate
+CONFIDENCE = 0.95
+SEED = 0
+
+
+class Estimate(NamedTuple):
+    """A value and the ends of its 95 % confidence interval; NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+UNDEFINED = Estimate(np.nan, np.nan, np.nan)
+
+
+def stratified_mean(strata: Strata) -> float:
+    """Mean over tasks of the mean over contexts; NaN without data."""
+    return float(np.mean([values.mean() for values in strata])) if len(strata) else np.nan
+
+
+def mean_ci(strata: Strata, *, samples: int = SAMPLES, seed: int = SEED) -> Estimate:
+    """Stratified mean with its percentile bootstrap interval.
+
+    The interval is NaN where any task has a single context: resampling one value cannot vary, and
+    an interval that leaves that task's spread out would be too narrow.
+    """
+    if not len(strata):
+        return UNDEFINED
+    return _percentiles(stratified_mean(strata), _bootstrap(strata, samples, seed), strata)
+
+
+def ratio_ci(
+    numerators: Strata, denominators: Strata, *, samples: int = SAMPLES, seed: int = SEED
+) -> Estimate:
+    """Ratio of two stratified means over the same contexts, resampled jointly (pairs stay pairs).
+
+    NaN where the denominator's mean is 0; a NaN interval where it is 0 in any resample, for then
+    the ratio is unbounded within sampling error.
+    """
+    if not len(numerators) or stratified_mean(denominators) <= 0:
+        return UNDEFINED
+    value = stratified_mean(numerators) / stratified_mean(denominators)
+    above, below = (_bootstrap(s, samples, seed) for s in (numerators, denominators))
+    if (below <= 0).any():
+        return Estimate(value, np.nan, np.nan)
+    return _percentiles(value, above / below, numerators)
+
+
+def permutation_p(
+    differences: Strata, *, permutations: int = PERMUTATIONS, seed: int = SEED
+) -> float:
+    """Two-sided p of "paired differences are symmetric about 0": signs flipped per context.
+
+    Exact where all 2^n sign vectors are no more than `permutations`; otherwise drawn, with the
+    observed one counted (Phipson & Smyth 2010), so that p is never 0. NaN without data.
+    """
+    if not len(differences):
+        return np.nan
+    # A context of task t weighs 1 / (tasks * contexts of t) in the stratified mean.
+    weighted = np.concatenate([d / (len(d) * len(differences)) for d in differences])
+    signs, exact = _signs(len(weighted), permutations, seed)
+    null = np.abs(signs @ weighted)
+    # A hair of tolerance: sums in another order must count as ties.
+    extreme = int((null >= abs(weighted.sum()) - 1e-12).sum())
+    return extreme / len(null) if exact else (extreme + 1) / (len(null) + 1)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's step-down adjusted p values, in the order given; NaN stays NaN and is not counted."""
+    p = np.asarray(p_values, dtype=float)
+    adjusted = np.full(p.shape, np.nan)
+    order = np.argsort(p)[: int(np.isfinite(p).sum())]  # NaN sorts last
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def detectable_effect(differences: Strata, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Smallest true mean difference a two-sided paired test finds with this power.
+
+    (t_{1-alpha/2} + t_{power}) * standard error, from the paired standard deviation within tasks.
+    NaN where it cannot be estimated: a task with one context, or differences that do not vary.
+    """
+    if not len(differences) or min(len(d) for d in differences) < 2:
+        return np.nan
+    tasks = len(differences)
+    freedom = sum(len(d) for d in differences) - tasks
+    error = np.sqrt(sum(d.var(ddof=1) / len(d) for d in differences)) / tasks
+    if error == 0:
+        return np.nan
+    return float((sps.t.ppf(1 - alpha / 2, freedom) + sps.t.ppf(power, freedom)) * error)
+
+
+def pareto_front(cost: Sequence[float], value: Sequence[float]) -> np.ndarray:
+    """Which points no other point beats: bool `[points]`, low cost and high value being good.
+
+    A point is dominated if another costs no more and scores no less, and differs in one of the
+    two. Equal points stand or fall together; a point with a NaN is never on the front.
+    """
+    c, v = np.asarray(cost, dtype=float), np.asarray(value, dtype=float)
+    no_worse = (c[None] <= c[:, None]) & (v[None] >= v[:, None])
+    better = (c[None] < c[:, None]) | (v[None] > v[:, None])
+    return ~(no_worse & better).any(axis=1) & np.isfinite(c) & np.isfinite(v)
+
+
+def _percentiles(value: float, draws: np.ndarray, strata: Strata) -> Estimate:
+    if min(len(values) for values in strata) < 2:
+        return Estimate(value, np.nan, np.nan)
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    return Estimate(value, float(low), float(high))
+
+
+def _bootstrap(strata: Strata, samples: int, seed: int) -> np.ndarray:
+    """Stratified means of `samples` resamples: float `[samples]`."""
+    means = [_counts(len(v), samples, seed, i) @ v / len(v) for i, v in enumerate(strata)]
+    return np.mean(means, axis=0)
+
+
+@lru_cache(maxsize=64)
+def _counts(n: int, samples: int, seed: int, stratum: int) -> np.ndarray:
+    """How often each of n contexts is drawn: `[samples, n]`.
+
+    The draws depend on nothing but their arguments: every method sees the same resamples, which
+    is what makes a ratio of two methods a joint bootstrap (and a table fast).
+    """
+    rng = np.random.default_rng([seed, stratum, n])
+    return rng.multinomial(n, np.full(n, 1 / n), size=samples).astype(np.uint16)
+
+
+@lru_cache(maxsize=8)
+def _signs(n: int, permutations: int, seed: int) -> tuple[np.ndarray, bool]:
+    """Sign vectors `[flips, n]` and whether they are all there are."""
+    if n < 63 and 2**n <= permutations:
+        bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        return (2 * bits - 1).astype(np.int8), True
+    rng = np.random.default_rng([seed, n])
+    return rng.choice(np.array([-1, 1], dtype=np.int8), size=(permutations, n)), False

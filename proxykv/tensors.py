@@ -1,0 +1,25 @@
+"""Shapes that every room shares: one vocabulary for scores and kept sets.
+
+`layer` counts the target's layers, `kv_head` its key/value heads, `token` the context's tokens (the
+prefix, which is always kept, is not among them). `q_head` counts query heads, `kv_heads x group`.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Scores = Float[Tensor, "layer kv_head token"]
+"""Importance of every KV pair of a context, float32, finite; higher is kept first."""
+
+Keep = Bool[Tensor, "layer kv_head token"]
+"""True for the KV pairs that stay."""
+
+Ids = Int[Tensor, " token"]
+"""Token ids of one text."""
+
+Queries = Float[Tensor, "row q_head query dim"]
+"""Queries after RoPE, as transformers hands them to an attention function."""
+
+KeyValues = Float[Tensor, "row kv_head key dim"]
+"""Keys (after RoPE) or values of one layer."""

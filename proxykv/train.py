@@ -1,0 +1,316 @@
+"""Train a mapper on stored scores: held-out contexts, JSONL log, resumable, seeded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from proxykv.fidelity import fidelity
+from proxykv.loss import PAPER_WEIGHTS, hybrid_loss
+from proxykv.mapper import Mapper, MapperConfig, build_mapper, save_mapper
+from proxykv.spec import ConfigError
+from proxykv.tensors import Scores
+
+# The best checkpoint has the highest mean of these on held-out contexts.
+CHOICE = ("mass@0.1", "mass@0.2", "mass@0.3")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train: `batch` contexts a step, each cut to a random window of `crop` tokens.
+
+    `weights` are the loss's λ; `mapper` overrides fields of MapperConfig (its shape comes from
+    the scores); `val_contexts` are held out; `*_every` count steps.
+    """
+
+    steps: int = 1500
+    batch: int = 2
+    crop: int = 2048
+    lr: float = 3e-3
+    warmup: int = 50
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+    val_contexts: int = 8
+    log_every: int = 10
+    eval_every: int = 250
+    checkpoint_every: int = 250
+    device: str = "cpu"
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
+    mapper: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train_mapper(
+    score_files: Sequence[Path], out: Path, config: TrainConfig, identity: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train on stored scores and write the best mapper, its card and `log.jsonl` to `out`.
+
+    Every score file holds `target` [L, H, n] and `proxy` [L_p, H_p, n]. `identity` goes into the
+    card (`family`, `target_hash`, `proxy_hash`, `vocab_hash`, `corpus`). A killed run goes on
+    from `out/checkpoint/` with the same result, bit for bit on the same machine and threads; the
+    checkpoint of another run is ignored. Returns the card.
+
+    Raises ConfigError for unusable files or settings, FloatingPointError, naming the context,
+    when the loss is not finite.
+    """
+    train, held_out = split_contexts(score_files, config.val_contexts, config.seed)
+    run = Run(out, config, identity, train, held_out)
+    start = run.resume()
+    run.fit(start)
+    card = run.finish()
+    shutil.rmtree(run.checkpoint.parent, ignore_errors=True)
+    return card
+
+
+def split_contexts(
+    files: Sequence[Path], held_out: int, seed: int
+) -> tuple[list[Path], list[Path]]:
+    """Training and held-out contexts: a seeded choice that ignores the order of `files`."""
+    if not 0 < held_out < len(files):
+        raise ConfigError(
+            f"mapper training: cannot hold out {held_out} of {len(files)} contexts; "
+            f"set val_contexts between 1 and {len(files) - 1}"
+        )
+    shuffled = sorted(files, key=lambda path: path.name)
+    random.Random(seed).shuffle(shuffled)
+    return shuffled[held_out:], shuffled[:held_out]
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine down to a twentieth; steps count from 1."""
+    if step <= config.warmup:
+        return config.lr * step / config.warmup
+    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    return config.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class Run:
+    """One training run: what changes from step to step lives here and in its checkpoint.
+
+    All randomness of a step is seeded by (seed, step), so no generator state needs keeping.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        config: TrainConfig,
+        identity: Mapping[str, Any],
+        train: list[Path],
+        held_out: list[Path],
+    ) -> None:
+        self.out, self.config, self.identity = out, config, dict(identity)
+        self.train, self.held_out = train, held_out
+        self.log_file = out / "log.jsonl"
+        self.checkpoint = out / "checkpoint" / "state.safetensors"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.mapper = calibrated_mapper(train, config.mapper).to(config.device)
+        self.optimizer = torch.optim.AdamW(
+            self.mapper.parameters(), weight_decay=config.weight_decay, fused=True
+        )
+        self.best: dict[str, Any] = {"step": 0, "choice": -1.0, "metrics": {}}
+        self.best_weights: dict[str, Tensor] = {}
+        out.mkdir(parents=True, exist_ok=True)
+
+    def fit(self, start: int) -> None:
+        """Steps `start` + 1 to the last, with log lines, evaluations and checkpoints."""
+        config, tokens, clock = self.config, 0, time.perf_counter()
+        with self.log_file.open("a", encoding="utf-8", buffering=1) as log:
+            for step in range(start + 1, config.steps + 1):
+                last = step == config.steps
+                figures, seen = self.step(step)
+                tokens += seen
+                if last or step % config.log_every == 0:
+                    speed = tokens / (time.perf_counter() - clock)
+                    line = {"step": step, "split": "train", **figures, "tokens_per_s": speed}
+                    log.write(json.dumps(line) + "\n")
+                    tokens, clock = 0, time.perf_counter()
+                if last or step % config.eval_every == 0:
+                    line = {"step": step, "split": "val", **self.evaluate(step)}
+                    log.write(json.dumps(line) + "\n")
+                    clock = time.perf_counter()
+                if not last and step % config.checkpoint_every == 0:
+                    self.save(step)
+
+    def step(self, step: int) -> tuple[dict[str, float], int]:
+        """One optimiser step: figures for the log, and tokens seen."""
+        config = self.config
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        sums: dict[str, float] = {}
+        tokens = 0
+        self.mapper.train()
+        self.optimizer.zero_grad()
+        for micro in range(config.batch):
+            path = self._context((step - 1) * config.batch + micro)
+            proxy, target = load_scores(path, config.device, config.crop, generator)
+            total, terms = hybrid_loss(self.mapper(proxy), target, config.weights, generator)
+            if not total.isfinite():
+                told = ", ".join(f"{name} {term.item():.3g}" for name, term in terms.items())
+                raise FloatingPointError(
+                    f"loss is not finite at step {step} on context {path.stem} ({told})"
+                )
+            (total / config.batch).backward()
+            tokens += target.shape[-1]
+            for name, value in {"total": total.detach(), **terms}.items():
+                sums[name] = sums.get(name, 0.0) + value.item() / config.batch
+        torch.nn.utils.clip_grad_norm_(self.mapper.parameters(), config.clip)
+        sums["lr"] = learning_rate(step, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = sums["lr"]
+        self.optimizer.step()
+        return sums, tokens
+
+    def _context(self, draw: int) -> Path:
+        """The draw-th training context: every epoch is a fresh permutation."""
+        epoch, index = divmod(draw, len(self.train))
+        order = list(range(len(self.train)))
+        random.Random(self.config.seed * 1_000_003 + epoch).shuffle(order)
+        return self.train[order[index]]
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Mean fidelity on the held-out contexts; remembers the best weights."""
+        metrics = mean_fidelity(self.mapper.eval(), self.held_out)
+        choice = sum(metrics[name] for name in CHOICE) / len(CHOICE)
+        if choice > self.best["choice"]:
+            self.best = {"step": step, "choice": choice, "metrics": metrics}
+            self.best_weights = {k: v.clone() for k, v in self.mapper.state_dict().items()}
+        return metrics
+
+    def finish(self) -> dict[str, Any]:
+        """Write the best mapper and its card."""
+        self.mapper.load_state_dict(self.best_weights)
+        card = {
+            **self.identity,
+            "training": asdict(self.config),
+            "train_contexts": sorted(path.stem for path in self.train),
+            "val_contexts": sorted(path.stem for path in self.held_out),
+            "best_step": self.best["step"],
+            "metrics": self.best["metrics"],
+        }
+        return save_mapper(self.out, self.mapper, card)
+
+    def _digest(self) -> str:
+        """What must agree for a checkpoint to be this run's."""
+        names = [path.name for path in (*self.train, *self.held_out)]
+        text = json.dumps([asdict(self.config), self.identity, names], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def save(self, step: int) -> None:
+        """Checkpoint: one file, renamed into place, no pickle."""
+        tensors = {f"model.{k}": v for k, v in self.mapper.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best_weights.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+        about = {"step": str(step), "best": json.dumps(self.best), "run": self._digest()}
+        self.checkpoint.parent.mkdir(exist_ok=True)
+        partial = self.checkpoint.with_name("state.partial")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=about)
+        partial.replace(self.checkpoint)
+
+    def resume(self) -> int:
+        """Load this run's checkpoint if there is one; return the last step done.
+
+        The log is cut back to that step, so that no step is told twice.
+        """
+        step = self._load()
+        if self.log_file.exists():
+            lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]
+            kept = [line for line in whole if json.loads(line)["step"] <= step]
+            partial = self.log_file.with_name("log.partial")
+            partial.write_text("".join(kept), encoding="utf-8")
+            partial.replace(self.log_file)
+        return step
+
+    def _load(self) -> int:
+        if not self.checkpoint.exists():
+            return 0
+        with safe_open(self.checkpoint, "pt") as stored:
+            about = stored.metadata()
+        if about["run"] != self._digest():
+            return 0
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        for name, tensor in load_file(self.checkpoint, device=self.config.device).items():
+            kind, rest = name.split(".", 1)
+            groups[kind][rest] = tensor
+        self.mapper.load_state_dict(groups["model"])
+        self.best, self.best_weights = json.loads(about["best"]), groups["best"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in groups["optimizer"].items():
+            index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+        parameters = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": parameters})
+        return int(about["step"])
+
+
+def load_scores(
+    path: Path,
+    device: str = "cpu",
+    crop: int | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Scores, Scores]:
+    """Proxy and target scores of one context, float32; a random window if longer than `crop`."""
+    with safe_open(path, "pt") as stored:
+        proxy, target = stored.get_slice("proxy"), stored.get_slice("target")
+        n = target.get_shape()[-1]
+        start, stop = 0, n
+        if crop is not None and n > crop:
+            start = int(torch.randint(n - crop + 1, (), generator=generator))
+            stop = start + crop
+        pieces = [piece[:, :, start:stop].to(device).float() for piece in (proxy, target)]
+    return pieces[0], pieces[1]
+
+
+def calibrated_mapper(files: Sequence[Path], overrides: Mapping[str, Any]) -> Mapper:
+    """A fresh mapper with the shape, input normalisation and mean logits of the training scores.
+
+    Raises ConfigError for a file whose scores are not in [0, 1] or have another shape.
+    """
+    mapper: Mapper | None = None
+    sums: list[Tensor] = []
+    tokens = 0
+    for path in files:
+        proxy, target = load_scores(path)
+        for name, scores in (("proxy", proxy), ("target", target)):
+            if not bool(((scores >= 0) & (scores <= 1)).all()):
+                raise ConfigError(f"{path}: {name} scores leave [0, 1]; extract them again")
+        (proxy_layers, proxy_heads, _), (layers, heads, _) = proxy.shape, target.shape
+        shape = MapperConfig(proxy_layers, proxy_heads, layers, heads, **overrides)
+        if mapper is None:
+            mapper = build_mapper(shape)
+            channels = (shape.proxy_channels, shape.proxy_channels, shape.target_channels)
+            sums = [torch.zeros(c, dtype=torch.float64) for c in channels]
+        if shape != mapper.config:
+            raise ConfigError(f"{path}: scores of another pair's shape; extract them again")
+        x = mapper.log_features(proxy).double()
+        logit = target.flatten(0, 1).double().logit(eps=1e-3)
+        for total, part in zip(sums, (x.sum(0), x.square().sum(0), logit.sum(1)), strict=True):
+            total += part
+        tokens += len(x)
+    assert mapper is not None, "split_contexts leaves at least one training context"
+    mean, square, logit = (total / tokens for total in sums)
+    mapper.calibrate(mean, (square - mean.square()).clamp_min(0).sqrt(), logit)
+    return mapper
+
+
+def mean_fidelity(mapper: Mapper, files: Sequence[Path]) -> dict[str, float]:
+    """`fidelity` of the mapper's scores, averaged over contexts."""
+    figures = []
+    for path in files:
+        proxy, target = load_scores(path, str(mapper.bias.device))
+        figures.append(fidelity(mapper.score(proxy), target))
+    return {name: sum(f[name] for f in figures) / len(figures) for name in figures[0]}

@@ -1,0 +1,12 @@
+# Weights out of their published form into a plain safetensors folder, once for all runs.
+
+
+rule convert_model:
+    output:
+        str(RUN.cache / "models/{family}/{role}/provenance.json"),
+    log:
+        f"{LOGS}/convert/{{family}}-{{role}}.log",
+    resources:
+        mem_mb=16000,
+    shell:
+        "{PROXYKV} convert {wildcards.family} {wildcards.role} --config {CONFIG} >{log} 2>&1"
