@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,8 +28,8 @@ from proxykv.tensors import Keep, Scores
 
 log = logging.getLogger(__name__)
 
-Key = tuple[str, int, str, float]
-"""What is done once: (context id, question, method digest, retention)."""
+Key = tuple[str, str, str, float]
+"""What is done once: (context id, prompt hash, method digest, retention)."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,11 @@ class Generator:
 
     def _missing(self, example: Example, done: set[Key]) -> list[tuple[Method, float]]:
         """(method, retention) pairs of which some question has no row yet."""
-        questions = range(len(example.questions))
+        prompts = [_prompt_hash(example, question) for question in example.questions]
         return [
             (method, retention)
             for method, retention in grid(self.spec)
-            if any(
-                (example.id, q, self.digests[method.id], retention) not in done for q in questions
-            )
+            if any((example.id, p, self.digests[method.id], retention) not in done for p in prompts)
         ]
 
     def _rows(
@@ -103,7 +100,7 @@ class Generator:
                     **self._about(variant, filled),
                     **_outcome(self.target, question, ask, one),
                     "truncated": bool(example.meta.get("truncated", False)),
-                    "prompt_hash": _text_hash(example.context, question.text),
+                    "prompt_hash": _prompt_hash(example, question),
                     **self._provenance,
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
@@ -147,12 +144,12 @@ class Generator:
 
     def _export(self) -> Path:
         """The wanted rows of the journal, in the order of examples, methods and retentions."""
-        order = {
-            (example.id, q, self.digests[method.id], retention): None
+        order = [
+            (example.id, _prompt_hash(example, question), self.digests[method.id], retention)
             for example in self.examples
-            for q in range(len(example.questions))
+            for question in example.questions
             for method, retention in grid(self.spec)
-        }
+        ]
         rows = {_key(row): row for row in self.journal.read()}
         path = self.cell.file("predictions")
         write_parquet(path, pd.DataFrame([rows[key] for key in order]))
@@ -236,8 +233,9 @@ def _outcome(model: Model, question: Question, ask: Ask, one: Answer) -> dict[st
 
 
 def _key(row: Mapping[str, Any]) -> Key:
-    return row["context_id"], row["question"], row["method_digest"], row["retention"]
+    return row["context_id"], row["prompt_hash"], row["method_digest"], row["retention"]
 
 
-def _text_hash(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+def _prompt_hash(example: Example, question: Question) -> str:
+    """Digest of all that decides an answer's text and its likelihoods, but for the model."""
+    return catalog.digest([example.context, question.text, question.references])

@@ -38,6 +38,7 @@ class MapperConfig:
     time_dilations: tuple[int, ...] = (1, 4, 16)
     width: int = 32
     attention_heads: int = 2
+    dropout: float = 0.2
     conv: bool = True
     time: bool = True
     head: bool = True
@@ -219,6 +220,7 @@ class TimeStage(nn.Module):
         super().__init__()
         w = config.time_width
         self.reach = sum(config.time_dilations)
+        self.dropout = nn.Dropout(config.dropout)
         self.inward = nn.Linear(config.proxy_channels * config.features, w)
         self.norms = nn.ModuleList(nn.LayerNorm(w) for _ in config.time_dilations)
         self.convs = nn.ModuleList(
@@ -229,10 +231,10 @@ class TimeStage(nn.Module):
 
     def forward(self, features: Float[Tensor, "token proxy f"]) -> Float[Tensor, "token w"]:
         """One context vector per token."""
-        h = self.inward(features.flatten(1))
+        h = self.inward(self.dropout(features.flatten(1)))
         for norm, conv, mix in zip(self.norms, self.convs, self.mixes, strict=True):
             h = h + mix(F.gelu(conv(norm(h).T).T))
-        return self.outward(h)
+        return self.dropout(self.outward(h))
 
 
 class HeadStage(nn.Module):

@@ -46,7 +46,7 @@ class Role:
     stages: tuple[tuple[int, int, int], ...]
 
 
-STAGES = ((48, 16, 200), (128, 8, 200), (256, 4, 250), (512, 2, 250))
+STAGES = ((48, 16, 120), (128, 8, 180), (256, 4, 220), (512, 2, 220))
 ROLES = {
     "target": Role(width=128, layers=4, heads=8, kv_heads=4, mlp=256, stages=STAGES),
     "proxy": Role(width=96, layers=2, heads=4, kv_heads=2, mlp=192, stages=STAGES),
@@ -56,7 +56,7 @@ CODE = 16  # channels of a token's code in the initial induction circuit
 FAST = 4  # RoPE frequencies that tell neighbouring tokens apart
 LOOK_GAIN, MATCH_GAIN, COPY_GAIN = 2.5, 2.0, 1.0
 THETA = 5e5
-MUON_LR, ADAM_LR = 0.02, 3e-3
+MUON_LR, ADAM_LR = 0.01, 3e-3
 CONTEXT_LM, PENALTY = 0.5, 0.05
 LOG_EVERY = 25
 

@@ -15,7 +15,7 @@ IGNORE = -100  # label of a token that carries no loss
 WHOLE = "Repeat the previous context exactly."
 PART = "Repeat the part of the previous context exactly, starting with"
 LEAD = 8  # tokens of the previous chunk that KVzip's chunk request ends with
-MOST_QUESTIONS = 12
+MOST_QUESTIONS = 4  # of one task, so that no task crowds out the others
 LAYOUTS = (("answer",), ("copy",), ("answer", "copy"), ("copy", "answer"))
 LAYOUT_ODDS = (0.4, 0.3, 0.15, 0.15)
 
@@ -67,15 +67,17 @@ def _sequence(
     context = encode(tiny.make_context(length, [g for f in facts for g in f.groups], rng))
     ids, kinds = list(context), ["context"] * length
 
-    def add(asked: list[int], kind: str, told: list[int]) -> None:
+    def add(prompt: list[int], kind: str, told: list[int]) -> None:
         told = [*told, tokenizer.token_to_id(tiny.EOS)]
-        ids.extend([*asked, *told])
-        kinds.extend(["asked"] * len(asked) + [kind] * len(told))
+        ids.extend([*prompt, *told])
+        kinds.extend(["asked"] * len(prompt) + [kind] * len(told))
 
-    questions = [q for f in facts for q in f.questions]
+    asked = [
+        q for f in facts for q in rng.sample(f.questions, min(MOST_QUESTIONS, len(f.questions)))
+    ]
     for segment in layout:
         if segment == "answer":
-            for question, answer in rng.sample(questions, min(MOST_QUESTIONS, len(questions))):
+            for question, answer in rng.sample(asked, len(asked)):
                 add(encode(question), "answer", encode(answer))
         elif rng.random() < 0.5:
             add(encode(WHOLE), "copy", context)

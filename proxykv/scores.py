@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 def extract(run: Run, family: str) -> Path:
     """Store the scores of every training context; returns the index of the files.
 
-    A file per context, `<context id>.safetensors`, holds `target` [L, H, n] and `proxy`
-    [L_p, H_p, n] in float16. Files that are there are not computed again, so a killed job goes on
-    at the next context. The index lists them with what they were made from.
+    A file per context, named by its id and a digest of its text, holds `target` [L, H, n] and
+    `proxy` [L_p, H_p, n] in float16. Files that are there are not computed again, so a killed job
+    goes on at the next context. The index lists them with what they were made from.
     """
     folder = run.scores_dir(family)
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,12 +37,12 @@ def extract(run: Run, family: str) -> Path:
     target, proxy = load(run, family, "target"), load(run, family, "proxy")
     require_shared_vocabulary(target, proxy)
     for i, example in enumerate(examples):
-        path = folder / f"{example.id}.safetensors"
+        path = folder / _file(example)
         if not path.exists():
             _store(target, proxy, example, path)
         log.info("scores: %d/%d contexts", i + 1, len(examples))
     index = {
-        "files": [f"{example.id}.safetensors" for example in examples],
+        "files": [_file(example) for example in examples],
         "identity": {
             "family": family,
             "target_hash": target.digest,
@@ -62,6 +62,10 @@ def stored(index: Path) -> tuple[list[Path], Mapping[str, Any]]:
     """Score files of an index, and what they were made from."""
     content = json.loads(index.read_text("utf-8"))
     return [index.parent / name for name in content["files"]], content["identity"]
+
+
+def _file(example: Example) -> str:
+    return f"{example.id}-{catalog.digest(example.context)}.safetensors"
 
 
 def _store(target: Model, proxy: Model, example: Example, path: Path) -> None:

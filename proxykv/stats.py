@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats as sps
 
 Strata = Sequence[np.ndarray]
@@ -87,7 +88,7 @@ def permutation_p(
     return extreme / len(null) if exact else (extreme + 1) / (len(null) + 1)
 
 
-def holm(p_values: Sequence[float]) -> np.ndarray:
+def holm(p_values: ArrayLike) -> np.ndarray:
     """Holm's step-down adjusted p values, in the order given; NaN stays NaN and is not counted."""
     p = np.asarray(p_values, dtype=float)
     adjusted = np.full(p.shape, np.nan)
@@ -113,7 +114,7 @@ def detectable_effect(differences: Strata, *, alpha: float = 0.05, power: float 
     return float((sps.t.ppf(1 - alpha / 2, freedom) + sps.t.ppf(power, freedom)) * error)
 
 
-def pareto_front(cost: Sequence[float], value: Sequence[float]) -> np.ndarray:
+def pareto_front(cost: ArrayLike, value: ArrayLike) -> np.ndarray:
     """Which points no other point beats: bool `[points]`, low cost and high value being good.
 
     A point is dominated if another costs no more and scores no less, and differs in one of the

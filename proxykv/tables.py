@@ -6,6 +6,11 @@ KVzip's on the same contexts and retentions. At retention 1.0 nothing is pruned,
 `full` are every method's point there, KVzip's included.
 """
 
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 import hashlib
@@ -295,7 +300,9 @@ def _differences(means: pd.DataFrame, reference: str, metric: str) -> Iterable[d
     ours, theirs = (means.loc[means.method == m, [*on, metric]] for m in (SUBJECT, reference))
     pairs = ours.merge(theirs, on=on, suffixes=("", "_reference")).dropna()
     pairs["difference"] = pairs[metric] - pairs[f"{metric}_reference"]
-    for (family, benchmark, retention), group in pairs.sort_values(UNIT).groupby([*CELL, "retention"]):
+    for (family, benchmark, retention), group in pairs.sort_values(UNIT).groupby(
+        [*CELL, "retention"]
+    ):
         strata = _strata(group, "difference")
         estimate = mean_ci(strata)
         yield {

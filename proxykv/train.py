@@ -69,7 +69,8 @@ def train_mapper(
     train, held_out = split_contexts(score_files, config.val_contexts, config.seed)
     run = Run(out, config, identity, train, held_out)
     start = run.resume()
-    run.fit(start)
+    with torch.random.fork_rng():
+        run.fit(start)
     card = run.finish()
     shutil.rmtree(run.checkpoint.parent, ignore_errors=True)
     return card
@@ -148,7 +149,9 @@ class Run:
     def step(self, step: int) -> tuple[dict[str, float], int]:
         """One optimiser step: figures for the log, and tokens seen."""
         config = self.config
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        seed = config.seed * 1_000_003 + step
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # dropout draws from the global generator
         sums: dict[str, float] = {}
         tokens = 0
         self.mapper.train()

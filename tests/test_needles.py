@@ -128,8 +128,10 @@ def test_chains_lead_from_the_number_to_every_name(split, options):
     for example in needles.build("vt", split=split, **options):
         style = example.meta["style"]
         for question in example.questions:
-            (number,) = re.findall(r"\d{5}", question.text)
-            names = question.references[0].split(", ")
+            *names, number = question.references[0].split(CHAINS[split].joint)
+            assert names[0] in question.text
+            assert not any(part in question.text for part in (*names[1:], number))
+            names.reverse()
             chain = [CHAINS[split].first[style].format(key=names[0], value=number)]
             for old, new in pairwise(names):
                 chain.append(CHAINS[split].next[style].format(key=new, value=old))
@@ -180,20 +182,23 @@ def test_text_has_no_questions(options):
 
 
 @pytest.mark.parametrize(
-    ("prediction", "reference", "expected"),
+    ("task", "prediction", "reference", "expected"),
     [
-        ("12345", "12345", 1.0),
-        ("The number is 12345.", "12345", 1.0),
-        ("1234", "12345", 0.0),
-        ("MAPLE", "maple", 1.0),
-        ("3, 1 and 2", "1, 2, 3", 1.0),
-        ("1, 2", "1, 2, 3", 2 / 3),
-        ("NQQ", "NQQ, WTT, XPL, TGG", 0.25),
-        ("", "NQQ, WTT", 0.0),
+        ("single", "12345", "12345", 1.0),
+        ("single", "The number is 12345.", "12345", 1.0),
+        ("single", "1234", "12345", 0.0),
+        ("multikey", "MAPLE", "maple", 1.0),
+        ("multivalue", "3, 1 and 2", "1, 2, 3", 1.0),
+        ("multivalue", "1, 2", "1, 2, 3", 2 / 3),
+        ("multivalue", "", "1, 2", 0.0),
+        ("vt", "c = b = a = 12345", "c = b = a = 12345", 1.0),
+        ("vt", "C = B = X = 54321", "c = b = a = 12345", 1 / 3),
+        ("vt", "c = y = x = 54321", "c = b = a = 12345", 0.0),
+        ("vt", "c, b, 12345", "c is b is a is 12345", 2 / 3),
     ],
 )
-def test_score_by_hand(prediction, reference, expected):
-    assert needles.score("vt", prediction, [reference]) == pytest.approx(expected)
+def test_score_by_hand(task, prediction, reference, expected):
+    assert needles.score(task, prediction, [reference]) == pytest.approx(expected)
 
 
 def test_best_reference_counts():

@@ -1,3 +1,6 @@
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 import json
@@ -166,8 +169,8 @@ def test_coverage_counts_what_is_missing(rows: pd.DataFrame):
 def test_unknown_kl_and_absent_oracle_give_nan_not_numbers(rows: pd.DataFrame):
     poor = rows[rows.method.isin(["full", "proxykv", "prior"])].assign(kl=np.nan)
     board = tables.leaderboard(poor)
-    assert board[["kl", "recovery"]].isna().all(axis=None)
-    assert board["mean"].notna().all()
+    assert board[["kl", "recovery"]].isna().to_numpy().all()
+    assert board["mean"].notna().to_numpy().all()
 
 
 def test_write_tables_gives_the_same_bytes_whatever_the_order(run_dir: Path, tmp_path: Path):

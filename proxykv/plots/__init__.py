@@ -5,6 +5,9 @@ caption, and a function `draw(rows: DataFrame, run_dir: Path) -> Figure | None` 
 draw in this run). Modules whose name starts with an underscore are helpers, not plots.
 """
 
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import importlib
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -35,7 +39,7 @@ class Look:
     group: str
 
     @property
-    def line(self) -> dict[str, object]:
+    def line(self) -> dict[str, Any]:
         """Keyword arguments of `Axes.plot`."""
         width = {"proxykv": 2.6, "reference": 2.0}.get(self.group, 1.3)
         return {
@@ -100,7 +104,7 @@ def ranking(table: pd.DataFrame, column: str = "mean") -> list[str]:
 @contextmanager
 def style():
     """Matplotlib settings of every figure; `svg.hashsalt` makes the SVG's ids reproducible."""
-    settings = {
+    settings: dict[Any, Any] = {
         "figure.dpi": 110,
         "savefig.dpi": 160,
         "font.size": 9.5,

@@ -1,5 +1,8 @@
 """Curves against retention: the panels that several plots have in common."""
 
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -4,6 +4,9 @@ The curves of the overall figure for every task on its own. Bands, here for KVzi
 only, are 95 % bootstrap intervals over the contexts of that task, so they are wider.
 """
 
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportIndexIssue=false
+
 from pathlib import Path
 
 import pandas as pd

@@ -7,6 +7,9 @@ of this text; where they reach ProxyKV, accuracy does not prove that its choice 
 Retentions are evenly spaced.
 """
 
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportGeneralTypeIssues=false
+
 from pathlib import Path
 
 import pandas as pd

@@ -6,6 +6,9 @@ mark per retention, larger = more kept. The grey staircase is the Pareto front, 
 labelled with ρ: no other point costs less and scores as much.
 """
 
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false
+
 from pathlib import Path
 
 import numpy as np

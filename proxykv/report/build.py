@@ -1,5 +1,8 @@
 """From a run's rows to `index.html`: one file, everything inline, nothing fetched."""
 
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import base64

@@ -1,5 +1,8 @@
 """Tables of the page: each cell knows its value, how to show it and what to say on hover."""
 
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -9,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from proxykv.plots import Look, looks
+from proxykv.tables import POOLS
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def pooled(
     table: pd.DataFrame, metrics: Sequence[Metric], *, id: str, caption: str, order: Sequence[str]
 ) -> Table:
     """The summary: a row per method, a column per metric and pool of retentions."""
-    pools = list(dict.fromkeys(table["pool"]))
+    pools = [pool for pool in POOLS if (table["pool"] == pool).any()]
     points = {(r.method, r["pool"]): r for _, r in table.iterrows()}
     keys, row_looks = _keys(table, order, ())
     rows = [
@@ -145,7 +149,9 @@ def _keys(
 def _names(key: tuple[str, ...], look: Look | None) -> list[Cell]:
     *lead, method, scope = key
     label = look.label if look else method
-    name = Cell(label, label, "" if scope == "none" else scope, hover=f"{method}, scope {scope}")
+    # Scope is part of a method's name: shown wherever the label does not say it.
+    said = scope == "none" or scope in label
+    name = Cell(label, label, "" if said else scope, hover=f"{method}, scope {scope}")
     return [*(Cell(part, part) for part in lead), name]
 
 

@@ -4,6 +4,9 @@ A difference is called one if its Holm-corrected permutation test says so at the
 otherwise it is "no difference found", always with the effect that the sample could have found.
 """
 
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator

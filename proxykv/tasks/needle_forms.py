@@ -21,11 +21,15 @@ class Form:
 
 @dataclass(frozen=True)
 class Chain:
-    """A form of variable assignments: the first from a number, the others from a variable."""
+    """A form of variable assignments: the first from a number, the others from a variable.
+
+    The question names the `{last}` variable; `joint` stands between the parts of the answer.
+    """
 
     first: dict[str, str]
     next: dict[str, str]
     question: str
+    joint: str
 
 
 FORMS: dict[str, dict[str, tuple[Form, ...]]] = {
@@ -152,15 +156,17 @@ CHAINS = {
     "train": Chain(
         {"prose": "Let {key} be the number {value}.", "code": "let({key}, {value})"},
         {"prose": "Let {key} be the same as {value}.", "code": "let({key}, {value})"},
-        "Which {count} symbols stand for the number {value}, directly or through another symbol? "
-        "Reply with just the symbols, separated by commas.",
+        "Above, {last} is the same as another symbol, and that one is a number. Which ones? "
+        "Reply with just one line of the form: {last} is symbol is number",
+        " is ",
     ),
     "eval": Chain(
         {"prose": "VAR {key} = {value}.", "code": "{key} = {value}"},
         {"prose": "VAR {key} = VAR {value}.", "code": "{key} = {value}"},
-        "Find all variables that are assigned the value {value} in the text above, directly or "
-        "through another variable. There are {count}. Answer with their names only, separated by "
-        "commas.",
+        "In the text above, {last} is set to another variable, and that variable is set to a "
+        "number. Follow this chain from {last} to its number. Answer with one line of the form: "
+        "{last} = variable = number",
+        " = ",
     ),
 }
 

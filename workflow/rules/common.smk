@@ -1,12 +1,15 @@
-# What every rule shares. A rule is one call of the package: `proxykv <step> … --config …`.
+# What all rules share. Each is one call of the package, `proxykv <step> … --config …`.
+# Rules name the conda environment that environment.yml makes; `--sdm conda` runs them in it.
 
-PROXYKV = f"{sys.executable} -m proxykv"
-CONFIG = str(RUN.dir / "config.json")
 LOGS = f"results/{RUN.name}/logs"
 
 
 onstart:
     RUN.write()
+
+
+onsuccess:
+    print(f"Report: {RUN.dir}/report/index.html")
 
 
 report: "../report/workflow.rst"
@@ -20,6 +23,11 @@ wildcard_constraints:
     method="[^/]+",
 
 
+def step(call):
+    """Shell command of a rule: a step of the package, logged."""
+    return f"python -m proxykv {call} --config {RUN.dir}/config.json >{{log}} 2>&1"
+
+
 def family_resources(name):
     """A resource of the job's family, from its file."""
     return lambda wildcards: RUN.family(wildcards.family)["resources"][name]
@@ -27,9 +35,11 @@ def family_resources(name):
 
 def models(wildcards):
     """Files that exist once the family's models are there."""
-    return [str(RUN.model_ready(wildcards.family, role)) for role in ("target", "proxy")]
+    return [
+        str(RUN.model_ready(wildcards.family, role)) for role in ("target", "proxy")
+    ]
 
 
-def converted(role):
-    """Families whose model has to be fetched and converted first."""
-    return [name for name in RUN.families if "path" not in RUN.family(name)[role]]
+def cell(wildcards):
+    """The job's part of the run."""
+    return RUN.cell(wildcards.family, wildcards.benchmark, wildcards.task)

@@ -1,10 +1,6 @@
 # A job per task: generation (model work, journalled), then grading (CPU).
 
 
-def cell(wildcards):
-    return RUN.cell(wildcards.family, wildcards.benchmark, wildcards.task)
-
-
 rule generate:
     input:
         models,
@@ -15,21 +11,24 @@ rule generate:
         ],
     output:
         str(RUN.dir / "predictions/{family}/{benchmark}/{task}.parquet"),
-    params:
-        methods=digest({m.id: m.digest for m in RUN.methods.values()}),
-        retentions=digest(RUN.retentions),
-        family=lambda wildcards: digest(RUN.family(wildcards.family)),
     log:
         f"{LOGS}/generate/{{family}}-{{benchmark}}-{{task}}.log",
     benchmark:
         f"{LOGS}/generate/{{family}}-{{benchmark}}-{{task}}.tsv"
+    conda:
+        "proxykv"
     threads: family_resources("threads")
     resources:
         mem_mb=family_resources("mem_mb"),
         gpu=family_resources("gpu"),
+    params:
+        methods=digest({m.id: m.digest for m in RUN.methods.values()}),
+        retentions=digest(RUN.retentions),
+        family=lambda wildcards: digest(RUN.family(wildcards.family)),
     shell:
-        "{PROXYKV} generate {wildcards.family} {wildcards.benchmark} {wildcards.task}"
-        " --config {CONFIG} --threads {threads} >{log} 2>&1"
+        step(
+            "generate {wildcards.family} {wildcards.benchmark} {wildcards.task} --threads {threads}"
+        )
 
 
 rule grade:
@@ -37,10 +36,13 @@ rule grade:
         rules.generate.output,
     output:
         str(RUN.dir / "rows/{family}/{benchmark}/{task}.parquet"),
-    params:
-        code=lambda wildcards: code_digest("proxykv.grade", f"proxykv.tasks.{wildcards.benchmark}"),
     log:
         f"{LOGS}/grade/{{family}}-{{benchmark}}-{{task}}.log",
+    conda:
+        "proxykv"
+    params:
+        code=lambda wildcards: code_digest(
+            "proxykv.grade", f"proxykv.tasks.{wildcards.benchmark}"
+        ),
     shell:
-        "{PROXYKV} grade {wildcards.family} {wildcards.benchmark} {wildcards.task}"
-        " --config {CONFIG} >{log} 2>&1"
+        step("grade {wildcards.family} {wildcards.benchmark} {wildcards.task}")

@@ -7,20 +7,22 @@ rule extract_scores:
         lambda wildcards: [str(d.path) for d in RUN.datasets(wildcards.family, "train")],
     output:
         str(RUN.cache / "scores/{family}-{id}/index.json"),
-    params:
-        code=code_digest("proxykv.scores"),
     log:
         f"{LOGS}/scores/{{family}}-{{id}}.log",
-    wildcard_constraints:
-        id="[0-9a-f]+",
     benchmark:
         f"{LOGS}/scores/{{family}}-{{id}}.tsv"
+    wildcard_constraints:
+        id="[0-9a-f]+",
+    conda:
+        "proxykv"
     threads: family_resources("threads")
     resources:
         mem_mb=family_resources("mem_mb"),
         gpu=family_resources("gpu"),
+    params:
+        code=code_digest("proxykv.scores"),
     shell:
-        "{PROXYKV} scores {wildcards.family} --config {CONFIG} --threads {threads} >{log} 2>&1"
+        step("scores {wildcards.family} --threads {threads}")
 
 
 rule fit_method:
@@ -28,19 +30,22 @@ rule fit_method:
         lambda wildcards: str(RUN.scores_dir(wildcards.family) / "index.json"),
     output:
         str(RUN.dir / "mappers/{family}/{method}/card.json"),
-    params:
-        code=lambda wildcards: code_digest(f"baselines.{RUN.methods[wildcards.method].base}"),
-        settings=lambda wildcards: digest(
-            [RUN.seed, RUN.training, RUN.methods[wildcards.method].params]
-        ),
     log:
         f"{LOGS}/fit/{{family}}-{{method}}.log",
     benchmark:
         f"{LOGS}/fit/{{family}}-{{method}}.tsv"
+    conda:
+        "proxykv"
     threads: family_resources("threads")
     resources:
         mem_mb=family_resources("mem_mb"),
         gpu=family_resources("gpu"),
+    params:
+        code=lambda wildcards: code_digest(
+            f"baselines.{RUN.methods[wildcards.method].base}"
+        ),
+        settings=lambda wildcards: digest(
+            [RUN.seed, RUN.training, RUN.methods[wildcards.method].params]
+        ),
     shell:
-        "{PROXYKV} fit {wildcards.family} {wildcards.method} --config {CONFIG}"
-        " --threads {threads} >{log} 2>&1"
+        step("fit {wildcards.family} {wildcards.method} --threads {threads}")

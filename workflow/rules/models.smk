@@ -6,7 +6,9 @@ rule convert_model:
         str(RUN.cache / "models/{family}/{role}/provenance.json"),
     log:
         f"{LOGS}/convert/{{family}}-{{role}}.log",
+    conda:
+        "proxykv"
     resources:
         mem_mb=16000,
     shell:
-        "{PROXYKV} convert {wildcards.family} {wildcards.role} --config {CONFIG} >{log} 2>&1"
+        step("convert {wildcards.family} {wildcards.role}")

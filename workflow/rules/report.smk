@@ -13,12 +13,14 @@ rule table:
             caption="../report/leaderboard.rst",
         ),
         str(RUN.dir / "tables/provenance.json"),
-    params:
-        code=code_digest("proxykv.tables"),
     log:
         f"{LOGS}/table.log",
+    conda:
+        "proxykv"
+    params:
+        code=code_digest("proxykv.tables"),
     shell:
-        "{PROXYKV} table --config {CONFIG} >{log} 2>&1"
+        step("table")
 
 
 rule plot:
@@ -35,12 +37,14 @@ rule plot:
             category="Figures",
             caption="../report/pareto.rst",
         ),
-    params:
-        code=code_digest("proxykv.plots"),
     log:
         f"{LOGS}/plot.log",
+    conda:
+        "proxykv"
+    params:
+        code=code_digest("proxykv.plots"),
     shell:
-        "{PROXYKV} plot --config {CONFIG} >{log} 2>&1"
+        step("plot")
 
 
 rule report:
@@ -50,9 +54,11 @@ rule report:
         rules.plot.output,
     output:
         str(RUN.dir / "report/index.html"),
-    params:
-        code=code_digest("proxykv.report.build"),
     log:
         f"{LOGS}/report.log",
+    conda:
+        "proxykv"
+    params:
+        code=code_digest("proxykv.report.build"),
     shell:
-        "{PROXYKV} report --config {CONFIG} >{log} 2>&1"
+        step("report")
