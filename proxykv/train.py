@@ -20,9 +20,9 @@ from torch import Tensor
 
 from proxykv.fidelity import fidelity
 from proxykv.loss import PAPER_WEIGHTS, hybrid_loss
-from proxykv.mapper import Mapper, MapperConfig, build_mapper, save_mapper
+from proxykv.mapper import Mapper, save_mapper
 from proxykv.spec import ConfigError
-from proxykv.tensors import Scores
+from proxykv.stored import calibrated_mapper, load_scores
 
 # The best checkpoint has the highest mean of these on held-out contexts.
 CHOICE = ("mass@0.1", "mass@0.2", "mass@0.3")
@@ -36,18 +36,18 @@ class TrainConfig:
     the scores); `val_contexts` are held out; `*_every` count steps.
     """
 
-    steps: int = 1500
+    steps: int = 500
     batch: int = 2
     crop: int = 2048
-    lr: float = 3e-3
-    warmup: int = 50
+    lr: float = 6e-3
+    warmup: int = 25
     weight_decay: float = 0.01
     clip: float = 1.0
     seed: int = 0
     val_contexts: int = 8
     log_every: int = 10
-    eval_every: int = 250
-    checkpoint_every: int = 250
+    eval_every: int = 100
+    checkpoint_every: int = 100
     device: str = "cpu"
     weights: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
     mapper: Mapping[str, Any] = field(default_factory=dict)
@@ -258,56 +258,6 @@ class Run:
         parameters = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": parameters})
         return int(about["step"])
-
-
-def load_scores(
-    path: Path,
-    device: str = "cpu",
-    crop: int | None = None,
-    generator: torch.Generator | None = None,
-) -> tuple[Scores, Scores]:
-    """Proxy and target scores of one context, float32; a random window if longer than `crop`."""
-    with safe_open(path, "pt") as stored:
-        proxy, target = stored.get_slice("proxy"), stored.get_slice("target")
-        n = target.get_shape()[-1]
-        start, stop = 0, n
-        if crop is not None and n > crop:
-            start = int(torch.randint(n - crop + 1, (), generator=generator))
-            stop = start + crop
-        pieces = [piece[:, :, start:stop].to(device).float() for piece in (proxy, target)]
-    return pieces[0], pieces[1]
-
-
-def calibrated_mapper(files: Sequence[Path], overrides: Mapping[str, Any]) -> Mapper:
-    """A fresh mapper with the shape, input normalisation and mean logits of the training scores.
-
-    Raises ConfigError for a file whose scores are not in [0, 1] or have another shape.
-    """
-    mapper: Mapper | None = None
-    sums: list[Tensor] = []
-    tokens = 0
-    for path in files:
-        proxy, target = load_scores(path)
-        for name, scores in (("proxy", proxy), ("target", target)):
-            if not bool(((scores >= 0) & (scores <= 1)).all()):
-                raise ConfigError(f"{path}: {name} scores leave [0, 1]; extract them again")
-        (proxy_layers, proxy_heads, _), (layers, heads, _) = proxy.shape, target.shape
-        shape = MapperConfig(proxy_layers, proxy_heads, layers, heads, **overrides)
-        if mapper is None:
-            mapper = build_mapper(shape)
-            channels = (shape.proxy_channels, shape.proxy_channels, shape.target_channels)
-            sums = [torch.zeros(c, dtype=torch.float64) for c in channels]
-        if shape != mapper.config:
-            raise ConfigError(f"{path}: scores of another pair's shape; extract them again")
-        x = mapper.log_features(proxy).double()
-        logit = target.flatten(0, 1).double().logit(eps=1e-3)
-        for total, part in zip(sums, (x.sum(0), x.square().sum(0), logit.sum(1)), strict=True):
-            total += part
-        tokens += len(x)
-    assert mapper is not None, "split_contexts leaves at least one training context"
-    mean, square, logit = (total / tokens for total in sums)
-    mapper.calibrate(mean, (square - mean.square()).clamp_min(0).sqrt(), logit)
-    return mapper
 
 
 def mean_fidelity(mapper: Mapper, files: Sequence[Path]) -> dict[str, float]:

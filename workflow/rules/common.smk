@@ -1,5 +1,5 @@
 # What all rules share. Each is one call of the package, `proxykv <step> … --config …`.
-# Rules name the conda environment that environment.yml makes; `--sdm conda` runs them in it.
+# Rules run in the environment that snakemake was started in, or with `--sdm conda` in one of their own.
 
 LOGS = f"results/{RUN.name}/logs"
 

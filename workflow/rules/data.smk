@@ -12,7 +12,7 @@ rule make_dataset:
         split="train|eval",
         id="[0-9a-f]+",
     conda:
-        "proxykv"
+        "../envs/proxykv.yaml"
     params:
         code=lambda wildcards: code_digest(
             "proxykv.data", f"proxykv.tasks.{wildcards.benchmark}"

@@ -16,7 +16,7 @@ rule generate:
     benchmark:
         f"{LOGS}/generate/{{family}}-{{benchmark}}-{{task}}.tsv"
     conda:
-        "proxykv"
+        "../envs/proxykv.yaml"
     threads: family_resources("threads")
     resources:
         mem_mb=family_resources("mem_mb"),
@@ -39,7 +39,7 @@ rule grade:
     log:
         f"{LOGS}/grade/{{family}}-{{benchmark}}-{{task}}.log",
     conda:
-        "proxykv"
+        "../envs/proxykv.yaml"
     params:
         code=lambda wildcards: code_digest(
             "proxykv.grade", f"proxykv.tasks.{wildcards.benchmark}"

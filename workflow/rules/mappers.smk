@@ -14,7 +14,7 @@ rule extract_scores:
     wildcard_constraints:
         id="[0-9a-f]+",
     conda:
-        "proxykv"
+        "../envs/proxykv.yaml"
     threads: family_resources("threads")
     resources:
         mem_mb=family_resources("mem_mb"),
@@ -35,7 +35,7 @@ rule fit_method:
     benchmark:
         f"{LOGS}/fit/{{family}}-{{method}}.tsv"
     conda:
-        "proxykv"
+        "../envs/proxykv.yaml"
     threads: family_resources("threads")
     resources:
         mem_mb=family_resources("mem_mb"),

@@ -7,7 +7,7 @@ rule convert_model:
     log:
         f"{LOGS}/convert/{{family}}-{{role}}.log",
     conda:
-        "proxykv"
+        "../envs/proxykv.yaml"
     resources:
         mem_mb=16000,
     shell:

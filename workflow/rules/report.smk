@@ -16,7 +16,7 @@ rule table:
     log:
         f"{LOGS}/table.log",
     conda:
-        "proxykv"
+        "../envs/proxykv.yaml"
     params:
         code=code_digest("proxykv.tables"),
     shell:
@@ -40,7 +40,7 @@ rule plot:
     log:
         f"{LOGS}/plot.log",
     conda:
-        "proxykv"
+        "../envs/proxykv.yaml"
     params:
         code=code_digest("proxykv.plots"),
     shell:
@@ -57,7 +57,7 @@ rule report:
     log:
         f"{LOGS}/report.log",
     conda:
-        "proxykv"
+        "../envs/proxykv.yaml"
     params:
         code=code_digest("proxykv.report.build"),
     shell:

@@ -1,0 +1,104 @@
+"""The three stages of the HybridAxialMapper: along tokens, along tokens, across heads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from proxykv.mapper import MapperConfig
+
+
+class ConvStage(nn.Module):
+    """Depth-wise separable convolutions along tokens; weights shared over proxy heads."""
+
+    def __init__(self, config: MapperConfig) -> None:
+        super().__init__()
+        f, kernel = config.features, config.kernel if config.conv else 1
+        self.reach = config.conv_blocks * (kernel // 2)
+        self.lift = nn.Parameter(torch.randn(f))
+        self.embedding = nn.Parameter(torch.randn(config.proxy_channels, f))
+        self.depthwise = nn.ModuleList(
+            nn.Conv1d(f, f, kernel, padding=kernel // 2, groups=f)
+            for _ in range(config.conv_blocks)
+        )
+        self.pointwise = nn.ModuleList(nn.Conv1d(f, f, 1) for _ in range(config.conv_blocks))
+
+    def forward(self, x: Float[Tensor, "token proxy"]) -> Float[Tensor, "token proxy f"]:
+        """Features of every proxy head at every token."""
+        h = x.T[:, None] * self.lift[:, None] + self.embedding[:, :, None]
+        for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
+            h = h + pointwise(F.gelu(depthwise(h)))
+        return h.permute(2, 0, 1)
+
+
+class TimeStage(nn.Module):
+    """Context encoder: all proxy heads' features in one vector, dilated convolutions along tokens.
+
+    Linear in the number of tokens, with a finite reach.
+    """
+
+    def __init__(self, config: MapperConfig) -> None:
+        super().__init__()
+        w = config.time_width
+        self.reach = sum(config.time_dilations)
+        self.dropout = nn.Dropout(config.dropout)
+        self.inward = nn.Linear(config.proxy_channels * config.features, w)
+        self.norms = nn.ModuleList(nn.LayerNorm(w) for _ in config.time_dilations)
+        self.convs = nn.ModuleList(
+            nn.Conv1d(w, w, 3, padding=d, dilation=d) for d in config.time_dilations
+        )
+        self.mixes = nn.ModuleList(nn.Linear(w, w) for _ in config.time_dilations)
+        self.outward = nn.LayerNorm(w)
+
+    def forward(self, features: Float[Tensor, "token proxy f"]) -> Float[Tensor, "token w"]:
+        """One context vector per token."""
+        h = self.inward(self.dropout(features.flatten(1)))
+        for norm, conv, mix in zip(self.norms, self.convs, self.mixes, strict=True):
+            h = h + mix(F.gelu(conv(norm(h).T).T))
+        return self.dropout(self.outward(h))
+
+
+class HeadStage(nn.Module):
+    """Per token, learned queries of the target's heads attend to the proxy's heads."""
+
+    def __init__(self, config: MapperConfig) -> None:
+        super().__init__()
+        f, d, targets = config.features, config.width, config.target_channels
+        self.attends, self.attention_heads = config.head, config.attention_heads
+        self.norm = nn.LayerNorm(f)
+        self.value = nn.Linear(f, d)
+        if config.head:
+            self.key = nn.Linear(f, d)
+            self.query = nn.Parameter(torch.randn(targets, d))
+        else:
+            self.mix = nn.Parameter(torch.zeros(targets, config.proxy_channels))
+        self.context = nn.Linear(config.time_width, d) if config.time else None
+        self.direct = nn.Linear(config.time_width, targets, bias=False) if config.time else None
+        self.inner = nn.Linear(d, d)
+        self.out = nn.Parameter(torch.randn(targets, d) * 0.1 * d**-0.5)
+
+    def forward(
+        self, features: Float[Tensor, "token proxy f"], context: Float[Tensor, "token w"] | None
+    ) -> Float[Tensor, "token target"]:
+        """Logits before the bias."""
+        features = self.norm(features)
+        value = self.value(features)
+        z = self._attend(features, value) if self.attends else self.mix.softmax(1) @ value
+        if context is None or self.context is None or self.direct is None:
+            return (F.gelu(self.inner(z)) * self.out).sum(-1)
+        z = F.gelu(self.inner(z) + self.context(context)[:, None])
+        return (z * self.out).sum(-1) + self.direct(context)
+
+    def _attend(
+        self, features: Float[Tensor, "token proxy f"], value: Float[Tensor, "token proxy d"]
+    ) -> Float[Tensor, "token target d"]:
+        a = self.attention_heads
+        n = len(features)
+        key, value = (t.unflatten(-1, (a, -1)).transpose(1, 2) for t in (self.key(features), value))
+        query = self.query.unflatten(-1, (a, -1)).transpose(0, 1).expand(n, -1, -1, -1)
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

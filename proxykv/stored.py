@@ -1,0 +1,65 @@
+"""Stored scores of the training contexts: read them, and start a mapper from their statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from proxykv.mapper import Mapper, MapperConfig, build_mapper
+from proxykv.spec import ConfigError
+from proxykv.tensors import Scores
+
+
+def load_scores(
+    path: Path,
+    device: str = "cpu",
+    crop: int | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Scores, Scores]:
+    """Proxy and target scores of one context, float32; a random window if longer than `crop`."""
+    with safe_open(path, "pt") as stored:
+        proxy, target = stored.get_slice("proxy"), stored.get_slice("target")
+        n = target.get_shape()[-1]
+        start, stop = 0, n
+        if crop is not None and n > crop:
+            start = int(torch.randint(n - crop + 1, (), generator=generator))
+            stop = start + crop
+        pieces = [piece[:, :, start:stop].to(device).float() for piece in (proxy, target)]
+    return pieces[0], pieces[1]
+
+
+def calibrated_mapper(files: Sequence[Path], overrides: Mapping[str, Any]) -> Mapper:
+    """A fresh mapper with the shape, input normalisation and mean logits of the training scores.
+
+    Raises ConfigError for a file whose scores are not in [0, 1] or have another shape.
+    """
+    mapper: Mapper | None = None
+    sums: list[Tensor] = []
+    tokens = 0
+    for path in files:
+        proxy, target = load_scores(path)
+        for name, scores in (("proxy", proxy), ("target", target)):
+            if not bool(((scores >= 0) & (scores <= 1)).all()):
+                raise ConfigError(f"{path}: {name} scores leave [0, 1]; extract them again")
+        (proxy_layers, proxy_heads, _), (layers, heads, _) = proxy.shape, target.shape
+        shape = MapperConfig(proxy_layers, proxy_heads, layers, heads, **overrides)
+        if mapper is None:
+            mapper = build_mapper(shape)
+            channels = (shape.proxy_channels, shape.proxy_channels, shape.target_channels)
+            sums = [torch.zeros(c, dtype=torch.float64) for c in channels]
+        if shape != mapper.config:
+            raise ConfigError(f"{path}: scores of another pair's shape; extract them again")
+        x = mapper.log_features(proxy).double()
+        logit = target.flatten(0, 1).double().logit(eps=1e-3)
+        for total, part in zip(sums, (x.sum(0), x.square().sum(0), logit.sum(1)), strict=True):
+            total += part
+        tokens += len(x)
+    assert mapper is not None, "split_contexts leaves at least one training context"
+    mean, square, logit = (total / tokens for total in sums)
+    mapper.calibrate(mean, (square - mean.square()).clamp_min(0).sqrt(), logit)
+    return mapper
