@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from proxykv.tensors import KeyValues, Queries
+from proxykv.tensors import KeyValues, Queries, Stored
 
 ATTENTION = "proxykv"
 
@@ -83,7 +83,7 @@ class Slots:
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 
-    def write(self, at: int, keys: KeyValues, values: KeyValues) -> tuple[KeyValues, KeyValues]:
+    def write(self, at: int, keys: KeyValues, values: KeyValues) -> tuple[Stored, Stored]:
         """Write at token index `at`; return views of everything up to the end of the new tokens."""
         end = at + keys.shape[2]
         self.keys = _fitted(self.keys, keys, at, end)
@@ -144,7 +144,7 @@ def causal_attention(query: Queries, keys: KeyValues, values: KeyValues, scaling
     )
 
 
-def _fitted(storage: Tensor | None, new: KeyValues, used: int, needed: int) -> Tensor:
+def _fitted(storage: Stored | None, new: KeyValues, used: int, needed: int) -> Tensor:
     """Storage with room for `needed` tokens; the first `used` ones survive."""
     if storage is not None and storage.shape[2] >= needed:
         return storage

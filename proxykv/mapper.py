@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class MapperConfig:
     kernel: int = 7
     conv_blocks: int = 2
     time_width: int = 64
-    time_dilations: tuple[int, ...] = (1, 4, 16)
+    time_dilations: Sequence[int] = (1, 4, 16)
     width: int = 32
     attention_heads: int = 2
     dropout: float = 0.1

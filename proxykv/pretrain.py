@@ -57,7 +57,7 @@ FAST = 4  # RoPE frequencies that tell neighbouring tokens apart
 LOOK_GAIN, MATCH_GAIN, COPY_GAIN = 2.5, 2.0, 1.0
 THETA = 5e5
 MUON_LR, ADAM_LR = 0.01, 3e-3
-CONTEXT_LM, PENALTY = 0.5, 0.05
+CONTEXT_LM, PENALTY = 0.5, 0.2
 LOG_EVERY = 25
 
 
@@ -130,13 +130,15 @@ def make_model(role: Role) -> LlamaForCausalLM:
 
 
 def _start_induction(first: LlamaAttention, second: LlamaAttention) -> None:
-    """Write an induction circuit into the first heads of layers 0 and 1.
+    """Write an induction circuit into layers 0 and 1.
 
     Layer 0 looks back: with q = R(-d) u and k = u for a constant u the RoPE score is largest at
     distance d; only the fastest frequencies tell neighbours apart, so u lives on those. Head 0
     (d = 1) copies a random code of the previous token to reserved channels; head 1 has d = 2 and
-    starts silent. Layer 1's head 0 looks where the previous token's code equals its own token's,
-    on the slowest frequencies, which barely turn with distance, and copies what it finds.
+    starts silent. In layer 1 the first query head of every KV head looks where the previous token's
+    code equals its own token's, on the slowest frequencies, which barely turn with distance. Each
+    copies another part of the embedding found there: with a single copying head, pruning would
+    come down to keeping that head.
     """
     width, half = first.q_proj.in_features, HEAD_DIM // 2
     angle = THETA ** (-torch.arange(FAST) / half)
@@ -154,13 +156,17 @@ def _start_induction(first: LlamaAttention, second: LlamaAttention) -> None:
     slow = torch.cat(
         (torch.arange(half - CODE // 2, half), torch.arange(HEAD_DIM - CODE // 2, HEAD_DIM))
     )
-    second.q_proj.weight[:HEAD_DIM] = 0.0
-    second.k_proj.weight[:HEAD_DIM] = 0.0
-    second.q_proj.weight[slow] = MATCH_GAIN * math.sqrt(width / CODE) * code
-    second.k_proj.weight[slow, -CODE:] = MATCH_GAIN * torch.eye(CODE)
-    copy = nn.init.orthogonal_(torch.empty(HEAD_DIM, width))
-    second.v_proj.weight[:HEAD_DIM] = copy
-    second.o_proj.weight[:, :HEAD_DIM] = COPY_GAIN * copy.T
+    copies = nn.init.orthogonal_(torch.empty(second.k_proj.out_features, width))
+    for kv in range(second.k_proj.out_features // HEAD_DIM):
+        key = kv * HEAD_DIM
+        query = key * second.num_key_value_groups
+        second.q_proj.weight[query : query + HEAD_DIM] = 0.0
+        second.k_proj.weight[key : key + HEAD_DIM] = 0.0
+        second.q_proj.weight[query + slow] = MATCH_GAIN * math.sqrt(width / CODE) * code
+        second.k_proj.weight[key + slow, -CODE:] = MATCH_GAIN * torch.eye(CODE)
+        copy = copies[key : key + HEAD_DIM]
+        second.v_proj.weight[key : key + HEAD_DIM] = copy
+        second.o_proj.weight[:, query : query + HEAD_DIM] = COPY_GAIN * copy.T
 
 
 def losses(model: LlamaForCausalLM, mass: ContextMass, batch: Batch) -> dict[str, Tensor]:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
 from proxykv.mapper import Mapper, MapperConfig, build_mapper
 from proxykv.spec import ConfigError
-from proxykv.tensors import Scores
 
 
 def load_scores(
@@ -20,7 +20,7 @@ def load_scores(
     device: str = "cpu",
     crop: int | None = None,
     generator: torch.Generator | None = None,
-) -> tuple[Scores, Scores]:
+) -> tuple[Float[Tensor, "proxy_layer proxy_head token"], Float[Tensor, "layer kv_head token"]]:
     """Proxy and target scores of one context, float32; a random window if longer than `crop`."""
     with safe_open(path, "pt") as stored:
         proxy, target = stored.get_slice("proxy"), stored.get_slice("target")

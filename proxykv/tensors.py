@@ -23,3 +23,6 @@ Queries = Float[Tensor, "row q_head query dim"]
 
 KeyValues = Float[Tensor, "row kv_head key dim"]
 """Keys (after RoPE) or values of one layer."""
+
+Stored = Float[Tensor, "row kv_head stored dim"]
+"""Keys or values of one layer in a cache, which may hold more tokens than the new ones."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import pandas as pd
@@ -35,7 +35,7 @@ class Look:
 
     label: str
     color: str
-    marker: str
+    marker: str | tuple[int, Literal[1], int]
     group: str
 
     @property
@@ -73,7 +73,6 @@ LOOKS = {
     "cross_prior_budget": Look("Prior budget, KVzip tokens", "#6B7A00", "H", "control"),
 }
 MAIN = ("accuracy_retention", "kl_retention", "pareto")
-_SPARE_MARKERS = "1234+x|_"
 
 
 def looks(methods: Iterable[str]) -> dict[str, Look]:
@@ -83,8 +82,8 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     spare = sns.husl_palette(len(unknown), h=0.13, s=0.6, l=0.45).as_hex() if unknown else []
     taken = dict(LOOKS)
     for i, (method, color) in enumerate(zip(unknown, spare, strict=True)):
-        marker = _SPARE_MARKERS[i % len(_SPARE_MARKERS)]
-        taken[method] = Look(method, str(color), marker, "baseline")
+        star: tuple[int, Literal[1], int] = (3 + i, 1, 0)  # points, style "star", rotation
+        taken[method] = Look(method, str(color), star, "baseline")
     return {method: taken[method] for method in methods}
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def panels(
     return figure, axes[: len(titles)]
 
 
-def positions(retentions: Sequence[float]) -> dict[float, int]:
+def positions(retentions: Iterable[float]) -> dict[float, int]:
     """Even places for the retentions that occur, so that small ones stay apart."""
     return {rho: i for i, rho in enumerate(sorted(retentions))}
 

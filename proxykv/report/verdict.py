@@ -102,7 +102,7 @@ def _against_oracle(cell: dict[str, pd.DataFrame], methods: set[str]) -> Iterato
 def _against_controls(cell: dict[str, pd.DataFrame], methods: set[str]) -> Iterator[Finding]:
     absent = [c for c in CONTROLS if c not in methods]
     if absent:
-        names = ", ".join(_name(c) for c in absent)
+        names = "; ".join(_name(c) for c in absent)  # labels hold commas
         yield Finding(
             "warning", f"Not run: {names}. Without its controls a high recovery proves little."
         )
@@ -133,7 +133,7 @@ def _where_controls_suffice(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
     score = cell["paired"][(cell["paired"].metric == "score") & (cell["paired"].retention != LOW)]
     for control in TELLING_CONTROLS:
         tests = score[score.reference == control].sort_values("retention", key=pd.to_numeric)
-        matched = [str(t.retention) for t in tests.itertuples() if _outcome(t) != "above"]
+        matched = [str(t.retention) for _, t in tests.iterrows() if _outcome(t) != "above"]
         if matched:
             yield Finding(
                 "warning",
@@ -208,7 +208,7 @@ def _size(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
 def _gaps(coverage: pd.DataFrame) -> Iterator[Finding]:
     missing, cut = int(coverage.missing.sum()), int(coverage.truncated.sum())
     if missing:
-        some = ", ".join(_name(m) for m in coverage[coverage.missing > 0].method.unique())
+        some = "; ".join(_name(m) for m in coverage[coverage.missing > 0].method.unique())
         yield Finding(
             "warning",
             f"{missing} context results are missing ({some}): means over different contexts or "
