@@ -15,12 +15,12 @@ VARIANTS = {
     "cross_kvzip_budget": {
         "scope": "global",
         "params": {"allocation": "kvzip", "ranking": "proxykv"},
-        "uses": ["kvzip", "proxykv"],
+        "uses": ["allocation", "ranking"],
     },
     "cross_prior_budget": {
         "scope": "global",
         "params": {"allocation": "prior", "ranking": "kvzip"},
-        "uses": ["prior", "kvzip"],
+        "uses": ["allocation", "ranking"],
     },
 }
 

@@ -74,8 +74,13 @@ def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"config.methods: unknown method {base!r}; {did_you_mean(base, known)}"
             continue
         settings = known.get(base, {})
-        fits = fits or bool(settings.get("artefact"))
-        for other in settings.get("uses", ()):
+        artefact = settings.get("artefact")
+        fits = fits or bool(artefact)
+        own = {} if isinstance(method, str) else method.get("params", {})
+        params = {**settings.get("params", {}), **own}
+        # A method that is fitted under its own name needs no other; its relatives share its folder.
+        shared = [artefact] if artefact and artefact != base else []
+        for other in (*shared, *(params[name] for name in settings.get("uses", ()))):
             if other not in ids:
                 yield f"config.methods: {base!r} needs {other!r}; add it to the list"
     if "full" not in ids:
@@ -103,12 +108,16 @@ def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _retention_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    yield from _repeated([str(r) for r in config["retentions"]], "config.retentions")
+    shares = [float(share) for share in config["retentions"]]
+    for i, share in enumerate(shares):
+        if not 0 < share <= 1:  # NaN passes the schema's bounds
+            yield f"config.retentions[{i}]: {share} is not a share of the context in (0, 1]"
+    yield from _repeated(shares, "config.retentions")
     if 1 not in config["retentions"]:
         yield "config.retentions: 1.0 (the full cache) is missing; the others are held against it"
 
 
-def _repeated(values: Iterable[str], where: str) -> Iterator[str]:
+def _repeated(values: Iterable[str | float], where: str) -> Iterator[str]:
     for value, count in Counter(values).items():
         if count > 1:
             yield f"{where}: {value!r} is listed {count} times"

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> None:
     """check a config file and say what the run would consist of"""
-    run = Run(yaml.safe_load(Path(options.configfile).read_text("utf-8")))
+    run = Run(_yaml(Path(options.configfile)))
     rows = len(run.methods) - 1, len(run.retentions) - 1
     print(
         f"{options.configfile}: ok; run {run.name!r}: {len(run.cells())} jobs, "
@@ -167,6 +168,15 @@ def _forget(options: argparse.Namespace) -> None:
 
     dropped = forget(Run.read(options.config), options.method, options.task)
     print(f"{dropped} rows dropped")
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def _set_threads(threads: int | None) -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import transformers
@@ -25,6 +25,7 @@ HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.
 END_PIECES = ("<|im_end|>", "<|endoftext|>")
 
 
+@runtime_checkable
 class HasVocabulary(Protocol):
     """A tokenizer, of `tokenizers` or of `transformers`."""
 

@@ -260,7 +260,8 @@ def main() -> None:
     facts = {
         "role": args.role,
         "seed": args.seed,
-        "command": f"python -m proxykv.pretrain --role {args.role} --seed {args.seed}",
+        "command": f"python -m proxykv.pretrain --role {args.role} --out {args.out.name}"
+        f" --seed {args.seed}",
         "steps": sum(steps for _, _, steps in role.stages),
         "minutes": round(minutes, 1),
         "accuracy": accuracy,

@@ -150,9 +150,13 @@ class Run:
         ]
 
     def cell(self, family: str, benchmark: str, task: str) -> Cell:
-        """The job of one task."""
-        wanted = (family, benchmark, task)
-        return next(c for c in self.cells() if (c.family, c.benchmark, c.task) == wanted)
+        """The job of one task; ConfigError if the run has none of that name."""
+        cells = {f"{c.family} {c.benchmark} {c.task}": c for c in self.cells()}
+        wanted = f"{family} {benchmark} {task}"
+        if wanted not in cells:
+            hint = check.did_you_mean(wanted, cells)
+            raise ConfigError(f"run {self.name!r} has no job {wanted!r}; {hint}")
+        return cells[wanted]
 
     def model_dir(self, family: str, role: str) -> Path:
         """Transformers folder of a family's target or proxy."""
@@ -202,12 +206,13 @@ def _method(entry: str | Mapping[str, Any]) -> Method:
         entry = {"id": entry, "base": entry}
     known = catalog.variants().get(entry["base"], {"base": entry["base"], "scope": "head"})
     artefact = known.get("artefact")
+    params = {**known.get("params", {}), **entry.get("params", {})}
     return Method(
         id=entry["id"],
         base=known["base"],
         scope=entry.get("scope", known["scope"]),
-        params={**known.get("params", {}), **entry.get("params", {})},
+        params=params,
         # A variant of a fitted method is fitted itself, under its own id.
         artefact=entry["id"] if artefact == entry["base"] else artefact,
-        uses=tuple(known.get("uses", ())),
+        uses=tuple(params[name] for name in known.get("uses", ())),
     )

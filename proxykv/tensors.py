@@ -15,8 +15,8 @@ Scores = Float[Tensor, "layer kv_head token"]
 Keep = Bool[Tensor, "layer kv_head token"]
 """True for the KV pairs that stay."""
 
-Ids = Int[Tensor, " token"]
-"""Token ids of one text."""
+Ids = Int[Tensor, "_"]
+"""Token ids of one text, of any length."""
 
 Queries = Float[Tensor, "row q_head query dim"]
 """Queries after RoPE, as transformers hands them to an attention function."""

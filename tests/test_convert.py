@@ -218,7 +218,9 @@ def test_shipped_families_fit_the_schema(schema, request):
 )
 def test_schema_refuses(schema, change):
     good = {"path": "a", "dtype": "float32", "device": "cpu", "chat": False}
-    family = {"family": "x", "license": "MIT", "target": good, "proxy": dict(good)}
+    resources = {"threads": 1, "mem_mb": 1000, "gpu": 0}
+    family = {"family": "x", "license": "MIT", "resources": resources}
+    family |= {"target": good, "proxy": dict(good)}
     jsonschema.validate(family, schema)
     del good["path"]
     family["target"] = good | change

@@ -1,0 +1,262 @@
+"""Every mistake in a config is one clear line; every config that ships is right."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from proxykv import catalog
+from proxykv.check import config_problems
+from proxykv.cli import main
+from proxykv.spec import ConfigError, Run
+
+Config = dict[str, Any]
+SHIPPED = [catalog.ROOT / "config.yaml", *sorted((catalog.ROOT / "config").glob("*.yaml"))]
+
+
+def valid() -> Config:
+    dataset = {"benchmark": "tiny", "tasks": ["single"], "contexts": 2, "lengths": [128]}
+    return {
+        "run": "test",
+        "families": ["tiny"],
+        "retentions": [0.1, 1.0],
+        "methods": ["full", "kvzip", "proxykv", "prior", "cross_kvzip_budget"],
+        "benchmarks": [dataset],
+        "corpus": [copy.deepcopy(dataset)],
+    }
+
+
+def change(**parts: Any) -> Callable[[Config], None]:
+    return lambda config: config.update(parts)
+
+
+def remove(key: str) -> Callable[[Config], None]:
+    return lambda config: config.pop(key)
+
+
+def dataset(section: str = "benchmarks", **parts: Any) -> Callable[[Config], None]:
+    return lambda config: config[section][0].update(parts)
+
+
+MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
+    "unknown key": (
+        change(retention=[0.1]),
+        "config: unknown key 'retention'; did you mean 'retentions'?",
+    ),
+    "unknown key inside": (
+        dataset(length=[9]),
+        "config.benchmarks[0]: unknown key 'length'; did you mean 'lengths'?",
+    ),
+    "missing key": (remove("families"), "config: 'families' is a required property"),
+    "missing key inside": (
+        lambda config: config["corpus"][0].pop("contexts"),
+        "config.corpus[0]: 'contexts' is a required property",
+    ),
+    "unknown method": (
+        change(methods=["full", "snapvk"]),
+        "config.methods: unknown method 'snapvk'; did you mean 'snapkv'?",
+    ),
+    "unknown base": (
+        change(methods=["full", {"id": "mine", "base": "kvzipp"}]),
+        "config.methods: unknown method 'kvzipp'; did you mean 'kvzip'?",
+    ),
+    "bad scope": (
+        change(methods=["full", {"id": "mine", "base": "kvzip", "scope": "token"}]),
+        "config.methods[1].scope: 'token' is not one of ['global', 'layer', 'head']",
+    ),
+    "unknown key of a method": (
+        change(methods=["full", {"id": "mine", "base": "kvzip", "parms": {}}]),
+        "config.methods[1]: unknown key 'parms'; did you mean 'params'?",
+    ),
+    "unknown family": (
+        change(families=["tini"]),
+        "config.families: no file config/families/tini.yaml; did you mean 'tiny'?",
+    ),
+    "unknown benchmark": (
+        dataset(benchmark="tinyy"),
+        "config.benchmarks[0]: unknown benchmark 'tinyy'; did you mean 'tiny'?",
+    ),
+    "unknown task": (
+        dataset(tasks=["singel"]),
+        "config.benchmarks[0]: tiny has no task 'singel'; did you mean 'single'?",
+    ),
+    "unknown task of the corpus": (
+        dataset("corpus", tasks=["multikeys"]),
+        "config.corpus[0]: tiny has no task 'multikeys'; did you mean 'multikey'?",
+    ),
+    "no full": (
+        change(methods=["kvzip"]),
+        "config.methods: 'full' is missing; every method is held against the full cache",
+    ),
+    "no full cache": (
+        change(retentions=[0.1, 0.2]),
+        "config.retentions: 1.0 (the full cache) is missing; the others are held against it",
+    ),
+    "retention 0": (
+        change(retentions=[0, 1.0]),
+        "config.retentions[0]: 0 is less than or equal to the minimum of 0",
+    ),
+    "retention above 1": (
+        change(retentions=[1.0, 1.2]),
+        "config.retentions[1]: 1.2 is greater than the maximum of 1",
+    ),
+    "retention NaN": (
+        change(retentions=[float("nan"), 1.0]),
+        "config.retentions[0]: nan is not a share of the context in (0, 1]",
+    ),
+    "retention as text": (
+        change(retentions=["10%", 1.0]),
+        "config.retentions[0]: '10%' is not of type 'number'",
+    ),
+    "retention twice": (
+        change(retentions=[0.1, 1.0, 1]),
+        "config.retentions: 1.0 is listed 2 times",
+    ),
+    "method twice": (
+        change(methods=["full", "kvzip", "kvzip"]),
+        "config.methods: 'kvzip' is listed 2 times",
+    ),
+    "family twice": (
+        change(families=["tiny", "tiny"]),
+        "config.families: 'tiny' is listed 2 times",
+    ),
+    "task twice": (
+        dataset(tasks=["vt", "vt"]),
+        "config.benchmarks: 'tiny/vt' is listed 2 times",
+    ),
+    "no corpus": (
+        remove("corpus"),
+        "config.corpus: missing, but a method is fitted on it (proxykv, prior, …)",
+    ),
+    "crossed without a part": (
+        change(methods=["full", "kvzip", "cross_kvzip_budget"]),
+        "config.methods: 'cross_kvzip_budget' needs 'proxykv'; add it to the list",
+    ),
+    "crossed by parameters without a part": (
+        change(
+            methods=[
+                *("full", "kvzip", "proxykv"),
+                {"id": "mine", "base": "cross_kvzip_budget", "params": {"ranking": "snapkv"}},
+            ]
+        ),
+        "config.methods: 'cross_kvzip_budget' needs 'snapkv'; add it to the list",
+    ),
+    "variant without what it shares": (
+        change(methods=["full", "proxykv_shuffled"]),
+        "config.methods: 'proxykv_shuffled' needs 'proxykv'; add it to the list",
+    ),
+    "name that is no folder": (
+        change(run="../elsewhere"),
+        "config.run: '../elsewhere' does not match '^[A-Za-z0-9][A-Za-z0-9_.-]*$'",
+    ),
+}
+
+
+def test_the_base_of_these_tests_is_right() -> None:
+    assert config_problems(valid()) == []
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_each_mistake_is_one_line(mistake: str) -> None:
+    spoil, line = MISTAKES[mistake]
+    config = valid()
+    spoil(config)
+    assert config_problems(config) == [line]
+    with pytest.raises(ConfigError) as caught:
+        Run(config)
+    assert str(caught.value) == line
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    config = valid() | {"families": ["tini"], "retentions": [0.5, 0.1], "methods": ["kvzip"]}
+    assert len(config_problems(config)) == 3
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_configs_are_valid(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(path)]) == 0
+    assert f"{path}: ok" in capsys.readouterr().out
+
+
+def test_defaults_of_the_schema_satisfy_it() -> None:
+    run = Run(valid())
+    assert (run.seed, run.config["protocol"], run.config["batch_rows"]) == (
+        0, "query_agnostic", 64
+    )  # fmt: skip
+    assert config_problems(run.config) == []
+
+
+def test_a_run_is_read_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Run(valid())
+    again = Run.read(run.write())
+    assert again.digest == run.digest
+    assert [c.dataset.path for c in again.cells()] == [c.dataset.path for c in run.cells()]
+    with pytest.raises(ConfigError, match="no such file; the workflow writes it"):
+        Run.read(Path("results/other/config.json"))
+
+
+def test_a_variant_of_a_fitted_method_is_fitted_itself() -> None:
+    own = {"id": "proxykv_no_conv", "base": "proxykv", "params": {"mapper": {"variant": "linear"}}}
+    run = Run(valid() | {"methods": ["full", "proxykv", own]})
+    assert run.artefacts == ("proxykv", "proxykv_no_conv")
+    assert run.methods["proxykv_no_conv"].base == "proxykv"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["check", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["check", "bad.yaml"], "bad.yaml: not YAML"),
+        (["check", "list.yaml"], "config: ['full'] is not of type 'object'"),
+        (["generate", "tiny", "tiny", "singel", "--config", "run.json"], "did you mean 'tiny tiny single'?"),
+        (["status", "--config", "nowhere.json"], "nowhere.json: no such file"),
+        (["forget", "--config", "run.json", "--method", "kvzipp"], "did you mean 'kvzip'?"),
+        (
+            ["forget", "--config", "run.json", "--method", "kvzip", "--task", "vt"],
+            "run 'test' has no 'vt'",
+        ),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text("run: [unclosed\nfamilies: :", "utf-8")
+    Path("list.yaml").write_text("[full]", "utf-8")
+    Run(valid()).write().rename("run.json")
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert says in err
+    assert len(err.splitlines()) == 1
+    assert not out
+
+
+def test_planning_a_bad_config_prints_the_line_and_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(valid() | {"methods": ["full", "kvzp"]}), "utf-8")
+    command = [sys.executable, "-m", "snakemake", "-n", "--configfile", str(path)]
+    done = subprocess.run(
+        [*command, "--snakefile", str(catalog.ROOT / "Snakefile")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "config.methods: unknown method 'kvzp'; did you mean 'kvzip'?" in said
+    assert "Traceback" not in said
