@@ -12,3 +12,18 @@ rule convert_model:
         mem_mb=16000,
     shell:
         step("convert {wildcards.family} {wildcards.role}")
+
+
+# Not part of a run, which uses the weights that ship in models/tiny:
+# `snakemake cache/retrained/tiny/target/metrics.json` trains them again.
+rule pretrain_tiny:
+    output:
+        str(RUN.cache / "retrained/tiny/{role}/metrics.json"),
+    log:
+        f"{LOGS}/pretrain/{{role}}.log",
+    conda:
+        "../envs/proxykv.yaml"
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m proxykv.pretrain --role {wildcards.role} --out {params.folder} >{log} 2>&1"
