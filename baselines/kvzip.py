@@ -106,11 +106,12 @@ class ReplayCache(Cache):
     def __init__(self, prefill: Prefill, chunk: slice) -> None:
         """`chunk`: the replayed tokens' place among prefix + context."""
         last = len(prefill.cache.layers) - 1
-        layers = [
-            ReplayLayer(layer, prefill.prefix_len, chunk, last=i == last)
-            for i, layer in enumerate(prefill.cache.layers)
-        ]
-        super().__init__(layers=layers)
+        super().__init__(
+            layers=[
+                ReplayLayer(layer, prefill.prefix_len, chunk, last=i == last)
+                for i, layer in enumerate(prefill.cache.layers)
+            ]
+        )
 
 
 class ReplayLayer(Layer):

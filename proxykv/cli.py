@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="proxykv", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="proxykv", description=(__doc__ or "").split("\n", 1)[0])
     steps = parser.add_subparsers(title="subcommands", required=True, metavar="STEP")
 
     def add(step: Step, *arguments: str) -> argparse.ArgumentParser:

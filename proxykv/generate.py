@@ -17,13 +17,13 @@ from proxykv import catalog
 from proxykv.decode import Answer, Ask, answer
 from proxykv.examples import Example, Question, read_jsonl
 from proxykv.journal import Journal, write_parquet
-from proxykv.models import Model, context_ids, load_model, require_shared_vocabulary, weights_digest
+from proxykv.models import Model, context_ids, load, require_shared_vocabulary, weights_digest
 from proxykv.pipeline import Proxy
 from proxykv.prefill import Prefill, prefill
 from proxykv.provenance import provenance
 from proxykv.scorer import Bench, Scorer, build, scores_of
 from proxykv.select import select
-from proxykv.spec import Cell, Method, Run
+from proxykv.spec import ROLES, Cell, Method, Run
 from proxykv.tensors import Keep, Scores
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ class Generator:
         self.spec, self.cell = run, cell
         self.examples = read_jsonl(cell.dataset.path)
         self.journal = Journal(cell.file("predictions", ".journal.jsonl"))
+        folders = [run.model_dir(cell.family, role) for role in ROLES]
+        self.models = [run.family(cell.family), *map(weights_digest, folders)]
         self.digests = {m.id: self._digest(m) for m in run.methods.values()}
 
     def run(self) -> Path:
@@ -184,11 +186,10 @@ class Generator:
         return self.spec.artefact_dir(self.cell.family, artefact)
 
     def _digest(self, method: Method) -> str:
-        """Digest of the method with the weights it loads and the methods it combines."""
+        """Digest of the method with all weights it meets and the methods it combines."""
         weights = weights_digest(self._artefact(method.artefact)) if method.artefact else None
         used = [self._digest(self.spec.methods[m]) for m in method.uses]
-        models = catalog.digest(self.spec.family(self.cell.family))
-        return catalog.digest([method.digest, weights, used, models, self.spec.seed])
+        return catalog.digest([method.digest, weights, used, self.models, self.spec.seed])
 
 
 def grid(run: Run) -> list[tuple[Method, float]]:
@@ -199,18 +200,6 @@ def grid(run: Run) -> list[tuple[Method, float]]:
         for retention in run.retentions
         if (retention == 1) == (method.scope == "none")
     ]
-
-
-def load(run: Run, family: str, role: str) -> Model:
-    """Load a family's target or proxy as its file says."""
-    model = run.family(family)[role]
-    return load_model(
-        run.model_dir(family, role),
-        dtype=model["dtype"],
-        device=model["device"],
-        chat=model["chat"],
-        chat_options=model.get("chat_options"),
-    )
 
 
 def _ask(model: Model, question: Question) -> Ask:
@@ -238,4 +227,5 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 def _prompt_hash(example: Example, question: Question) -> str:
     """Digest of all that decides an answer's text and its likelihoods, but for the model."""
-    return catalog.digest([example.context, question.text, question.references])
+    limit = question.max_new_tokens
+    return catalog.digest([example.context, question.text, question.references, limit])

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from proxykv.cache import ATTENTION
-from proxykv.spec import ConfigError
+from proxykv.spec import ConfigError, Run
 from proxykv.tensors import Ids
 
 SUPPORTED = ("llama", "qwen2", "qwen3")
@@ -65,7 +65,7 @@ class Model:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [..., vocabulary], float32."""
-        return self.net.get_output_embeddings()(hidden).float()
+        return self.net.get_output_embeddings()(hidden).float()  # type: ignore[misc]
 
 
 def load_model(
@@ -94,7 +94,7 @@ def load_model(
     net = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), attn_implementation=ATTENTION, use_safetensors=True
     )
-    net = net.to(_device(device)).eval().requires_grad_(False)
+    net = net.to(device=_device(device)).eval().requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prefix, suffix = _template(tokenizer, dict(chat_options or {})) if chat else ("", "")
     return Model(
@@ -103,6 +103,18 @@ def load_model(
         prefix=_prefix_ids(tokenizer, prefix, chat),
         suffix=tuple(tokenizer.encode(suffix, add_special_tokens=False)),
         digest=weights_digest(folder),
+    )
+
+
+def load(run: Run, family: str, role: str) -> Model:
+    """Load a family's target or proxy as its file says."""
+    model = run.family(family)[role]
+    return load_model(
+        run.model_dir(family, role),
+        dtype=model["dtype"],
+        device=model["device"],
+        chat=model["chat"],
+        chat_options=model.get("chat_options"),
     )
 
 

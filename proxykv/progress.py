@@ -18,7 +18,8 @@ def status(run: Run) -> str:
 def forget(run: Run, method: str, task: str | None = None) -> int:
     """Drop a method's journalled rows (of one task, or of all); returns how many.
 
-    The tables made of them go too, so that the workflow computes the missing rows again.
+    The files made of them go too, up to the report: Snakemake makes a missing file again only if
+    something that is asked for needs it.
 
     Raises:
         ConfigError: if the run has no such method or task.
@@ -35,8 +36,11 @@ def forget(run: Run, method: str, task: str | None = None) -> int:
             kept = [row for row in rows if row["method"] != method]
             if len(kept) < len(rows):
                 journal.rewrite(kept)
-                cell.file("predictions").unlink(missing_ok=True)
+                for kind in ("predictions", "rows"):
+                    cell.file(kind).unlink(missing_ok=True)
             dropped += len(rows) - len(kept)
+    if dropped:
+        (run.dir / "report" / "index.html").unlink(missing_ok=True)
     return dropped
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from baselines.kvzip import replays, score_replays
 from proxykv import catalog
 from proxykv.convert import vocabulary_hash
 from proxykv.examples import Example, read_jsonl
-from proxykv.generate import load
-from proxykv.models import Model, context_ids, require_shared_vocabulary
+from proxykv.models import Model, context_ids, load, require_shared_vocabulary
 from proxykv.pipeline import proxy_scores
 from proxykv.prefill import prefill
 from proxykv.spec import Run
@@ -28,18 +28,20 @@ def extract(run: Run, family: str) -> Path:
     """Store the scores of every training context; returns the index of the files.
 
     A file per context, named by its id and a digest of its text, holds `target` [L, H, n] and
-    `proxy` [L_p, H_p, n] in float16. Files that are there are not computed again, so a killed job
-    goes on at the next context. The index lists them with what they were made from.
+    `proxy` [L_p, H_p, n] in float16. Files that the same weights and code made are not computed
+    again, so a killed job goes on at the next context. The index lists them with what they were
+    made from.
     """
     folder = run.scores_dir(family)
     folder.mkdir(parents=True, exist_ok=True)
     examples = [e for d in run.datasets(family, "train") for e in read_jsonl(d.path)]
     target, proxy = load(run, family, "target"), load(run, family, "proxy")
     require_shared_vocabulary(target, proxy)
+    made_by = catalog.digest([target.digest, proxy.digest, catalog.code_digest("proxykv.pipeline")])
     for i, example in enumerate(examples):
         path = folder / _file(example)
-        if not path.exists():
-            _store(target, proxy, example, path)
+        if not path.exists() or _made_by(path) != made_by:
+            _store(target, proxy, example, path, made_by)
         log.info("scores: %d/%d contexts", i + 1, len(examples))
     index = {
         "files": [_file(example) for example in examples],
@@ -68,7 +70,12 @@ def _file(example: Example) -> str:
     return f"{example.id}-{catalog.digest(example.context)}.safetensors"
 
 
-def _store(target: Model, proxy: Model, example: Example, path: Path) -> None:
+def _made_by(path: Path) -> str | None:
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("made_by")
+
+
+def _store(target: Model, proxy: Model, example: Example, path: Path, made_by: str) -> None:
     ids = context_ids(target, example.context)
     filled = prefill(target, ids, len(target.prefix))
     scores = {
@@ -77,5 +84,5 @@ def _store(target: Model, proxy: Model, example: Example, path: Path) -> None:
     }
     partial = path.with_suffix(".partial")
     tensors = {name: t.to("cpu", torch.float16).contiguous() for name, t in scores.items()}
-    save_file(tensors, partial, metadata={"context": example.id})
+    save_file(tensors, partial, metadata={"context": example.id, "made_by": made_by})
     partial.replace(path)

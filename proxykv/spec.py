@@ -91,7 +91,7 @@ class Run:
         if problems := check.config_problems(config):
             raise ConfigError("\n".join(problems))
         defaults = catalog.schema("config")["properties"]
-        self.config = {k: p["default"] for k, p in defaults.items() if "default" in p} | config
+        self.config = {k: p["default"] for k, p in defaults.items() if "default" in p} | dict(config)
         self.name: str = config["run"]
         self.seed: int = self.config["seed"]
         self.retentions: tuple[float, ...] = tuple(sorted(map(float, config["retentions"])))
@@ -164,10 +164,11 @@ class Run:
         return Path(model["path"]) if "path" in model else self.cache / "models" / family / role
 
     def model_ready(self, family: str, role: str) -> Path:
-        """A file that exists once the model's folder is complete."""
-        converted = "path" not in self.family(family)[role]
-        name = "provenance.json" if converted else "config.json"
-        return self.model_dir(family, role) / name
+        """A file that exists once the model's folder is complete, and changes with the weights."""
+        folder = self.model_dir(family, role)
+        if "path" not in self.family(family)[role]:
+            return folder / "provenance.json"
+        return min(folder.glob("*.safetensors"), default=folder / "model.safetensors")
 
     def scores_dir(self, family: str) -> Path:
         """Stored KVzip scores of a family's models on the corpus, shared by runs."""

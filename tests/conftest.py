@@ -12,7 +12,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-SHAPED = "cache decode fidelity loss mapper pipeline prefill pruned select sweep".split()
+SHAPED = [
+    *("cache", "decode", "fidelity", "loss", "mapper", "pipeline", "prefill", "pruned"),
+    *("select", "sweep"),
+]
 # Before any test module imports the package.
 jaxtyping.install_import_hook(
     ["baselines", *(f"proxykv.{name}" for name in SHAPED)], "shape_check.typechecked"

@@ -24,7 +24,9 @@ CLASSES: dict[str, tuple[Any, Any]] = {
 VOCABULARY = 97
 
 
-def random_net(architecture: str, attention: str, *, seed: int = 0, **sizes: Any) -> PreTrainedModel:
+def random_net(
+    architecture: str, attention: str, *, seed: int = 0, **sizes: Any
+) -> PreTrainedModel:
     """A model in evaluation mode; the same arguments give the same weights."""
     config, model = CLASSES[architecture]
     settings = {

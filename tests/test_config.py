@@ -193,9 +193,7 @@ def test_defaults_of_the_schema_satisfy_it() -> None:
     assert config_problems(run.config) == []
 
 
-def test_a_run_is_read_as_it_was_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = Run(valid())
     again = Run.read(run.write())
@@ -218,7 +216,10 @@ def test_a_variant_of_a_fitted_method_is_fitted_itself() -> None:
         (["check", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["check", "bad.yaml"], "bad.yaml: not YAML"),
         (["check", "list.yaml"], "config: ['full'] is not of type 'object'"),
-        (["generate", "tiny", "tiny", "singel", "--config", "run.json"], "did you mean 'tiny tiny single'?"),
+        (
+            ["generate", "tiny", "tiny", "singel", "--config", "run.json"],
+            "did you mean 'tiny tiny single'?",
+        ),
         (["status", "--config", "nowhere.json"], "nowhere.json: no such file"),
         (["forget", "--config", "run.json", "--method", "kvzipp"], "did you mean 'kvzip'?"),
         (

@@ -122,9 +122,7 @@ def filled(target: Model, contexts: list[str]) -> Prefill:
 
 
 @pytest.fixture(scope="module")
-def scores(
-    bench: Bench, target: Model, contexts: list[str], run: Run
-) -> Mapping[str, Scores]:
+def scores(bench: Bench, target: Model, contexts: list[str], run: Run) -> Mapping[str, Scores]:
     """Scores of every method on one context."""
     shared = fill(target, contexts[6], contexts[7])
     return {m.id: scores_of(build(m, bench), shared) for m in run.methods.values()}
@@ -272,9 +270,7 @@ class Broken:
 @pytest.mark.parametrize(
     ("fault", "says"), [("shape", "returned shape"), ("nan", "NaN"), ("inf", "infinite")]
 )
-def test_a_users_own_class_is_checked(
-    fault: str, says: str, bench: Bench, filled: Prefill
-) -> None:
+def test_a_users_own_class_is_checked(fault: str, says: str, bench: Bench, filled: Prefill) -> None:
     base = f"{__name__}:Broken"
     method = Method("mine", base, "head", {"fault": fault}, artefact=None, uses=())
     with pytest.raises(ValueError, match=says):
@@ -283,5 +279,5 @@ def test_a_users_own_class_is_checked(
 
 def test_wrong_parameters_are_one_clear_line(bench: Bench) -> None:
     method = Method("wide", "streaming", "head", {"sink": 9}, artefact=None, uses=())
-    with pytest.raises(ConfigError, match="method 'wide': .*unexpected keyword argument 'sink'"):
+    with pytest.raises(ConfigError, match=r"method 'wide': .*unexpected keyword argument 'sink'"):
         build(method, bench)

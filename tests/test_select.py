@@ -90,9 +90,7 @@ def test_transplant_keeps_one_methods_counts_and_the_others_tokens(
     for kept, ranks, count in zip(
         keep.flatten(0, 1), ranking.flatten(0, 1), counts.flatten(), strict=True
     ):
-        assert torch.equal(
-            kept.nonzero().flatten(), ranks.topk(int(count)).indices.sort().values
-        )
+        assert torch.equal(kept.nonzero().flatten(), ranks.topk(int(count)).indices.sort().values)
 
 
 @pytest.mark.parametrize("retention", [0, -0.1, 1.0001, float("nan"), float("inf")])

@@ -30,7 +30,9 @@ def _case(architecture: str, prefix_len: int, context: int, chunk: int) -> Case:
 
 
 CASES = {
-    f"{architecture}-{prefix_len}-{context}-{chunk}": _case(architecture, prefix_len, context, chunk)
+    f"{architecture}-{prefix_len}-{context}-{chunk}": _case(
+        architecture, prefix_len, context, chunk
+    )
     for architecture in ("llama", "qwen2", "qwen3")
     # One chunk, several with a shorter last one, several of equal length; replays longer than the
     # tile that scores are computed in.
