@@ -38,7 +38,7 @@ class ProxyKV:
         `shuffled` is a control: the mapper sees the proxy's scores of another context.
         """
         self.proxy, self.shuffled = bench.proxy, shuffled
-        self.mapper, self.card = load_mapper(artefact)
+        self.mapper, self.card = load_mapper(artefact, expected=bench.pair)
 
     def score(self, prefill: Prefill) -> Scores:
         """The mapper's logits, which rank as its estimates of the target's KVzip scores do."""

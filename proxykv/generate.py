@@ -58,8 +58,7 @@ class Generator:
         self.spec, self.cell = run, cell
         self.examples = read_jsonl(cell.dataset.path)
         self.journal = Journal(cell.file("predictions", ".journal.jsonl"))
-        folders = [run.model_dir(cell.family, role) for role in ROLES]
-        self.models = [run.family(cell.family), *map(weights_digest, folders)]
+        self.pair = {f"{r}_hash": weights_digest(run.model_dir(cell.family, r)) for r in ROLES}
         self.digests = {m.id: self._digest(m) for m in run.methods.values()}
 
     def run(self) -> Path:
@@ -169,13 +168,14 @@ class Generator:
             artefacts={a: self._artefact(a) for a in self.spec.artefacts},
             proxy=Proxy(self._load_proxy),
             methods=self.spec.methods,
+            pair=self.pair,
             seed=self.spec.seed,
         )
         return {m.id: build(m, bench) for m in self.spec.methods.values()}
 
     @cached_property
     def _provenance(self) -> dict[str, Any]:
-        return provenance(self.spec, self.cell.family, self.target)
+        return provenance(self.spec, self.cell.family, self.target) | self.pair
 
     def _load_proxy(self) -> Model:
         proxy = load(self.spec, self.cell.family, "proxy")
@@ -189,7 +189,8 @@ class Generator:
         """Digest of the method with all weights it meets and the methods it combines."""
         weights = weights_digest(self._artefact(method.artefact)) if method.artefact else None
         used = [self._digest(self.spec.methods[m]) for m in method.uses]
-        return catalog.digest([method.digest, weights, used, self.models, self.spec.seed])
+        family = self.spec.family(self.cell.family)
+        return catalog.digest([method.digest, weights, used, family, self.pair, self.spec.seed])
 
 
 def grid(run: Run) -> list[tuple[Method, float]]:

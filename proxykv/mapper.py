@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from proxykv.spec import ConfigError
 from proxykv.stages import ConvStage, HeadStage, TimeStage
 
-# Below this a KVzip score says "never attended": log(S + EPS) must not stretch noise.
+# Closer to 0 a KVzip score says "never attended", closer to 1 "always": there, all is noise.
 EPS = 1e-4
 WEIGHTS_FILE, CARD_FILE = "mapper.safetensors", "card.json"
 
@@ -70,7 +70,7 @@ class MapperConfig:
 
 
 class Mapper(nn.Module):
-    """What every mapper shares: normalised log features in, per-head bias, scoring in blocks.
+    """What every mapper shares: normalised features in, per-head bias, scoring in blocks.
 
     A subclass defines `channels` (features to logits) and, where it looks around, `halo`.
     """
@@ -88,15 +88,20 @@ class Mapper(nn.Module):
         return 0
 
     def channels(self, x: Float[Tensor, "token proxy"]) -> Float[Tensor, "token target"]:
-        """Logits before the per-head bias, from normalised log scores."""
+        """Logits before the per-head bias, from normalised features."""
         raise NotImplementedError
 
     @staticmethod
-    def log_features(
+    def logit_features(
         proxy_scores: Float[Tensor, "proxy_layer proxy_head token"],
     ) -> Float[Tensor, "token proxy"]:
-        """log(S + ε), before normalisation."""
-        return (proxy_scores.flatten(0, 1).T + EPS).log()
+        """log(S + ε) - log(1 - S + ε), before normalisation.
+
+        The first term alone cannot tell scores near 1 apart. In heads that attend to most tokens
+        these are what a small budget has to choose among.
+        """
+        scores = proxy_scores.flatten(0, 1).T
+        return (scores + EPS).log() - (1 - scores + EPS).log()
 
     @torch.no_grad()
     def calibrate(
@@ -118,7 +123,7 @@ class Mapper(nn.Module):
         `proxy_scores` are the proxy's KVzip scores in [0, 1], float32.
         """
         config = self.config
-        x = (self.log_features(proxy_scores) - self.get_buffer("mean")) / self.get_buffer("std")
+        x = (self.logit_features(proxy_scores) - self.get_buffer("mean")) / self.get_buffer("std")
         logits = self.channels(x) + self.bias
         return logits.T.reshape(config.layers, config.heads, -1)
 
@@ -148,7 +153,7 @@ class Mapper(nn.Module):
 
 
 class LinearMapper(Mapper):
-    """Control: a per-token linear map from all proxy heads' log scores to all target heads."""
+    """Control: a per-token linear map from all proxy heads' features to all target heads."""
 
     def __init__(self, config: MapperConfig) -> None:
         super().__init__(config)

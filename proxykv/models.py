@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def load_model(
     net = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), attn_implementation=ATTENTION, use_safetensors=True
     )
-    net = net.to(device=_device(device)).eval().requires_grad_(False)
+    net = net.to(_device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prefix, suffix = _template(tokenizer, dict(chat_options or {})) if chat else ("", "")
     return Model(
@@ -129,6 +130,7 @@ def refuse_unsupported(config: Any, where: object) -> None:
         raise ConfigError(f"{where}: {other[0]} layers cannot be pruned; full attention only")
 
 
+@cache
 def weights_digest(folder: Path) -> str:
     """SHA-256 over all safetensors files of a folder, in order of their names."""
     digest = hashlib.sha256()

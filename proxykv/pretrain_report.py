@@ -27,7 +27,8 @@ A Llama-architecture model of {parameters:,} parameters ({layers} layers, {heads
 {kv_heads} KV heads), trained from scratch on the tiny language of `proxykv.tasks.tiny`. It lets the
 whole pipeline run and be tested without a download or a GPU; it knows 512 words and no English.
 
-Made by `{command}`: {steps} steps, {minutes:.1f} minutes of wall time with one CPU thread, torch {torch}.
+Made by `{command}`: {steps} steps, {minutes:.1f} minutes
+of wall time with one CPU thread, torch {torch}.
 
 Accuracy with the full cache, greedy, {contexts} fresh contexts per cell (`copy`: share of the
 context's tokens predicted after KVzip's repeat request, teacher-forced):

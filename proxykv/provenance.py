@@ -10,17 +10,15 @@ from typing import Any
 import torch
 
 from proxykv import catalog
-from proxykv.models import Model, weights_digest
+from proxykv.models import Model
 from proxykv.spec import Run
 
 
 def provenance(run: Run, family: str, target: Model) -> dict[str, Any]:
-    """The columns of a row that say how it was made, the same for a whole job."""
+    """The columns of a row that say how it was made, but for the weights' digests."""
     return {
         "target": _source(run.family(family)["target"]),
-        "target_hash": target.digest,
         "proxy": _source(run.family(family)["proxy"]),
-        "proxy_hash": weights_digest(run.model_dir(family, "proxy")),
         "seed": run.seed,
         "config_hash": run.digest,
         "code_hash": catalog.code_digest("proxykv.generate"),

@@ -42,12 +42,14 @@ class Bench:
     """What a method may use besides the prefilled context.
 
     `artefacts`: folders of fitted methods by id; `proxy`: scores a context with the family's
-    proxy; `methods`: the run's methods by id, for those that combine others.
+    proxy; `methods`: the run's methods by id, for those that combine others; `pair`: the weights'
+    digests, `target_hash` and `proxy_hash`, which a fitted method must have been fitted on.
     """
 
     artefacts: Mapping[str, Path]
     proxy: ProxyScores
     methods: Mapping[str, Method]
+    pair: Mapping[str, str]
     seed: int
 
     def scorer(self, method_id: str) -> Scorer:

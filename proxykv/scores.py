@@ -28,9 +28,9 @@ def extract(run: Run, family: str) -> Path:
     """Store the scores of every training context; returns the index of the files.
 
     A file per context, named by its id and a digest of its text, holds `target` [L, H, n] and
-    `proxy` [L_p, H_p, n] in float16. Files that the same weights and code made are not computed
-    again, so a killed job goes on at the next context. The index lists them with what they were
-    made from.
+    `proxy` [L_p, H_p, n] in float32: half precision would tie the scores near 1. Files that the
+    same weights and code made are not computed again, so a killed job goes on at the next context.
+    The index lists them with what they were made from.
     """
     folder = run.scores_dir(family)
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +83,6 @@ def _store(target: Model, proxy: Model, example: Example, path: Path, made_by: s
         "proxy": proxy_scores(target, proxy, ids, len(target.prefix)),
     }
     partial = path.with_suffix(".partial")
-    tensors = {name: t.to("cpu", torch.float16).contiguous() for name, t in scores.items()}
+    tensors = {name: t.to("cpu", torch.float32).contiguous() for name, t in scores.items()}
     save_file(tensors, partial, metadata={"context": example.id, "made_by": made_by})
     partial.replace(path)

@@ -91,7 +91,9 @@ class Run:
         if problems := check.config_problems(config):
             raise ConfigError("\n".join(problems))
         defaults = catalog.schema("config")["properties"]
-        self.config = {k: p["default"] for k, p in defaults.items() if "default" in p} | dict(config)
+        self.config = {k: p["default"] for k, p in defaults.items() if "default" in p} | dict(
+            config
+        )
         self.name: str = config["run"]
         self.seed: int = self.config["seed"]
         self.retentions: tuple[float, ...] = tuple(sorted(map(float, config["retentions"])))

@@ -54,7 +54,7 @@ def calibrated_mapper(files: Sequence[Path], overrides: Mapping[str, Any]) -> Ma
             sums = [torch.zeros(c, dtype=torch.float64) for c in channels]
         if shape != mapper.config:
             raise ConfigError(f"{path}: scores of another pair's shape; extract them again")
-        x = mapper.log_features(proxy).double()
+        x = mapper.logit_features(proxy).double()
         logit = target.flatten(0, 1).double().logit(eps=1e-3)
         for total, part in zip(sums, (x.sum(0), x.square().sum(0), logit.sum(1)), strict=True):
             total += part

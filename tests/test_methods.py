@@ -108,7 +108,9 @@ def bench(
     for artefact in run.artefacts:
         module = importlib.import_module(f"baselines.{run.methods[artefact].base}")
         module.fit(files, folder / artefact, QUICK, {"family": "random"})
-    return Bench({a: folder / a for a in run.artefacts}, Proxy(lambda: proxy), run.methods, seed=0)
+    return Bench(
+        {a: folder / a for a in run.artefacts}, Proxy(lambda: proxy), run.methods, {}, seed=0
+    )
 
 
 def fill(target: Model, text: str, other: str | None = None) -> Prefill:

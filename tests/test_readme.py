@@ -39,7 +39,7 @@ def test_commands_of_the_readme_parse(line: str, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as stopped:
         main([*shlex.split(line), "--help"])
     assert stopped.value.code == 0
-    assert line.split()[0] in capsys.readouterr().out
+    assert line.split(maxsplit=1)[0] in capsys.readouterr().out
 
 
 def test_the_method_of_the_guide_works(tmp_path: Path) -> None:
