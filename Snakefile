@@ -5,7 +5,7 @@ import sys
 from proxykv.catalog import code_digest, digest
 from proxykv.spec import ConfigError, Run
 
-if "families" not in config:
+if not workflow.configfiles:
 
     configfile: "config.yaml"
 

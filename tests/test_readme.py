@@ -59,5 +59,7 @@ assert scores.shape == (2, 2, 5)
 norms = keys[0, :, 2:].norm(dim=-1)
 assert scores[0].argmax(-1).equal(norms.argmin(-1))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
