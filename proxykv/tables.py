@@ -35,7 +35,13 @@ from proxykv.stats import (
 )
 
 SUBJECT, ORACLE, FULL = "proxykv", "kvzip", "full"
-CONTROLS = ("prior", "proxykv_shuffled", "cross_kvzip_budget", "cross_prior_budget")
+CONTROLS = (
+    "prior",
+    "prior_mean",
+    "proxykv_shuffled",
+    "cross_kvzip_budget",
+    "cross_prior_budget",
+)
 REFERENCES = (ORACLE, "snapkv", *CONTROLS)
 LOW_RETENTION = 0.3
 LOW = f"<={LOW_RETENTION}"

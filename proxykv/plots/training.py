@@ -32,7 +32,7 @@ def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
         return None
     kinds = ("total loss", "loss terms", "mass reconstruction", "kept-set overlap")
     titles = [f"{name}: {kind}" if kind == kinds[0] else kind for name in logs for kind in kinds]
-    figure, axes = panels(titles, columns=4, width=3.7, height=3.1, beside=False)
+    figure, axes = panels(titles, columns=4, width=3.7, height=3.9, beside=False)
     for i, log in enumerate(logs.values()):
         total, terms, mass, overlap = axes[4 * i : 4 * i + 4]
         _lines(total, log, {"total": "#D55E00"}, logarithmic=True)
@@ -43,7 +43,14 @@ def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
     for axis in axes:
         axis.set_xlabel("step")
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7.5, ncols=2, handlelength=1.6, columnspacing=0.9)
+            axis.legend(
+                fontsize=7.5,
+                ncols=2,
+                handlelength=1.6,
+                columnspacing=0.9,
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.18),
+            )
     return figure
 
 
