@@ -117,7 +117,8 @@ def _literal(path: Path, name: str) -> Any:
     """Value of a module-level literal, or an empty mapping where the module has none."""
     statements: Iterable[ast.stmt] = ast.parse(path.read_text("utf-8")).body
     for node in statements:
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+        if not isinstance(node, ast.Assign):
+            continue
+        if any(isinstance(target, ast.Name) and target.id == name for target in node.targets):
             return ast.literal_eval(node.value)
     return {}

@@ -19,15 +19,13 @@ def grade(cell: Cell) -> Path:
         ConfigError: if a row departs from workflow/schemas/row.schema.yaml.
     """
     metric = importlib.import_module(f"proxykv.tasks.{cell.benchmark}").score
-    rows = pd.read_parquet(cell.file("predictions"))
-    rows["score"] = [
-        float(metric(cell.task, row.prediction, list(row.references))) for row in rows.itertuples()
-    ]
-    rows = rows[list(catalog.schema("row")["properties"])]
     path = cell.file("rows")
-    for number, row in enumerate(rows.to_dict("records")):
+    rows = pd.read_parquet(cell.file("predictions")).to_dict("records")
+    for number, row in enumerate(rows):
         row["references"] = list(row["references"])
+        row["score"] = float(metric(cell.task, row["prediction"], row["references"]))
         if problems := check.schema_problems(row, "row", f"{path} row {number}"):
             raise ConfigError(problems[0])
-    write_parquet(path, rows)
+    columns = list(catalog.schema("row")["properties"])
+    write_parquet(path, pd.DataFrame(rows).reindex(columns=columns))
     return path
