@@ -19,6 +19,7 @@ from proxykv.cache import ContextLayer
 from proxykv.models import Model
 from proxykv.prefill import Prefill, prefill
 from proxykv.scorer import Bench
+from proxykv.spec import ConfigError
 from proxykv.tensors import Ids, Scores
 
 Pooling = Literal["avg", "max"]
@@ -36,6 +37,8 @@ class SnapKV:
 
     def __init__(self, bench: Bench, preset: str = "original") -> None:
         """`preset`: `original` (the authors' LongBench setting) or `kvpress` (its defaults)."""
+        if preset not in PRESETS:
+            raise ConfigError(f"snapkv has no preset {preset!r}; known: {', '.join(PRESETS)}")
         self.settings = PRESETS[preset]
 
     def score(self, prefill: Prefill) -> Scores:

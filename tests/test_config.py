@@ -261,3 +261,12 @@ def test_planning_a_bad_config_prints_the_line_and_no_traceback(tmp_path: Path) 
     assert done.returncode != 0
     assert "config.methods: unknown method 'kvzp'; did you mean 'kvzip'?" in said
     assert "Traceback" not in said
+
+
+def test_the_schema_knows_exactly_the_settings_of_training() -> None:
+    from dataclasses import fields
+
+    from proxykv.train import TrainConfig
+
+    known = set(catalog.schema("config")["properties"]["training"]["properties"])
+    assert known == {field.name for field in fields(TrainConfig)} - {"seed"}
