@@ -144,7 +144,7 @@ def test_code_with_needles_is_still_code(task, options):
     for example in needles.build(task, split="eval", **options):
         if example.meta["style"] == "code":
             whole = example.context[: example.context.rindex("\n\n\ndef ")]
-            ast.parse(whole[whole.index("\ndef ") :])
+            assert ast.parse(whole[whole.index("\ndef ") :]).body
 
 
 def test_splits_share_no_template_no_word_and_no_name():

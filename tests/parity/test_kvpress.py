@@ -39,7 +39,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, T
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return torch.load(path)
+    return torch.load(path, weights_only=True)
 
 
 @pytest.mark.parametrize("name", CASES)
