@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from proxykv.spec import ConfigError
-from proxykv.stages import ConvStage, HeadStage, TimeStage
+from proxykv.stages import ConvStage, HeadStage, MapperConfig, TimeStage
 
 # Closer to 0 a KVzip score says "never attended", closer to 1 "always": there, all is noise.
 EPS = 1e-4
 WEIGHTS_FILE, CARD_FILE = "mapper.safetensors", "card.json"
-
-
-@dataclass(frozen=True)
-class MapperConfig:
-    """Shape of a mapper. `conv`, `time`, `head` switch a stage off for the component ablation."""
-
-    proxy_layers: int
-    proxy_heads: int
-    layers: int
-    heads: int
-    variant: str = "hybrid"
-    features: int = 16
-    kernel: int = 7
-    conv_blocks: int = 2
-    time_width: int = 64
-    time_dilations: Sequence[int] = (1, 4, 16)
-    width: int = 32
-    attention_heads: int = 2
-    dropout: float = 0.1
-    conv: bool = True
-    time: bool = True
-    head: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
-        if self.variant not in VARIANTS:
-            raise ConfigError(
-                f"mapper: unknown variant {self.variant!r}; choose one of {', '.join(VARIANTS)}"
-            )
-        if self.kernel % 2 == 0:
-            raise ConfigError(f"mapper: kernel {self.kernel} is even; choose an odd number")
-        if self.width % self.attention_heads:
-            raise ConfigError(
-                f"mapper: width {self.width} is no multiple of attention_heads "
-                f"{self.attention_heads}; choose a multiple"
-            )
-        object.__setattr__(self, "time_dilations", tuple(self.time_dilations))
-
-    @property
-    def proxy_channels(self) -> int:
-        """C_p = proxy layers × proxy KV heads."""
-        return self.proxy_layers * self.proxy_heads
-
-    @property
-    def target_channels(self) -> int:
-        """Target layers × target KV heads."""
-        return self.layers * self.heads
 
 
 class Mapper(nn.Module):
@@ -192,12 +145,9 @@ class HybridAxialMapper(Mapper):
         return self.head(features, context)
 
 
-VARIANTS: dict[str, type[Mapper]] = {"hybrid": HybridAxialMapper, "linear": LinearMapper}
-
-
 def build_mapper(config: MapperConfig) -> Mapper:
     """A fresh mapper of the configured variant, initialised from torch's global generator."""
-    return VARIANTS[config.variant](config)
+    return LinearMapper(config) if config.variant == "linear" else HybridAxialMapper(config)
 
 
 def save_mapper(folder: Path, mapper: Mapper, card: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,65 @@
-"""The three stages of the HybridAxialMapper: along tokens, along tokens, across heads."""
+"""A mapper's shape, and the HybridAxialMapper's stages: along tokens (twice), across heads."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from proxykv.mapper import MapperConfig
+from proxykv.spec import ConfigError
+
+VARIANTS = ("hybrid", "linear")
+
+
+@dataclass(frozen=True)
+class MapperConfig:
+    """Shape of a mapper. `conv`, `time`, `head` switch a stage off for the component ablation."""
+
+    proxy_layers: int
+    proxy_heads: int
+    layers: int
+    heads: int
+    variant: str = "hybrid"
+    features: int = 16
+    kernel: int = 7
+    conv_blocks: int = 2
+    time_width: int = 64
+    time_dilations: Sequence[int] = (1, 4, 16)
+    width: int = 32
+    attention_heads: int = 2
+    dropout: float = 0.1
+    conv: bool = True
+    time: bool = True
+    head: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        if self.variant not in VARIANTS:
+            raise ConfigError(
+                f"mapper: unknown variant {self.variant!r}; choose one of {', '.join(VARIANTS)}"
+            )
+        if self.kernel % 2 == 0:
+            raise ConfigError(f"mapper: kernel {self.kernel} is even; choose an odd number")
+        if self.width % self.attention_heads:
+            raise ConfigError(
+                f"mapper: width {self.width} is no multiple of attention_heads "
+                f"{self.attention_heads}; choose a multiple"
+            )
+        object.__setattr__(self, "time_dilations", tuple(self.time_dilations))
+
+    @property
+    def proxy_channels(self) -> int:
+        """C_p = proxy layers × proxy KV heads."""
+        return self.proxy_layers * self.proxy_heads
+
+    @property
+    def target_channels(self) -> int:
+        """Target layers × target KV heads."""
+        return self.layers * self.heads
 
 
 class ConvStage(nn.Module):

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
-from proxykv.mapper import Mapper, MapperConfig, build_mapper
+from proxykv.mapper import Mapper, build_mapper
 from proxykv.spec import ConfigError
+from proxykv.stages import MapperConfig
 
 
 def load_scores(

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from proxykv.mapper import MapperConfig, build_mapper, load_mapper, save_mapper
+from proxykv.mapper import build_mapper, load_mapper, save_mapper
 from proxykv.spec import ConfigError
+from proxykv.stages import MapperConfig
 
 SMALL = MapperConfig(
     proxy_layers=2,
