@@ -58,11 +58,6 @@ class Dataset:
     options: Mapping[str, Any]
     path: Path
 
-    @property
-    def id(self) -> str:
-        """Name within its split: benchmark/task, or more where that is not unique."""
-        return self.path.stem
-
 
 @dataclass(frozen=True)
 class Cell:
