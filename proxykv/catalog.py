@@ -35,12 +35,12 @@ def variants() -> Mapping[str, Mapping[str, Any]]:
 
 @cache
 def tasks() -> Mapping[str, tuple[str, ...]]:
-    """Benchmarks to their tasks: `TASKS` of the files in proxykv/tasks/ that define it."""
-    found = {}
-    for path in sorted((ROOT / "proxykv" / "tasks").glob("[!_]*.py")):
-        if names := _literal(path, "TASKS"):
-            found[path.stem] = tuple(names)
-    return found
+    """Benchmarks to their tasks: `TASKS` of the modules in proxykv/tasks/ that define it."""
+    folder = ROOT / "proxykv" / "tasks"
+    modules = {p.stem: p for p in folder.glob("[!_]*.py")}
+    modules |= {p.parent.name: p for p in folder.glob("*/__init__.py")}
+    literals = {name: _literal(modules[name], "TASKS") for name in sorted(modules)}
+    return {name: tuple(names) for name, names in literals.items() if names}
 
 
 @cache

@@ -19,6 +19,7 @@ def config_problems(config: Mapping[str, Any]) -> list[str]:
         *_family_problems(config),
         *_method_problems(config),
         *_dataset_problems(config),
+        *_length_problems(config),
         *_retention_problems(config),
     ]
 
@@ -105,6 +106,20 @@ def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
             seen += [f"{name}/{task}" for task in entry["tasks"]]
         if section == "benchmarks":
             yield from _repeated(seen, "config.benchmarks")
+
+
+def _length_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    known = catalog.families()
+    windows = {name: known[name].get("max_context") for name in config["families"] if name in known}
+    for section in ("benchmarks", "corpus"):
+        for i, entry in enumerate(config.get(section, ())):
+            longest = max(entry.get("lengths", [0]))
+            for family, window in windows.items():
+                if window and longest > window:
+                    yield (
+                        f"config.{section}[{i}].lengths: {longest} tokens are more than family "
+                        f"{family!r} may see ({window}, max_context of its file)"
+                    )
 
 
 def _retention_problems(config: Mapping[str, Any]) -> Iterator[str]:

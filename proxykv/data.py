@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from inspect import signature
 
 from tokenizers import Tokenizer
 
@@ -16,18 +17,21 @@ def make_dataset(run: Run, dataset: Dataset) -> None:
     Raises:
         ConfigError: if the benchmark does not take the options that the config gives.
     """
-    benchmark = importlib.import_module(f"proxykv.tasks.{dataset.benchmark}")
+    build = importlib.import_module(f"proxykv.tasks.{dataset.benchmark}").build
     tokenizer = Tokenizer.from_file(str(run.model_dir(dataset.family, "target") / "tokenizer.json"))
+    given = {"contexts": dataset.contexts, "lengths": dataset.lengths, **dataset.options}
+    known = {
+        "tokenizer": tokenizer,
+        "seed": dataset.seed,
+        "split": dataset.split,
+        "max_context": dataset.max_context,
+        "downloads": run.cache / "sources",
+    }
+    # A benchmark's `build` names what it needs of what the run knows.
+    asked = {name: known[name] for name in known.keys() & signature(build).parameters.keys()}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
-        examples = benchmark.build(
-            dataset.task,
-            tokenizer=tokenizer,
-            contexts=dataset.contexts,
-            lengths=dataset.lengths,
-            seed=dataset.seed,
-            split=dataset.split,
-            **dataset.options,
-        )
+        examples = build(dataset.task, **asked, **given)
     except TypeError as error:
         raise ConfigError(f"options of benchmark {dataset.benchmark!r}: {error}") from error
     write_jsonl(dataset.path, examples)

@@ -18,11 +18,15 @@ from proxykv.tensors import Keep
 
 @dataclass(frozen=True)
 class Ask:
-    """A tokenized question: `prompt` up to where the answer starts, and the reference answer."""
+    """A tokenized question: `prompt` up to where the answer starts, and the reference answer.
+
+    `stop`: ids that end the answer besides the model's own, but not before it has a token.
+    """
 
     prompt: tuple[int, ...]
     reference: tuple[int, ...]
     max_new_tokens: int
+    stop: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,14 @@ class Answer:
     """What a pruned cache answers to a question, and how it sees the reference answer.
 
     `nll`: mean negative log-likelihood per reference token; `kl`: mean KL(full cache || this
-    cache) of the next-token distributions along the reference; both in nats. `seconds` is the wall
+    cache) of the next-token distributions along the reference; both in nats, None where the
+    reference is empty. `seconds` is the wall
     time of the batch of `rows` rows that decoded together.
     """
 
     ids: tuple[int, ...]
-    nll: float
-    kl: float
+    nll: float | None
+    kl: float | None
     seconds: float
     rows: int
 
@@ -76,6 +81,7 @@ class _Batch:
         self.first = len(prefill.input_ids)
         self.questions = [q for q, _ in grid]
         self.asks = [asks[q] for q in self.questions]
+        self.stops = [self.model.stop_ids | ask.stop for ask in self.asks]
         row_keep = self._tensor([k for _, k in grid])
         self.cache = SweepCache(prefill.cache, prefill.prefix_len, keeps, row_keep)
         self.prompts = self._tensor([len(ask.prompt) for ask in self.asks])
@@ -104,16 +110,20 @@ class _Batch:
 
     def _along_reference(
         self, hidden: Tensor, full: dict[int, Tensor]
-    ) -> tuple[list[float], list[float], Int[Tensor, " row"]]:
+    ) -> tuple[list[float | None], list[float | None], Int[Tensor, " row"]]:
         """NLL and KL along the reference, and the first token of each row's own answer."""
-        nll: list[float] = []
-        kl: list[float] = []
+        nll: list[float | None] = []
+        kl: list[float | None] = []
         tokens: list[Tensor] = []
         for row, ask in enumerate(self.asks):
             first = len(ask.prompt) - 1
             # A row at a time: a batch of vocabulary-wide distributions would dwarf the cache.
             logits = self.model.logits(hidden[row, first : first + len(ask.reference) + 1])
-            tokens.append(logits[0].argmax())
+            tokens.append(self._first(logits[0], row))
+            if not ask.reference:
+                nll.append(None)
+                kl.append(None)
+                continue
             log_p = logits[: len(ask.reference)].log_softmax(dim=-1)
             log_full = full.setdefault(self.questions[row], log_p)
             reference = self._tensor(ask.reference)[:, None]
@@ -122,18 +132,25 @@ class _Batch:
             kl.append(max(0.0, divergence))  # rounding may leave a full cache just below 0
         return nll, kl, torch.stack(tokens)
 
+    def _first(self, logits: Float[Tensor, " vocabulary"], row: int) -> Int[Tensor, ""]:
+        """The answer's first token, which does not end it where the question has its own stops."""
+        if self.asks[row].stop:
+            logits = logits.clone()
+            logits[self._tensor(sorted(self.stops[row]))] = -torch.inf
+        return logits.argmax()
+
     def _decode(self, tokens: Int[Tensor, " row"]) -> list[list[int]]:
         written: list[list[int]] = [[] for _ in self.asks]
-        stop = self.model.stop_ids
         where = self.first + self.prompts
         active = list(range(len(self.asks)))  # batch row -> answer
         while True:
             for token, row in zip(tokens.tolist(), active, strict=True):
-                if not self._done(written[row], row, stop):
+                if not self._done(written[row], row):
                     written[row].append(token)
-            going = [i for i, row in enumerate(active) if not self._done(written[row], row, stop)]
+            going = [i for i, row in enumerate(active) if not self._done(written[row], row)]
             if not going:
-                return [[t for t in ids if t not in stop] for ids in written]
+                answers = zip(written, self.stops, strict=True)
+                return [[t for t in ids if t not in stop] for ids, stop in answers]
             # Dropping finished rows copies the others' keys: only worth it for a good part of them.
             if len(going) <= 0.75 * len(active):
                 rows = self._tensor(going)
@@ -144,8 +161,9 @@ class _Batch:
             tokens = self.model.logits(hidden[:, -1]).argmax(dim=-1)
             where = where + 1
 
-    def _done(self, ids: list[int], row: int, stop: frozenset[int]) -> bool:
-        return len(ids) >= self.asks[row].max_new_tokens or bool(ids and ids[-1] in stop)
+    def _done(self, ids: list[int], row: int) -> bool:
+        full = len(ids) >= self.asks[row].max_new_tokens
+        return full or bool(ids and ids[-1] in self.stops[row])
 
     def _tensor(self, values: Sequence[int]) -> Tensor:
         return torch.tensor(values, device=self.device)

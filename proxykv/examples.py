@@ -14,23 +14,33 @@ class Question:
     """What follows the context, up to the point where the model answers.
 
     `references` are the accepted answers; the first one is the text along which NLL and KL are
-    measured, so it must be what the model is expected to write.
+    measured, so it must be what the model is expected to write. `answer_start` is what the answer
+    is made to begin with (after the chat template's own opening). A text in `stop` ends the answer,
+    which then has one token at least. `meta` is what the benchmark's metric needs besides.
     """
 
     text: str
     references: tuple[str, ...]
     max_new_tokens: int
+    answer_start: str = ""
+    stop: tuple[str, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One context and every question asked of it (none for a context that only trains a mapper)."""
+    """One context and every question asked of it (none for a context that only trains a mapper).
+
+    `chat` is False for texts that go without a chat template, whatever the model has.
+    `meta["truncated"]` says that the context was cut to fit the model.
+    """
 
     id: str
     task: str
     context: str
     questions: tuple[Question, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+    chat: bool = True
 
 
 def write_jsonl(path: Path, examples: Iterable[Example]) -> None:
@@ -51,7 +61,8 @@ def read_jsonl(path: Path) -> list[Example]:
 
 
 def _example(raw: dict[str, Any]) -> Example:
-    questions = tuple(
-        Question(q["text"], tuple(q["references"]), q["max_new_tokens"]) for q in raw["questions"]
-    )
-    return Example(raw["id"], raw["task"], raw["context"], questions, raw["meta"])
+    questions = [
+        Question(**{**q, "references": tuple(q["references"]), "stop": tuple(q["stop"])})
+        for q in raw["questions"]
+    ]
+    return Example(**{**raw, "questions": tuple(questions)})

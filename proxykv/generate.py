@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,9 @@ from proxykv.spec import ROLES, Cell, Method, Run
 from proxykv.tensors import Keep, Scores
 
 log = logging.getLogger(__name__)
+
+REFERENCE_TOKENS = 128
+"""Tokens of the reference answer along which NLL and KL are measured."""
 
 Key = tuple[str, str, str, float]
 """What is done once: (context id, prompt hash, method digest, retention)."""
@@ -84,14 +87,12 @@ class Generator:
         self, example: Example, wanted: list[tuple[Method, float]]
     ) -> Iterator[dict[str, Any]]:
         filled = self._prefill(example)
-        variants = list(self._variants(filled, wanted))
-        asks = [_ask(self.target, question) for question in example.questions]
-        answers = answer(filled, [v.keep for v in variants], asks, self.spec.config["batch_rows"])
+        asks = [_ask(filled.model, question) for question in example.questions]
+        answered = self._answered(filled, asks, wanted)
         for index, (question, ask, given) in enumerate(
-            zip(example.questions, asks, answers, strict=True)
+            zip(example.questions, asks, answered, strict=True)
         ):
-            # The first answer is the full cache's, which `answer` always gives.
-            for variant, one in zip(variants, given[1:], strict=True):
+            for variant, one in given:
                 yield {
                     "family": self.cell.family,
                     "benchmark": self.cell.benchmark,
@@ -99,7 +100,7 @@ class Generator:
                     "context_id": example.id,
                     "question": index,
                     **self._about(variant, filled),
-                    **_outcome(self.target, question, ask, one),
+                    **_outcome(filled.model, question, ask, one),
                     "truncated": bool(example.meta.get("truncated", False)),
                     "prompt_hash": _prompt_hash(example, question),
                     **self._provenance,
@@ -107,17 +108,40 @@ class Generator:
                 }
 
     def _prefill(self, example: Example) -> Prefill:
+        model = self.target if example.chat else self.target.without_template()
         others = self.examples[(self.examples.index(example) + 1) % len(self.examples)]
-        donor = context_ids(self.target, others.context) if others != example else None
-        ids = context_ids(self.target, example.context)
-        return prefill(self.target, ids, len(self.target.prefix), donor)
+        donor = context_ids(model, others.context) if others != example else None
+        return prefill(model, context_ids(model, example.context), len(model.prefix), donor)
 
-    def _variants(self, filled: Prefill, wanted: list[tuple[Method, float]]) -> Iterator[Variant]:
+    def _answered(
+        self, filled: Prefill, asks: list[Ask], wanted: list[tuple[Method, float]]
+    ) -> Iterator[list[tuple[Variant, Answer]]]:
+        """For every question, what each variant answers."""
+        rows = self.spec.config["batch_rows"]
+        if self.spec.protocol == "query_agnostic":
+            variants = list(self._variants(filled, filled, wanted))
+            for given in answer(filled, [v.keep for v in variants], asks, rows):
+                # The first answer is the full cache's, which `answer` always gives.
+                yield list(zip(variants, given[1:], strict=True))
+            return
+        for ask in asks:
+            question = torch.tensor(ask.prompt, device=filled.input_ids.device)
+            both = torch.cat([filled.input_ids, question])
+            seen = prefill(filled.model, both, filled.prefix_len, filled.donor)
+            variants = list(self._variants(filled, seen, wanted))
+            (given,) = answer(filled, [v.keep for v in variants], [ask], rows)
+            yield list(zip(variants, given[1:], strict=True))
+
+    def _variants(
+        self, filled: Prefill, seen: Prefill, wanted: list[tuple[Method, float]]
+    ) -> Iterator[Variant]:
+        """Kept sets of a context, from scores of what the scorers see: it, or it and a question."""
         scored: dict[str, tuple[Scores, float]] = {}
+        n = len(filled.context)
         for method, retention in wanted:
             if method.id not in scored:
                 scorer = self.scorers[method.id]
-                scored[method.id] = filled.timed(lambda s=scorer: scores_of(s, filled))
+                scored[method.id] = seen.timed(lambda s=scorer: scores_of(s, seen)[..., :n])
             scores, seconds = scored[method.id]
             if method.scope == "none":
                 keep = torch.ones_like(scores, dtype=torch.bool)
@@ -133,7 +157,7 @@ class Generator:
             "method": variant.method.id,
             "scope": variant.method.scope,
             "method_digest": self.digests[variant.method.id],
-            "protocol": self.spec.config["protocol"],
+            "protocol": self.spec.protocol,
             "retention": variant.retention,
             "achieved_retention": kept / variant.keep.numel(),
             "kv_bytes": kept * pair_bytes,
@@ -190,7 +214,8 @@ class Generator:
         weights = weights_digest(self._artefact(method.artefact)) if method.artefact else None
         used = [self._digest(self.spec.methods[m]) for m in method.uses]
         family = self.spec.family(self.cell.family)
-        return catalog.digest([method.digest, weights, used, family, self.pair, self.spec.seed])
+        run = (self.spec.seed, self.spec.protocol)
+        return catalog.digest([method.digest, weights, used, family, self.pair, *run])
 
 
 def grid(run: Run) -> list[tuple[Method, float]]:
@@ -204,9 +229,13 @@ def grid(run: Run) -> list[tuple[Method, float]]:
 
 
 def _ask(model: Model, question: Question) -> Ask:
-    prompt = (*model.encode(question.text), *model.suffix)
-    reference = model.encode(question.references[0])
-    return Ask(prompt, reference, question.max_new_tokens)
+    start = question.answer_start
+    prompt = (*model.encode(question.text), *model.suffix, *model.encode(start))
+    gap = " " if start and not start[-1].isspace() else ""
+    reference = model.encode(gap + question.references[0])[:REFERENCE_TOKENS]
+    # A tokenizer may put something before a lone line break: the last id is the break itself.
+    stop = frozenset(model.encode(text)[-1] for text in question.stop)
+    return Ask(prompt, reference, question.max_new_tokens, stop)
 
 
 def _outcome(model: Model, question: Question, ask: Ask, one: Answer) -> dict[str, Any]:
@@ -228,5 +257,4 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 def _prompt_hash(example: Example, question: Question) -> str:
     """Digest of all that decides an answer's text and its likelihoods, but for the model."""
-    limit = question.max_new_tokens
-    return catalog.digest([example.context, question.text, question.references, limit])
+    return catalog.digest([example.context, example.chat, asdict(question)])

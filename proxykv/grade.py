@@ -8,22 +8,29 @@ from pathlib import Path
 import pandas as pd
 
 from proxykv import catalog, check
+from proxykv.examples import read_jsonl
 from proxykv.journal import write_parquet
 from proxykv.spec import Cell, ConfigError
 
 
 def grade(cell: Cell) -> Path:
-    """Score every prediction of a cell in [0, 1] and write its rows.
+    """Score every prediction of a cell in [0, 1] with its benchmark's `grade`; write the rows.
 
     Raises:
         ConfigError: if a row departs from workflow/schemas/row.schema.yaml.
     """
-    metric = importlib.import_module(f"proxykv.tasks.{cell.benchmark}").score
+    metric = importlib.import_module(f"proxykv.tasks.{cell.benchmark}").grade
+    questions = {
+        (example.id, index): question
+        for example in read_jsonl(cell.dataset.path)
+        for index, question in enumerate(example.questions)
+    }
     path = cell.file("rows")
     rows = pd.read_parquet(cell.file("predictions")).to_dict("records")
     for number, row in enumerate(rows):
         row["references"] = list(row["references"])
-        row["score"] = float(metric(cell.task, row["prediction"], row["references"]))
+        question = questions[row["context_id"], row["question"]]
+        row |= {"score_fixed": None, **metric(cell.task, row["prediction"], question)}
         if problems := check.schema_problems(row, "row", f"{path} row {number}"):
             raise ConfigError(problems[0])
     columns = list(catalog.schema("row")["properties"])

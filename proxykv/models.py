@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class Model:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.net.device
+
+    def without_template(self) -> Model:
+        """The same model for texts that go without a chat template."""
+        return replace(self, prefix=_bos(self.tokenizer), suffix=())
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -97,14 +101,11 @@ def load_model(
     )
     net = net.to(_device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    prefix, suffix = _template(tokenizer, dict(chat_options or {})) if chat else ("", "")
-    return Model(
-        net=net,
-        tokenizer=tokenizer,
-        prefix=_prefix_ids(tokenizer, prefix, chat),
-        suffix=tuple(tokenizer.encode(suffix, add_special_tokens=False)),
-        digest=weights_digest(folder),
-    )
+    model = Model(net, tokenizer, _bos(tokenizer), suffix=(), digest=weights_digest(folder))
+    if not chat:
+        return model
+    before, after = _template(tokenizer, dict(chat_options or {}))
+    return replace(model, prefix=model.encode(before), suffix=model.encode(after))
 
 
 def load(run: Run, family: str, role: str) -> Model:
@@ -163,9 +164,7 @@ def _template(tokenizer: Any, options: dict[str, Any]) -> tuple[str, str]:
     return prefix, suffix
 
 
-def _prefix_ids(tokenizer: Any, prefix: str, chat: bool) -> tuple[int, ...]:
-    if chat:
-        return tuple(tokenizer.encode(prefix, add_special_tokens=False))
+def _bos(tokenizer: Any) -> tuple[int, ...]:
     return () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
 
 

@@ -52,6 +52,6 @@ def _state(cell: Cell) -> dict[str, object]:
         "benchmark": cell.benchmark,
         "task": cell.task,
         "state": "done" if cell.file("rows").exists() else state,
-        "contexts": f"{len({row['context_id'] for row in rows})}/{cell.dataset.contexts}",
+        "contexts": f"{len({row['context_id'] for row in rows})}/{cell.dataset.contexts or '?'}",
         "rows": len(rows),
     }

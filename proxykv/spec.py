@@ -46,14 +46,19 @@ class Method:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Contexts of one task, made for one family's tokenizer. `path`: its JSONL file."""
+    """Contexts of one task, made for one family's tokenizer. `path`: its JSONL file.
+
+    `contexts` and `lengths` are None where the benchmark itself decides; `max_context` is the most
+    tokens that the family's target may see, prompt and answer together.
+    """
 
     family: str
     benchmark: str
     task: str
     split: str
-    contexts: int
-    lengths: tuple[int, ...]
+    contexts: int | None
+    lengths: tuple[int, ...] | None
+    max_context: int
     seed: int
     options: Mapping[str, Any]
     path: Path
@@ -91,6 +96,7 @@ class Run:
         )
         self.name: str = config["run"]
         self.seed: int = self.config["seed"]
+        self.protocol: str = self.config["protocol"]
         self.retentions: tuple[float, ...] = tuple(sorted(map(float, config["retentions"])))
         self.training: Mapping[str, Any] = config.get("training", {})
         self.dir = Path("results") / self.name
@@ -187,8 +193,9 @@ class Run:
             "benchmark": entry["benchmark"],
             "task": task,
             "split": split,
-            "contexts": entry["contexts"],
-            "lengths": tuple(entry["lengths"]),
+            "contexts": entry.get("contexts"),
+            "lengths": tuple(entry["lengths"]) if "lengths" in entry else None,
+            "max_context": self.family(family)["max_context"],
             "seed": self.seed,
             "options": entry.get("options", {}),
         }

@@ -56,8 +56,8 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
     "missing key": (remove("families"), "config: 'families' is a required property"),
     "missing key inside": (
-        lambda config: config["corpus"][0].pop("contexts"),
-        "config.corpus[0]: 'contexts' is a required property",
+        lambda config: config["corpus"][0].pop("tasks"),
+        "config.corpus[0]: 'tasks' is a required property",
     ),
     "unknown method": (
         change(methods=["full", "snapvk"]),

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Digits, Punctuation, Sequence, WhitespaceSplit
 
-from proxykv.examples import read_jsonl, write_jsonl
+from proxykv.examples import Question, read_jsonl, write_jsonl
 from proxykv.spec import ConfigError
 from proxykv.tasks import needles, text
 from proxykv.tasks import sources as text_sources
@@ -178,7 +178,7 @@ def test_text_has_no_questions(options):
             assert example.questions == ()
             assert count_tokens(options["tokenizer"], example.context) <= example.meta["length"]
     with pytest.raises(ConfigError, match="no questions"):
-        text.score("prose", "", [""])
+        text.grade("prose", "", Question("", ("",), 1))
 
 
 @pytest.mark.parametrize(

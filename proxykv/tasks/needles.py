@@ -87,6 +87,11 @@ def build(
     return examples
 
 
+def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
+    """The row's scores."""
+    return {"score": score(task, prediction, question.references)}
+
+
 def score(task: str, prediction: str, references: Sequence[str]) -> float:
     """RULER's `string_match_all`: the share of an answer's parts that the prediction contains.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from proxykv.examples import Example
+from proxykv.examples import Example, Question
 from proxykv.spec import ConfigError
 from proxykv.tasks import sources as text_sources
 from proxykv.tasks.haystack import Haystacks, fill
@@ -47,6 +47,6 @@ def build(
     return examples
 
 
-def score(task: str, prediction: str, references: Sequence[str]) -> float:
+def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
     """Nothing is asked of these contexts: raises ConfigError."""
     raise ConfigError(f"text/{task} has no questions: use it for training, not for evaluation")

@@ -275,6 +275,11 @@ def _ask(task: str, facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
     return rng.sample(facts.questions, min(_ASKED[task], len(facts.questions)))
 
 
+def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
+    """The row's scores."""
+    return {"score": score(task, prediction, question.references)}
+
+
 def score(task: str, prediction: str, references: Sequence[str]) -> float:
     """Share of the reference's parts that the prediction contains, best over references.
 

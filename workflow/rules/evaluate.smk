@@ -34,6 +34,7 @@ rule generate:
 rule grade:
     input:
         rules.generate.output,
+        dataset=lambda wildcards: str(cell(wildcards).dataset.path),
     output:
         str(RUN.dir / "rows/{family}/{benchmark}/{task}.parquet"),
     log:
