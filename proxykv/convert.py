@@ -55,7 +55,7 @@ def convert(model: Mapping[str, Any], out: Path) -> Path:
     """
     if "path" in model:
         raise ConfigError(f"{model['path']} is a local folder: nothing to convert")
-    if out.exists():
+    if out.exists() and any(out.iterdir()):  # Snakemake makes the empty folders of its outputs
         if _source(out) != _identity(model):
             raise ConfigError(f"{out} exists and was not made from this source; delete it first")
         return out

