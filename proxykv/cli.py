@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from proxykv import catalog
 from proxykv.spec import ConfigError, Run
 
 Step = Callable[[argparse.Namespace], None]
@@ -47,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(argument)
         return sub
 
-    add(_check, "configfile")
+    checked = add(_check)
+    checked.add_argument("configfile", nargs="?", help="config of a run")
+    checked.add_argument("--family", help="verify a family's models instead, without a GPU")
     for step, arguments in {
         _convert: ("family", "role"),
         _data: ("path",),
@@ -71,7 +74,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """check a config file and say what the run would consist of"""
+    """check a config file and say what the run would consist of, or verify a family's models"""
+    if (options.family is None) == (options.configfile is None):
+        raise ConfigError("proxykv check: give a config file, or --family with a family's name")
+    if options.family:
+        from proxykv.pair import verify
+
+        cache = Path(catalog.schema("config")["properties"]["cache"]["default"])
+        for line in verify(options.family, cache):
+            print(line)
+        return
     run = Run(_yaml(Path(options.configfile)))
     rows = len(run.methods) - 1, len(run.retentions) - 1
     print(

@@ -203,7 +203,7 @@ class Generator:
 
     def _load_proxy(self) -> Model:
         proxy = load(self.spec, self.cell.family, "proxy")
-        require_shared_vocabulary(self.target, proxy)
+        require_shared_vocabulary(self.target.tokenizer, proxy.tokenizer)
         return proxy
 
     def _artefact(self, artefact: str) -> Path:
@@ -213,7 +213,7 @@ class Generator:
         """Digest of the method with all weights it meets and the methods it combines."""
         weights = weights_digest(self._artefact(method.artefact)) if method.artefact else None
         used = [self._digest(self.spec.methods[m]) for m in method.uses]
-        family = self.spec.family(self.cell.family)
+        family = self.spec.models(self.cell.family)
         run = (self.spec.seed, self.spec.protocol)
         return catalog.digest([method.digest, weights, used, family, self.pair, *run])
 

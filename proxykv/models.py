@@ -80,6 +80,7 @@ def load_model(
     device: str = "cpu",
     chat: bool = False,
     chat_options: Mapping[str, Any] | None = None,
+    rope_scaling: Mapping[str, Any] | None = None,
 ) -> Model:
     """Load a transformers folder (safetensors) for pruning.
 
@@ -89,15 +90,22 @@ def load_model(
         device: a device string, or `auto` for the machine's accelerator if it has one.
         chat: put the prompt into the tokenizer's chat template.
         chat_options: variables for the template (for example `enable_thinking: false`).
+        rope_scaling: changes the config's `rope_parameters` (for example YaRN's).
 
     Raises:
         ConfigError: if the folder or its architecture cannot be used.
     """
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder}: no config.json; expected a transformers model folder")
-    refuse_unsupported(AutoConfig.from_pretrained(folder), folder)
+    config = AutoConfig.from_pretrained(folder)
+    refuse_unsupported(config, folder)
+    config.rope_parameters |= rope_scaling or {}
     net = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation=ATTENTION, use_safetensors=True
+        folder,
+        config=config,
+        dtype=getattr(torch, dtype),
+        attn_implementation=ATTENTION,
+        use_safetensors=True,
     )
     net = net.to(_device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -117,6 +125,7 @@ def load(run: Run, family: str, role: str) -> Model:
         device=model["device"],
         chat=model["chat"],
         chat_options=model.get("chat_options"),
+        rope_scaling=model.get("rope_scaling"),
     )
 
 
@@ -141,9 +150,9 @@ def weights_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def require_shared_vocabulary(target: Model, proxy: Model) -> None:
+def require_shared_vocabulary(target: Any, proxy: Any) -> None:
     """Raise ConfigError unless both tokenizers map the same pieces to the same ids."""
-    ours, theirs = target.tokenizer.get_vocab(), proxy.tokenizer.get_vocab()
+    ours, theirs = target.get_vocab(), proxy.get_vocab()
     differing = sorted(p for p in ours.keys() | theirs.keys() if ours.get(p) != theirs.get(p))
     if differing:
         raise ConfigError(

@@ -36,7 +36,7 @@ def extract(run: Run, family: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     examples = [e for d in run.datasets(family, "train") for e in read_jsonl(d.path)]
     target, proxy = load(run, family, "target"), load(run, family, "proxy")
-    require_shared_vocabulary(target, proxy)
+    require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
     made_by = catalog.digest([target.digest, proxy.digest, catalog.code_digest("proxykv.pipeline")])
     for i, example in enumerate(examples):
         path = folder / _file(example)

@@ -135,6 +135,14 @@ class Run:
         """Contents of a family's file."""
         return catalog.families()[name]
 
+    def models(self, family: str) -> Mapping[str, Any]:
+        """What a family's numbers depend on: both models' entries, but for device and shape."""
+        both = {role: self.family(family)[role] for role in ROLES}
+        return {
+            role: {k: v for k, v in model.items() if k not in ("device", "shape")}
+            for role, model in both.items()
+        }
+
     def datasets(self, family: str, split: str) -> list[Dataset]:
         """What a family is tested on (`eval`), or what its mappers are trained on (`train`)."""
         section = self.config["benchmarks"] if split == "eval" else self.config.get("corpus", [])
@@ -163,8 +171,7 @@ class Run:
 
     def model_dir(self, family: str, role: str) -> Path:
         """Transformers folder of a family's target or proxy."""
-        model = self.family(family)[role]
-        return Path(model["path"]) if "path" in model else self.cache / "models" / family / role
+        return model_folder(self.family(family), role, self.cache)
 
     def model_ready(self, family: str, role: str) -> Path:
         """A file that exists once the model's folder is complete, and changes with the weights."""
@@ -175,9 +182,8 @@ class Run:
 
     def scores_dir(self, family: str) -> Path:
         """Stored KVzip scores of a family's models on the corpus, shared by runs."""
-        models = [self.family(family)[role] for role in ROLES]
         corpus = [str(d.path) for d in self.datasets(family, "train")]
-        return self.cache / "scores" / f"{family}-{digest([models, corpus])}"
+        return self.cache / "scores" / f"{family}-{digest([self.models(family), corpus])}"
 
     def artefact_dir(self, family: str, method_id: str) -> Path:
         """Folder of a fitted method."""
@@ -200,9 +206,15 @@ class Run:
             "options": entry.get("options", {}),
         }
         # The same settings on another tokenizer are other data.
-        source = self.family(family)["target"]
+        source = self.models(family)["target"]
         name = f"{entry['benchmark']}-{task}-{digest([settings, source])}.jsonl"
         return Dataset(family, path=self.cache / "data" / family / split / name, **settings)
+
+
+def model_folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
+    """Transformers folder of a target or proxy: a local one, or the one that it is converted to."""
+    model = family[role]
+    return Path(model["path"]) if "path" in model else cache / "models" / family["family"] / role
 
 
 def _method(entry: str | Mapping[str, Any]) -> Method:

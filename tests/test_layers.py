@@ -23,7 +23,14 @@ ORDER = [
     *("proxykv.train", "baselines", "proxykv.pipeline"),
     # Jobs.
     *("proxykv.journal", "proxykv.provenance", "proxykv.generate", "proxykv.wheels"),
-    *("proxykv.convert", "proxykv.scores", "proxykv.fit", "proxykv.progress", "proxykv.cli"),
+    *(
+        "proxykv.pair",
+        "proxykv.convert",
+        "proxykv.scores",
+        "proxykv.fit",
+        "proxykv.progress",
+        "proxykv.cli",
+    ),
 ]
 """Every module may import those before it. `baselines` stands for its files."""
 

@@ -24,7 +24,7 @@ rule generate:
     params:
         methods=digest({m.id: m.digest for m in RUN.methods.values()}),
         retentions=digest(RUN.retentions),
-        family=lambda wildcards: digest(RUN.family(wildcards.family)),
+        family=lambda wildcards: digest(RUN.models(wildcards.family)),
     shell:
         step(
             "generate {wildcards.family} {wildcards.benchmark} {wildcards.task} --threads {threads}"
