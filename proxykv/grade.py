@@ -34,5 +34,7 @@ def grade(cell: Cell) -> Path:
         if problems := check.schema_problems(row, "row", f"{path} row {number}"):
             raise ConfigError(problems[0])
     columns = list(catalog.schema("row")["properties"])
-    write_parquet(path, pd.DataFrame(rows).reindex(columns=columns))
+    # A column without a single number must still be one of numbers.
+    optional = dict.fromkeys(("score_fixed", "nll", "kl"), float)
+    write_parquet(path, pd.DataFrame(rows).reindex(columns=columns).astype(optional))
     return path

@@ -15,11 +15,11 @@ TASKS = ("single", "multikey", "multivalue", "vt")
 RETENTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 COLUMNS = (
     "family", "benchmark", "task", "context_id", "question", "method", "scope", "method_digest",
-    "protocol", "retention", "achieved_retention", "prediction", "references", "score", "nll",
-    "kl", "kv_bytes", "kv_bytes_full", "prefill_seconds", "score_seconds", "decode_seconds",
-    "decode_rows", "context_tokens", "question_tokens", "new_tokens", "truncated", "prompt_hash",
-    "target", "target_hash", "proxy", "proxy_hash", "seed", "config_hash", "code_hash", "commit",
-    "device", "dtype", "threads", "versions", "created",
+    "protocol", "retention", "achieved_retention", "prediction", "references", "score",
+    "score_fixed", "nll", "kl", "kv_bytes", "kv_bytes_full", "prefill_seconds", "score_seconds",
+    "decode_seconds", "decode_rows", "context_tokens", "question_tokens", "new_tokens",
+    "truncated", "prompt_hash", "target", "target_hash", "proxy", "proxy_hash", "seed",
+    "config_hash", "code_hash", "commit", "device", "dtype", "threads", "versions", "created",
 )  # fmt: skip
 # method -> (scope, score at the smallest and at the largest retention)
 METHODS = {
@@ -73,6 +73,7 @@ def make_rows(
                                 "prediction": answer if right else wrong,
                                 "references": [answer],
                                 "score": float(right),
+                                "score_fixed": np.nan,
                                 "kl": kl,
                                 "nll": 0.05 + kl,
                             }

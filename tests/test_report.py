@@ -334,3 +334,17 @@ def test_report_of_two_families_without_mapper_or_oracle(tmp_path: Path):
     build_report(tmp_path / "run", tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "KVzip was not run" in text and "a · tiny" in text and "b · tiny" in text
+
+
+def test_a_mended_metric_is_told_beside_the_official_one(rows: pd.DataFrame, tmp_path: Path):
+    assert tables.per_task(rows).fixed.isna().all()
+    mended = rows.assign(score_fixed=np.where(rows.task == "vt", 1.0, np.nan))
+    table = tables.per_task(mended).set_index("task")
+    assert (table.fixed["vt"] == 1).all()
+    assert table.fixed["single"].isna().all()
+    pages = []
+    for name, some in (("plain", rows), ("mended", mended)):
+        write_run(tmp_path / name, some, mapper=False)
+        build_report(tmp_path / name, tmp_path / f"{name}.html")
+        pages.append((tmp_path / f"{name}.html").read_text("utf-8"))
+    assert [page.count("mended metric") > 0 for page in pages] == [False, True]

@@ -21,6 +21,7 @@ from proxykv.report.verdict import verdicts
 
 METRICS = (cells.SCORE, cells.RECOVERY, cells.KL)
 TASK_METRICS = (cells.SCORE, cells.PERCENT, cells.NLL, cells.KL)
+FIXED_METRICS = (*TASK_METRICS, cells.FIXED)
 
 
 def build_report(run_dir: Path, out: Path) -> None:
@@ -104,7 +105,12 @@ def _boards(made: dict[str, pd.DataFrame], order: list[str]) -> list[dict[str, A
                     board, METRICS, id=f"board-{i}", caption=title, order=own
                 ),
                 "tasks": cells.matrix(
-                    tasks, TASK_METRICS, id=f"tasks-{i}", caption=title, order=order, lead=["task"]
+                    tasks,
+                    FIXED_METRICS if tasks.fixed.notna().any() else TASK_METRICS,
+                    id=f"tasks-{i}",
+                    caption=title,
+                    order=order,
+                    lead=["task"],
                 ),
             }
         )
