@@ -23,7 +23,12 @@ Step = Callable[[argparse.Namespace], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; a user's mistake is printed as it is, with exit status 2."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if options.step is _lm_eval:
+        options.arguments = rest  # lm-eval's own
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     # Steps write to logs, where progress bars are noise.
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
@@ -70,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     forget.add_argument("--config", type=Path, required=True, help="results/<run>/config.json")
     forget.add_argument("--method", required=True, help="drop this method's rows")
     forget.add_argument("--task", help="of this task only")
+    add(_lm_eval)
     return parser
 
 
@@ -180,6 +186,13 @@ def _forget(options: argparse.Namespace) -> None:
 
     dropped = forget(Run.read(options.config), options.method, options.task)
     print(f"{dropped} rows dropped")
+
+
+def _lm_eval(options: argparse.Namespace) -> None:
+    """run lm-eval's command line with pruned contexts: --tasks … --model_args target=…,method=…"""
+    from proxykv.integrations.lm_eval import run
+
+    run(options.arguments)
 
 
 def _yaml(path: Path) -> Any:

@@ -43,6 +43,11 @@ class Model:
         """Where the weights are."""
         return self.net.device
 
+    def with_template(self, options: Mapping[str, Any] | None = None) -> Model:
+        """The same model for texts in its tokenizer's chat template, which `options` go to."""
+        before, after = _template(self.tokenizer, dict(options or {}))
+        return replace(self, prefix=self.encode(before), suffix=self.encode(after))
+
     def without_template(self) -> Model:
         """The same model for texts that go without a chat template."""
         return replace(self, prefix=_bos(self.tokenizer), suffix=())
@@ -110,10 +115,7 @@ def load_model(
     net = net.to(_device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = Model(net, tokenizer, _bos(tokenizer), suffix=(), digest=weights_digest(folder))
-    if not chat:
-        return model
-    before, after = _template(tokenizer, dict(chat_options or {}))
-    return replace(model, prefix=model.encode(before), suffix=model.encode(after))
+    return model.with_template(chat_options) if chat else model
 
 
 def load(run: Run, family: str, role: str) -> Model:

@@ -124,7 +124,7 @@ class Run:
     @cached_property
     def methods(self) -> Mapping[str, Method]:
         """Methods by id, in the config's order."""
-        return {m.id: m for m in map(_method, self.config["methods"])}
+        return {m.id: m for m in map(method_of, self.config["methods"])}
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -217,7 +217,7 @@ def model_folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
     return Path(model["path"]) if "path" in model else cache / "models" / family["family"] / role
 
 
-def _method(entry: str | Mapping[str, Any]) -> Method:
+def method_of(entry: str | Mapping[str, Any]) -> Method:
     """A method of the config: an id of the catalogue, or such an id with other parameters."""
     if isinstance(entry, str):
         entry = {"id": entry, "base": entry}

@@ -1,0 +1,1 @@
+"""Front doors for other programs."""
