@@ -17,6 +17,8 @@ class Question:
     measured, so it must be what the model is expected to write. `answer_start` is what the answer
     is made to begin with (after the chat template's own opening). A text in `stop` ends the answer,
     which then has one token at least. `meta` is what the benchmark's metric needs besides.
+    `history` holds earlier questions of the same conversation, each with the answer that the model
+    is to believe it gave.
     """
 
     text: str
@@ -25,6 +27,7 @@ class Question:
     answer_start: str = ""
     stop: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+    history: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,10 @@ def read_jsonl(path: Path) -> list[Example]:
 
 
 def _example(raw: dict[str, Any]) -> Example:
-    questions = [
-        Question(**{**q, "references": tuple(q["references"]), "stop": tuple(q["stop"])})
-        for q in raw["questions"]
-    ]
-    return Example(**{**raw, "questions": tuple(questions)})
+    return Example(**{**raw, "questions": tuple(map(_question, raw["questions"]))})
+
+
+def _question(raw: dict[str, Any]) -> Question:
+    lists = {name: tuple(raw[name]) for name in ("references", "stop")}
+    history = tuple((text, answer) for text, answer in raw["history"])
+    return Question(**{**raw, **lists, "history": history})

@@ -230,12 +230,19 @@ def grid(run: Run) -> list[tuple[Method, float]]:
 
 def _ask(model: Model, question: Question) -> Ask:
     start = question.answer_start
-    prompt = (*model.encode(question.text), *model.suffix, *model.encode(start))
+    asked = (*model.encode(question.text), *model.suffix, *model.encode(start))
+    prompt = (*_history(model, question), *asked)
     gap = " " if start and not start[-1].isspace() else ""
     reference = model.encode(gap + question.references[0])[:REFERENCE_TOKENS]
     # A tokenizer may put something before a lone line break: the last id is the break itself.
     stop = frozenset(model.encode(text)[-1] for text in question.stop)
     return Ask(prompt, reference, question.max_new_tokens, stop)
+
+
+def _history(model: Model, question: Question) -> Iterator[int]:
+    """Ids of the conversation that leads to a question."""
+    for text, answered in question.history:
+        yield from (*model.encode(text), *model.suffix, *model.encode(answered), *model.between)
 
 
 def _outcome(model: Model, question: Question, ask: Ask, one: Answer) -> dict[str, Any]:

@@ -21,6 +21,7 @@ SUPPORTED = ("llama", "qwen2", "qwen3")
 """Architectures whose logits are those of body and LM head alone, with full attention; tested."""
 
 _SENTINEL = "<<the user's text>>"
+_EMPTY_LINE = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Model:
 
     `prefix`: ids before the user's text; `suffix`: ids between the question and the answer; both
     are empty where no chat template is used and the tokenizer has no BOS. `digest` is the SHA-256
-    of the weights.
+    of the weights. `between`: ids between an answer and the next question of a conversation, an
+    empty line where no chat template is used.
     """
 
     net: PreTrainedModel
@@ -37,6 +39,7 @@ class Model:
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     digest: str
+    between: tuple[int, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -45,12 +48,15 @@ class Model:
 
     def with_template(self, options: Mapping[str, Any] | None = None) -> Model:
         """The same model for texts in its tokenizer's chat template, which `options` go to."""
-        before, after = _template(self.tokenizer, dict(options or {}))
-        return replace(self, prefix=self.encode(before), suffix=self.encode(after))
+        before, after, between = _template(self.tokenizer, dict(options or {}))
+        parts = {"prefix": before, "suffix": after, "between": between}
+        return replace(self, **{name: self.encode(text) for name, text in parts.items()})
 
     def without_template(self) -> Model:
         """The same model for texts that go without a chat template."""
-        return replace(self, prefix=_bos(self.tokenizer), suffix=())
+        return replace(
+            self, prefix=_bos(self.tokenizer), suffix=(), between=self.encode(_EMPTY_LINE)
+        )
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -114,8 +120,8 @@ def load_model(
     )
     net = net.to(_device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = Model(net, tokenizer, _bos(tokenizer), suffix=(), digest=weights_digest(folder))
-    return model.with_template(chat_options) if chat else model
+    model = Model(net, tokenizer, prefix=(), suffix=(), digest=weights_digest(folder))
+    return model.with_template(chat_options) if chat else model.without_template()
 
 
 def load(run: Run, family: str, role: str) -> Model:
@@ -163,16 +169,20 @@ def require_shared_vocabulary(target: Any, proxy: Any) -> None:
         )
 
 
-def _template(tokenizer: Any, options: dict[str, Any]) -> tuple[str, str]:
-    """What the chat template puts before and after the user's text."""
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _SENTINEL}],
-        tokenize=False,
-        add_generation_prompt=True,
-        **options,
-    )
-    prefix, _, suffix = text.partition(_SENTINEL)
-    return prefix, suffix
+def _template(tokenizer: Any, options: dict[str, Any]) -> tuple[str, str, str]:
+    """What the chat template puts before and after the user's text, and from answer to question."""
+
+    def around(*roles: str) -> list[str]:
+        text = tokenizer.apply_chat_template(
+            [{"role": role, "content": _SENTINEL} for role in roles],
+            tokenize=False,
+            add_generation_prompt=True,
+            **options,
+        )
+        return text.split(_SENTINEL)
+
+    prefix, suffix = around("user")
+    return prefix, suffix, around("user", "assistant", "user")[2]
 
 
 def _bos(tokenizer: Any) -> tuple[int, ...]:
