@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import ZipFile
 
-import pandas as pd
+from pyarrow import parquet
 
 from proxykv.spec import ConfigError
 
@@ -17,7 +17,7 @@ FORMATS = (".jsonl", ".json", ".parquet")
 
 
 def read_records(source: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """Records of the file called `name`, whatever its format and folder.
+    """Records of the table called `name`: a file of any format, or a folder of Parquet parts.
 
     `source` is one of
       {path: folder}                  searched with its subfolders; may hold $VARIABLES;
@@ -39,26 +39,26 @@ def _local(path: str, name: str) -> list[dict[str, Any]]:
         raise ConfigError(f"source {path}: set the environment variable that it names")
     if not folder.is_dir():
         raise ConfigError(f"source {path}: no such folder")
-    found = sorted(p for p in folder.rglob("*") if p.stem == name and p.suffix in FORMATS)
+    found = _parts((p.as_posix() for p in folder.rglob("*")), name)
     if not found:
         raise ConfigError(f"source {path}: no {name}.jsonl, .json or .parquet in it")
-    with found[0].open("rb") as file:
-        return list(_parse(file, found[0].suffix))
+    return [record for file in found for record in _read(Path(file))]
 
 
 def _hub(repository: str, revision: str, name: str) -> list[dict[str, Any]]:
     from huggingface_hub import hf_hub_download, list_repo_files  # noqa: PLC0415 (slow, rarely used)
 
     files = list_repo_files(repository, repo_type="dataset", revision=revision)
-    # A file of that name, or the only one of a folder of that name (as `datasets` lays them out).
-    tables = [f for f in files if Path(f).suffix in FORMATS]
-    fitting = [f for f in tables if name in (Path(f).stem, Path(f).parent.name)]
-    for file in fitting or [f for f in files if f.endswith(".zip")]:
-        path = Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision))
-        if path.suffix in FORMATS:
-            with path.open("rb") as stream:
-                return list(_parse(stream, path.suffix))
-        with ZipFile(path) as archive:
+
+    def download(file: str) -> Path:
+        return Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision))
+
+    if found := _parts(files, name):
+        return [record for file in found for record in _read(download(file))]
+    for file in files:
+        if not file.endswith(".zip"):
+            continue
+        with ZipFile(download(file)) as archive:
             for member in archive.namelist():
                 if Path(member).stem == name and Path(member).suffix in FORMATS:
                     with archive.open(member) as stream:
@@ -66,9 +66,23 @@ def _hub(repository: str, revision: str, name: str) -> list[dict[str, Any]]:
     raise ConfigError(f"source {repository}@{revision[:12]}: no file of {name!r} in it")
 
 
+def _parts(files: Iterable[str], name: str) -> list[str]:
+    """Files of a table: all Parquet parts in a folder of its name (a configuration of the hub's
+    `datasets`), or else one file of its name.
+    """
+    tables = sorted(file for file in files if Path(file).suffix in FORMATS)
+    parts = [t for t in tables if t.endswith(".parquet") and Path(t).parent.name == name]
+    return parts or [t for t in tables if Path(t).stem == name][:1]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    with path.open("rb") as file:
+        return list(_parse(file, path.suffix))
+
+
 def _parse(file: BinaryIO, suffix: str) -> Iterator[dict[str, Any]]:
     if suffix == ".parquet":
-        yield from pd.read_parquet(file).to_dict("records")
+        yield from parquet.read_table(file).to_pylist()
         return
     text = file.read().decode("utf-8")
     if suffix == ".json":
