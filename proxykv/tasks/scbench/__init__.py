@@ -1,0 +1,150 @@
+"""SCBench (arXiv 2412.10319): twelve tasks of several questions about one long context.
+
+In `multi_request` mode every question is answered from the context alone; in `multi_turn` mode it
+follows the questions before it, with their golden answers. Prompts and metrics are those of the
+authors' code; docs/benchmarks/scbench.md lists what is particular about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from tokenizers import Tokenizer
+
+from proxykv.examples import Example, Question
+from proxykv.spec import ConfigError
+from proxykv.tasks.records import read_records
+from proxykv.tasks.scbench import metrics, prompts
+
+TASKS = (
+    "kv",
+    "prefix_suffix",
+    "vt",
+    "repoqa",
+    "qa_eng",
+    "qa_chn",
+    "choice_eng",
+    "many_shot",
+    "summary",
+    "mf",
+    "summary_with_needles",
+    "repoqa_and_kv",
+)
+SOURCE = {"hub": "microsoft/SCBench", "revision": "f43226eed3a026f927a67c60739c228390d959c2"}
+VARIANTS = {"official": metrics.OFFICIAL, "fixed": metrics.FIXED}
+
+
+def build(
+    task: str,
+    *,
+    tokenizer: Tokenizer,
+    max_context: int,
+    contexts: int | None = None,
+    source: Mapping[str, Any] = SOURCE,
+    mode: str = prompts.MULTI_REQUEST,
+    max_turns: int = 5,
+) -> list[Example]:
+    """The first `contexts` contexts of a task, or all, each with its first `max_turns` questions.
+
+    A context that leaves too little of `max_context` for questions and answers is cut in the
+    middle. `source` is read by `read_records`, as the table `scbench_<task>`.
+
+    Raises:
+        ConfigError: for an unknown task or mode, a source without the task, or a `max_context`
+            that does not even hold the answers.
+    """
+    if task not in TASKS:
+        raise ConfigError(f"scbench: no task {task!r}; choose from {', '.join(TASKS)}")
+    if mode not in prompts.MODES:
+        raise ConfigError(f"scbench: no mode {mode!r}; choose from {', '.join(prompts.MODES)}")
+    records = read_records(source, f"scbench_{task}")
+    for record in records:
+        record["multi_turns"] = [_turn(task, t, record) for t in record["multi_turns"][:max_turns]]
+    _add_needles(task, records)
+    room = max_context - prompts.reserved_tokens(task, len(records[0]["multi_turns"]))
+    if room < 2:
+        raise ConfigError(
+            f"scbench: {task} takes {max_context - room} tokens for questions and answers alone; "
+            f"the family's max_context is {max_context}"
+        )
+    return [
+        _example(task, index, record, mode, tokenizer, room)
+        for index, record in enumerate(records[:contexts])
+    ]
+
+
+def _turn(task: str, turn: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn with what its metric needs of the record. Parquet fills absent fields with None."""
+    found = {name: value for name, value in turn.items() if value is not None}
+    return found | {"lang": record["lang"]} if prompts.kind(task, turn) == "repoqa" else found
+
+
+def _add_needles(task: str, records: list[dict[str, Any]]) -> None:
+    """Give RepoQA's turns the functions that are asked for in their repository, in any context."""
+    needles: dict[str, list[dict[str, str]]] = {}
+    for record in records:
+        for turn in record["multi_turns"]:
+            if prompts.kind(task, turn) == "repoqa":
+                turn["needles"] = needles.setdefault(record["repo"], [])
+                turn["needles"].append({"name": turn["name"], "needle": turn["answer"]})
+
+
+def _example(
+    task: str, index: int, record: Mapping[str, Any], mode: str, tokenizer: Tokenizer, room: int
+) -> Example:
+    context, truncated = _cut(prompts.context(task, record, mode), tokenizer, room)
+    turns = record["multi_turns"]
+    texts = [prompts.question(task, turns, i, mode) for i in range(len(turns))]
+    answers = [prompts.golden(task, turns, i) for i in range(len(turns))]
+    earlier = tuple(zip(texts, answers, strict=True)) if mode == prompts.MULTI_TURN else ()
+    questions = tuple(
+        Question(
+            text,
+            (prompts.reference(task, turn),),
+            prompts.max_new_tokens(task, turn),
+            answer_start=prompts.answer_start(task, i, mode),
+            meta=turn,
+            history=earlier[:i],
+        )
+        for i, (text, turn) in enumerate(zip(texts, turns, strict=True))
+    )
+    identity = f"scbench-{task}-{mode}-{index:04d}"
+    return Example(identity, task, context, questions, {"truncated": truncated})
+
+
+def _cut(text: str, tokenizer: Tokenizer, most: int) -> tuple[str, bool]:
+    """The text without its middle, so that `most` tokens are left; and whether it was cut."""
+    offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+    if len(offsets) <= most:
+        return text, False
+    half = most // 2
+    # From the end of the token before: some tokenizers leave a token's own space out of its span.
+    return text[: offsets[half - 1][1]] + text[offsets[-half - 1][1] :], True
+
+
+def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
+    """The row's scores: the authors', and with the plain mistakes of their metrics mended."""
+    return {
+        "score": score(task, prediction, question.meta),
+        "score_fixed": score(task, prediction, question.meta, "fixed"),
+    }
+
+
+def score(
+    task: str,
+    prediction: str,
+    turn: Mapping[str, Any],
+    variant: Literal["official", "fixed"] = "official",
+) -> float:
+    """Score of one answer in [0, 1].
+
+    Args:
+        task: one of `TASKS`, with or without the prefix `scbench_`.
+        prediction: what a model wrote.
+        turn: the entry of `multi_turns`: `input` and `answer`, with `options` for choice_eng and
+            `task` for the mixed tasks. RepoQA's needs `name` too, and of its record `lang` and
+            `needles`: `name` and source (`needle`) of all functions asked for in the repository.
+        variant: the metric as published (`official`), or with its plain mistakes mended (`fixed`).
+    """
+    return VARIANTS[variant][prompts.kind(task.removeprefix("scbench_"), turn)](prediction, turn)
