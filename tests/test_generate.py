@@ -14,8 +14,8 @@ import torch
 from tokenizers import Tokenizer
 
 from proxykv import catalog
-from proxykv.examples import Example, write_jsonl
-from proxykv.generate import generate
+from proxykv.examples import Example, Question, write_jsonl
+from proxykv.generate import _ask, generate
 from proxykv.grade import grade
 from proxykv.models import load_model
 from proxykv.spec import Run
@@ -123,3 +123,20 @@ def test_rope_scaling_reaches_the_model() -> None:
     slower = rotary[0].inv_freq / rotary[1].inv_freq
     assert slower[0] == pytest.approx(1)
     assert slower[-1] == pytest.approx(4)
+
+
+def test_a_history_is_told_as_the_chat_template_tells_it(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (MODELS / "tiny" / "target").iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ 'Question' if m.role == 'user' else 'Repeat' }} : "
+        "{{ m.content }} . {% endfor %}{% if add_generation_prompt %}Repeat : {% endif %}"
+    )
+    told = Question("set v02", ("56",), 2, answer_start="the", history=(("set v01", "12 34"),))
+    conversation = "Question : set v01 . Repeat : 12 34 . Question : set v02 . Repeat : the"
+    model = load_model(folder, chat=True)
+    assert model.decode([*model.prefix, *_ask(model, told).prompt]) == conversation
+    model = model.without_template()
+    assert model.decode(list(_ask(model, told).prompt)) == "set v01 12 34 set v02 the"

@@ -16,10 +16,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from proxykv import catalog
 from proxykv.data import make_dataset
-from proxykv.examples import Example, Question, read_jsonl, write_jsonl
-from proxykv.generate import _ask, generate
+from proxykv.examples import Example, read_jsonl, write_jsonl
+from proxykv.generate import generate
 from proxykv.grade import grade
-from proxykv.models import load_model
 from proxykv.spec import ConfigError, Run
 from proxykv.tasks import scbench
 from proxykv.tasks.records import read_records
@@ -272,20 +271,3 @@ def test_end_to_end(
     assert rows["score"].between(0, 1).all()
     assert rows["score_fixed"].between(0, 1).all()
     assert rows["question_tokens"].is_monotonic_increasing or mode == "multi_request"
-
-
-def test_a_history_is_told_as_the_chat_template_tells_it(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in (catalog.ROOT / "models" / "tiny" / "target").iterdir():
-        (folder / path.name).symlink_to(path)
-    (folder / "chat_template.jinja").write_text(
-        "{% for m in messages %}{{ 'Question' if m.role == 'user' else 'Repeat' }} : "
-        "{{ m.content }} . {% endfor %}{% if add_generation_prompt %}Repeat : {% endif %}"
-    )
-    told = Question("set v02", ("56",), 2, answer_start="the", history=(("set v01", "12 34"),))
-    conversation = "Question : set v01 . Repeat : 12 34 . Question : set v02 . Repeat : the"
-    model = load_model(folder, chat=True)
-    assert model.decode([*model.prefix, *_ask(model, told).prompt]) == conversation
-    model = model.without_template()
-    assert model.decode(list(_ask(model, told).prompt)) == "set v01 12 34 set v02 the"
