@@ -1,92 +1,126 @@
-"""Records of published benchmarks: JSONL, JSON or Parquet, in a local folder or on the hub."""
+"""Records of published benchmarks: JSONL, JSON or Parquet, in a folder, a zip or on the hub."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
-from zipfile import ZipFile
-
-from pyarrow import parquet
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+from zipfile import BadZipFile, ZipFile
 
 from proxykv.spec import ConfigError
 
 FORMATS = (".jsonl", ".json", ".parquet")
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+
+Files = Mapping[str, Callable[[], IO[bytes]]]
+"""Names of files, relative to the source, and how to open each."""
 
 
 def read_records(source: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """Records of the table called `name`: a file of any format, or a folder of Parquet parts.
+    """Records of the table called `name`, whatever its format and folder.
 
-    `source` is one of
-      {path: folder}                  searched with its subfolders; may hold $VARIABLES;
-      {hub: dataset, revision: commit} files of a dataset repository; a zip archive is looked into.
+    A table is a file of that name, without its ending and shard number, or all there is in a folder
+    of that name (as hub repositories lay out their configurations); `a/b` asks for b in folder a.
+    Zip archives are looked into where nothing else fits.
+
+    Args:
+        source: one of
+            {path: folder or zip}, which may hold $VARIABLES;
+            {hub: dataset, revision: commit}, files of a dataset repository.
+        name: of the table.
 
     Raises:
-        ConfigError: if the source or the file is not there.
+        ConfigError: if the source is not there, or not exactly one table fits, or it is malformed.
     """
-    if "path" in source:
-        return _local(str(source["path"]), name)
-    if {"hub", "revision"} <= set(source):
-        return _hub(source["hub"], source["revision"], name)
-    raise ConfigError(f"source {dict(source)}: give `path`, or `hub` with `revision`")
+    if set(source) == {"path"}:
+        where, attempts = f"source {source['path']}", iter([_local(str(source["path"]))])
+    elif set(source) == {"hub", "revision"}:
+        where = f"source {source['hub']}@{source['revision']}"
+        attempts = _hub(source["hub"], str(source["revision"]), name, where)
+    else:
+        raise ConfigError(f"source {dict(source)}: give `path`, or `hub` with `revision`")
+    for files in attempts:
+        for place in chain([files], _archives(files, where)):
+            if found := _table(place, name, where):
+                return [record for file in found for record in _parse(file, place[file], where)]
+    raise ConfigError(f"{where}: no {name}.jsonl, .json or .parquet in it, nor in a zip in it")
 
 
-def _local(path: str, name: str) -> list[dict[str, Any]]:
-    folder = Path(os.path.expandvars(path)).expanduser()
-    if "$" in str(folder):
+def _local(path: str) -> Files:
+    place = Path(os.path.expandvars(path)).expanduser()
+    if "$" in str(place):
         raise ConfigError(f"source {path}: set the environment variable that it names")
-    if not folder.is_dir():
-        raise ConfigError(f"source {path}: no such folder")
-    found = _parts((p.as_posix() for p in folder.rglob("*")), name)
-    if not found:
-        raise ConfigError(f"source {path}: no {name}.jsonl, .json or .parquet in it")
-    return [record for file in found for record in _read(Path(file))]
+    if place.is_file():
+        return {place.name: partial(place.open, "rb")}
+    if not place.is_dir():
+        raise ConfigError(f"source {path}: no such folder or file")
+    found = sorted(file for file in place.rglob("*") if file.is_file())
+    return {file.relative_to(place).as_posix(): partial(file.open, "rb") for file in found}
 
 
-def _hub(repository: str, revision: str, name: str) -> list[dict[str, Any]]:
-    from huggingface_hub import hf_hub_download, list_repo_files  # noqa: PLC0415 (slow, rarely used)
+def _hub(repository: str, revision: str, name: str, where: str) -> Iterator[Files]:
+    """What a repository holds under that name, then its archives; from the hub's cache if there."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 (slow, rarely used)
 
-    files = list_repo_files(repository, repo_type="dataset", revision=revision)
-
-    def download(file: str) -> Path:
-        return Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision))
-
-    if found := _parts(files, name):
-        return [record for file in found for record in _read(download(file))]
-    for file in files:
-        if not file.endswith(".zip"):
-            continue
-        with ZipFile(download(file)) as archive:
-            for member in archive.namelist():
-                if Path(member).stem == name and Path(member).suffix in FORMATS:
-                    with archive.open(member) as stream:
-                        return list(_parse(stream, Path(member).suffix))  # type: ignore[arg-type]
-    raise ConfigError(f"source {repository}@{revision[:12]}: no file of {name!r} in it")
+    for patterns in ([f"*{name}*{suffix}" for suffix in FORMATS], ["*.zip"]):
+        try:
+            folder = snapshot_download(
+                repository, repo_type="dataset", revision=revision, allow_patterns=patterns
+            )
+        except OSError as error:  # what all of the hub's errors are
+            raise ConfigError(
+                f"{where}: {' '.join(str(error).split())}; download it once where there is a "
+                "network, or give a local `path`"
+            ) from error
+        yield _local(folder)
 
 
-def _parts(files: Iterable[str], name: str) -> list[str]:
-    """Files of a table: all Parquet parts in a folder of its name (a configuration of the hub's
-    `datasets`), or else one file of its name.
-    """
-    tables = sorted(file for file in files if Path(file).suffix in FORMATS)
-    parts = [t for t in tables if t.endswith(".parquet") and Path(t).parent.name == name]
-    return parts or [t for t in tables if Path(t).stem == name][:1]
+def _archives(files: Files, where: str) -> Iterator[Files]:
+    for name in files:
+        if name.endswith(".zip"):
+            try:
+                archive = ZipFile(files[name]())
+            except BadZipFile as error:
+                raise ConfigError(f"{where}: {name} is no whole zip; fetch it again") from error
+            yield {member: partial(archive.open, member) for member in archive.namelist()}
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    with path.open("rb") as file:
-        return list(_parse(file, path.suffix))
+def _table(files: Iterable[str], name: str, where: str) -> list[str]:
+    """The files, in order, that make up the table; none if there is no such table."""
+    tables: dict[tuple[str, str], list[str]] = {}
+    for file in sorted(files):
+        path = PurePosixPath(file)
+        if path.suffix in FORMATS:
+            whole = path.with_name(SHARD.sub("", path.stem))
+            tables.setdefault((f"/{whole}", path.suffix), []).append(file)
+    fitting = [key for key in tables if key[0].endswith(f"/{name}")]
+    fitting = fitting or [key for key in tables if key[0].rpartition("/")[0].endswith(f"/{name}")]
+    if len(fitting) > 1:
+        several = ", ".join(path[1:] + suffix for path, suffix in fitting)
+        raise ConfigError(f"{where}: several files fit {name!r} ({several}); narrow the path")
+    return tables[fitting[0]] if fitting else []
 
 
-def _parse(file: BinaryIO, suffix: str) -> Iterator[dict[str, Any]]:
-    if suffix == ".parquet":
-        yield from parquet.read_table(file).to_pylist()
-        return
-    text = file.read().decode("utf-8")
-    if suffix == ".json":
-        yield from json.loads(text)
-        return
+def _parse(name: str, opener: Callable[[], IO[bytes]], where: str) -> Iterator[dict[str, Any]]:
+    with opener() as file:
+        if name.endswith(".parquet"):
+            import pyarrow.parquet as pq  # noqa: PLC0415 (slow, not always used)
+
+            yield from pq.read_table(file).to_pylist()
+            return
+        text = file.read().decode("utf-8")
     # "\n" only: texts hold other separators (U+2028) at which str.splitlines would cut.
-    yield from (json.loads(line) for line in text.split("\n") if line)
+    documents = [text] if name.endswith(".json") else text.split("\n")
+    for number, document in enumerate(documents, start=1):
+        if not document.strip():
+            continue
+        try:
+            content = json.loads(document)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{where}: {name}, line {number}: not JSON ({error})") from error
+        yield from content if isinstance(content, list) else [content]
