@@ -12,6 +12,7 @@ if not workflow.configfiles:
 
 try:
     RUN = Run(config)
+    RUN.require_variables()
 except ConfigError as error:
     sys.exit(str(error))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError
 
 from proxykv import catalog
+
+VARIABLE = re.compile(r"\$\{?\w+\}?")
 
 
 def config_problems(config: Mapping[str, Any]) -> list[str]:
@@ -21,6 +25,17 @@ def config_problems(config: Mapping[str, Any]) -> list[str]:
         *_dataset_problems(config),
         *_length_problems(config),
         *_retention_problems(config),
+    ]
+
+
+def unset_variables(config: Mapping[str, Any]) -> list[str]:
+    """Environment variables in the paths of a config's sources that are not set, a line each."""
+    return [
+        f"config.{section}[{i}].options: path {path!r}: {name} is not set; export it"
+        for section in ("benchmarks", "corpus")
+        for i, entry in enumerate(config.get(section, ()))
+        for path in _paths(entry.get("options", {}))
+        for name in VARIABLE.findall(os.path.expandvars(path))
     ]
 
 
@@ -51,6 +66,15 @@ def _explained(error: ValidationError, where: str) -> Iterator[str]:
             yield from _explained(best, path)
             return
     yield f"{path}: {error.message}"
+
+
+def _paths(options: Any) -> Iterator[str]:
+    """Values of every key `path`, at any depth."""
+    if isinstance(options, Mapping):
+        yield from (str(options[key]) for key in options if key == "path")
+        options = list(options.values())
+    for part in options if isinstance(options, list) else ():
+        yield from _paths(part)
 
 
 def _family_problems(config: Mapping[str, Any]) -> Iterator[str]:

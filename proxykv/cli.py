@@ -91,6 +91,7 @@ def _check(options: argparse.Namespace) -> None:
             print(line)
         return
     run = Run(_yaml(Path(options.configfile)))
+    run.require_variables()
     rows = len(run.methods) - 1, len(run.retentions) - 1
     print(
         f"{options.configfile}: ok; run {run.name!r}: {len(run.cells())} jobs, "

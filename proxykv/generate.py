@@ -109,9 +109,17 @@ class Generator:
 
     def _prefill(self, example: Example) -> Prefill:
         model = self.target if example.chat else self.target.without_template()
-        others = self.examples[(self.examples.index(example) + 1) % len(self.examples)]
-        donor = context_ids(model, others.context) if others != example else None
+        other = self._another(example)
+        donor = context_ids(model, other.context) if other else None
         return prefill(model, context_ids(model, example.context), len(model.prefix), donor)
+
+    def _another(self, example: Example) -> Example | None:
+        """The task's next context or, where it has but one, the first of the corpus."""
+        place = self.examples.index(example)
+        others = [*self.examples[place + 1 :], *self.examples[:place]]
+        if not others and self.spec.artefacts:
+            others = read_jsonl(self.spec.datasets(self.cell.family, "train")[0].path)
+        return others[0] if others else None
 
     def _answered(
         self, filled: Prefill, asks: list[Ask], wanted: list[tuple[Method, float]]

@@ -109,6 +109,14 @@ class Run:
             raise ConfigError(f"{path}: no such file; the workflow writes it when it starts")
         return cls(json.loads(path.read_text("utf-8")))
 
+    def require_variables(self) -> None:
+        """Raise ConfigError if a source's path names an environment variable that is not set.
+
+        Only where a run is planned or checked: what is made already needs no source.
+        """
+        if problems := check.unset_variables(self.config):
+            raise ConfigError("\n".join(problems))
+
     def write(self) -> Path:
         """Store the config beside the results, for the jobs and for the record."""
         path = self.dir / "config.json"

@@ -180,9 +180,38 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_shipped_configs_are_valid(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shipped_configs_are_valid(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROXYKV_DATA", "somewhere")
     assert main(["check", str(path)]) == 0
     assert f"{path}: ok" in capsys.readouterr().out
+
+
+def test_a_variable_that_is_not_set_is_one_line_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = valid()
+    config["corpus"][0]["options"] = {"sources": [{"path": "${NOWHERE_SET}/x"}, {"path": "y"}]}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config), "utf-8")
+    monkeypatch.delenv("NOWHERE_SET", raising=False)
+    assert main(["check", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        "config.corpus[0].options: path '${NOWHERE_SET}/x': ${NOWHERE_SET} is not set; export it\n"
+    )
+    monkeypatch.setenv("NOWHERE_SET", "somewhere")
+    assert main(["check", str(path)]) == 0
+
+
+def test_presets_of_one_family_train_the_same_mapper() -> None:
+    """So that they share stored scores, and a mapper's figures hold for both."""
+    ours, theirs = (
+        yaml.safe_load((catalog.ROOT / "config" / name).read_text("utf-8"))
+        for name in ("longbench-samples.yaml", "qwen-coder.yaml")
+    )
+    for key in ("families", "methods", "corpus", "training", "seed"):
+        assert ours[key] == theirs[key]
 
 
 def test_defaults_of_the_schema_satisfy_it() -> None:

@@ -16,6 +16,10 @@ from tokenizers import Tokenizer
 from proxykv import catalog
 from proxykv.examples import Example, Question, write_jsonl
 from proxykv.generate import _ask, generate
+
+
+from proxykv.examples import Example, write_jsonl
+from proxykv.generate import Generator, generate
 from proxykv.grade import grade
 from proxykv.models import load_model
 from proxykv.spec import Run
@@ -140,3 +144,26 @@ def test_a_history_is_told_as_the_chat_template_tells_it(tmp_path: Path) -> None
     assert model.decode([*model.prefix, *_ask(model, told).prompt]) == conversation
     model = model.without_template()
     assert model.decode(list(_ask(model, told).prompt)) == "set v01 12 34 set v02 the"
+
+
+def test_a_lone_context_is_told_from_one_of_the_corpus(examples: list[Example]) -> None:
+    """A control that must see another context has one, however few a task has."""
+    dataset = {"benchmark": "tiny", "tasks": ["single"], "contexts": 2, "lengths": [256]}
+    run = Run(
+        {
+            "run": "one",
+            "families": ["tiny"],
+            "retentions": [0.3, 1.0],
+            "methods": ["full", "proxykv", "proxykv_shuffled"],
+            "benchmarks": [dataset],
+            "corpus": [dataset],
+        }
+    )
+    (cell,) = run.cells()
+    write_jsonl(run.datasets("tiny", "train")[0].path, examples[2:])
+    for mine, other in ((examples[:1], examples[2]), (examples[:2], examples[1])):
+        write_jsonl(cell.dataset.path, mine)
+        job = Generator(run, cell)
+        donor = job._prefill(mine[0]).donor
+        assert donor is not None
+        assert tuple(donor.tolist()) == job.target.encode(other.context)
