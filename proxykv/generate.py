@@ -242,8 +242,9 @@ def _ask(model: Model, question: Question) -> Ask:
     prompt = (*_history(model, question), *asked)
     gap = " " if start and not start[-1].isspace() else ""
     reference = model.encode(gap + question.references[0])[:REFERENCE_TOKENS]
-    # A tokenizer may put something before a lone line break: the last id is the break itself.
-    stop = frozenset(model.encode(text)[-1] for text in question.stop)
+    # A tokenizer may put something before a lone line break (the last id is the break itself), or
+    # have no break at all: then the model cannot write one.
+    stop = frozenset(ids[-1] for text in question.stop if (ids := model.encode(text)))
     return Ask(prompt, reference, question.max_new_tokens, stop)
 
 

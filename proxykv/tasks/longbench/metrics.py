@@ -68,7 +68,7 @@ def classification(
 ) -> float:
     """1 / number of labels that the prediction names, 0 where the right one is not among them.
 
-    A named label that is part of the right one's name ("Food" in "Fast food") does not count.
+    A named label that is part of the right one's name ("food" in "Fast food") does not count.
     The official code drops such labels from the list while it walks the list, and so steps over
     the label after each; `mended` drops them all.
     """
