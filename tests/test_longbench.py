@@ -253,7 +253,7 @@ NESTED = ["Fast", "food", "Fast food", "Date"]
 
 
 @pytest.mark.parametrize(
-    ("labels", "prediction", "official", "mended"),
+    ("labels", "prediction", "official", "fixed"),
     [
         (LABELS, "It is Fast food.", 1.0, 1.0),
         (LABELS, "Fast food, or Date", 1 / 2, 1 / 2),
@@ -265,11 +265,11 @@ NESTED = ["Fast", "food", "Fast food", "Date"]
     ],
 )
 def test_classification_by_hand(
-    labels: list[str], prediction: str, official: float, mended: float
+    labels: list[str], prediction: str, official: float, fixed: float
 ) -> None:
     given = "trec", prediction, ["Fast food"], labels
     assert longbench.score(*given) == official
-    assert longbench.score(*given, variant="fixed") == mended
+    assert longbench.score(*given, variant="fixed") == fixed
 
 
 def deep(calls: int, task: str, prediction: str, answers: list[str]) -> float:

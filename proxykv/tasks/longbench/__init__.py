@@ -33,7 +33,7 @@ TASKS = (
 TEMPLATE_TOKENS = 64
 """Tokens left for a chat template, which is put around the prompt once that is cut to fit."""
 
-MENDED = (metrics.rouge_l, metrics.rouge_l_zh, metrics.classification)
+FIXABLE = (metrics.rouge_l, metrics.rouge_l_zh, metrics.classification)
 """Metrics whose official form goes wrong by accident."""
 
 
@@ -87,10 +87,10 @@ def build(
 
 
 def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
-    """The row's scores: the official one and, where that can go wrong by accident, the mended."""
+    """The row's scores: the official one and, where that can go wrong by accident, the fixed."""
     given = prediction, question.references, question.meta.get("all_classes")
     scores = {"score": score(task, *given)}
-    if SUBSETS[task].metric in MENDED:
+    if SUBSETS[task].metric in FIXABLE:
         scores["score_fixed"] = score(task, *given, variant="fixed")
     return scores
 
@@ -105,7 +105,7 @@ def score(
     """How well the best of the accepted answers is met, in [0, 1].
 
     `all_classes` are the labels of a classification (trec, lsht). `variant="fixed"` mends what the
-    official metrics of `MENDED` do by accident.
+    official metrics of `FIXABLE` do by accident.
     """
     subset = SUBSETS[task]
     if subset.first_line:
@@ -113,8 +113,8 @@ def score(
     metric = subset.metric
     if _classifies(subset):
         metric = partial(metric, all_classes=all_classes)
-    if subset.metric in MENDED:
-        metric = partial(metric, mended=variant == "fixed")
+    if subset.metric in FIXABLE:
+        metric = partial(metric, fixed=variant == "fixed")
     return max((metric(prediction, answer) for answer in answers), default=0.0)
 
 

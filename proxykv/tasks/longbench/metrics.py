@@ -1,7 +1,7 @@
 """LongBench's metrics: how well one answer is met, in [0, 1], exactly as the official code scores.
 
 Each takes the prediction and one accepted answer; `all_classes` are the labels of a classification.
-`mended` repairs the two scorers that go wrong by accident, and changes nothing else.
+`fixed` repairs the two scorers that go wrong by accident, and changes nothing else.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ COMMENT_MARKS = ("`", "#", "//")
 OFFICIAL_ROOM = 997
 """Nested calls that the official script, three deep itself, leaves to the `rouge` package."""
 
-Cut = Callable[[str], list[str]]
-
 
 def qa_f1(prediction: str, answer: str) -> float:
     """F1 of the two bags of words, without case, punctuation and articles."""
@@ -47,33 +45,33 @@ def qa_f1_zh(prediction: str, answer: str) -> float:
     return _f1(_chinese_words(prediction), _chinese_words(answer))
 
 
-def rouge_l(prediction: str, answer: str, *, mended: bool = False) -> float:
+def rouge_l(prediction: str, answer: str, *, fixed: bool = False) -> float:
     """F1 of ROUGE-L by the `rouge` package; 0 where the package fails.
 
     It fails on a text without words, as it should, and by a RecursionError on long sentences: all
-    words up to a full stop, together some thousand in both texts. `mended` scores those, too.
+    words up to a full stop, together some thousand in both texts. `fixed` scores those, too.
     """
-    return _rouge_or_zero(prediction, answer, OFFICIAL_ROOM, mended)
+    return _rouge_or_zero(prediction, answer, OFFICIAL_ROOM, fixed)
 
 
-def rouge_l_zh(prediction: str, answer: str, *, mended: bool = False) -> float:
+def rouge_l_zh(prediction: str, answer: str, *, fixed: bool = False) -> float:
     """ROUGE-L of Chinese words (by jieba). A Chinese full stop ends no sentence here."""
     cut = _word_cutter()
     texts = " ".join(cut(prediction)), " ".join(cut(answer))
-    return _rouge_or_zero(*texts, OFFICIAL_ROOM - 1, mended)
+    return _rouge_or_zero(*texts, OFFICIAL_ROOM - 1, fixed)
 
 
 def classification(
-    prediction: str, answer: str, all_classes: Sequence[str], *, mended: bool = False
+    prediction: str, answer: str, all_classes: Sequence[str], *, fixed: bool = False
 ) -> float:
     """1 / number of labels that the prediction names, 0 where the right one is not among them.
 
     A named label that is part of the right one's name ("food" in "Fast food") does not count.
     The official code drops such labels from the list while it walks the list, and so steps over
-    the label after each; `mended` drops them all.
+    the label after each; `fixed` drops them all.
     """
     named = [label for label in all_classes if label in prediction]
-    for label in [*named] if mended else named:
+    for label in [*named] if fixed else named:
         if label in answer and label != answer:
             named.remove(label)
     return 1 / len(named) if answer in named else 0.0
@@ -118,7 +116,7 @@ def _chinese_words(text: str) -> list[str]:
 
 
 @cache
-def _word_cutter() -> Cut:
+def _word_cutter() -> Callable[[str], list[str]]:
     import jieba  # noqa: PLC0415 (loads a dictionary)
 
     jieba.setLogLevel(logging.WARNING)
@@ -133,14 +131,14 @@ def _f1(prediction: Sequence[str], answer: Sequence[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def _rouge_or_zero(prediction: str, answer: str, room: int, mended: bool) -> float:
+def _rouge_or_zero(prediction: str, answer: str, room: int, fixed: bool) -> float:
     found = _rouge(prediction, answer, room)
-    if found is None and mended:
+    if found is None and fixed:
         found = _rouge(prediction, answer, room + len(prediction) + len(answer))
     return found or 0.0
 
 
-@lru_cache(maxsize=256)  # the mended score asks again for what the official one has computed
+@lru_cache(maxsize=256)  # the fixed score asks again for what the official one has computed
 def _rouge(prediction: str, answer: str, room: int) -> float | None:
     """ROUGE-L, or None if it needs more than `room` nested calls.
 
