@@ -15,11 +15,7 @@ from tokenizers import Tokenizer
 
 from proxykv import catalog
 from proxykv.examples import Example, Question, write_jsonl
-from proxykv.generate import _ask, generate
-
-
-from proxykv.examples import Example, write_jsonl
-from proxykv.generate import Generator, generate
+from proxykv.generate import Generator, _ask, generate
 from proxykv.grade import grade
 from proxykv.models import load_model
 from proxykv.spec import Run
