@@ -13,7 +13,7 @@ from torch import Tensor
 from proxykv.mapper import load_mapper
 from proxykv.prefill import Prefill
 from proxykv.scorer import Bench
-from proxykv.tensors import Scores
+from proxykv.tensors import Features, Scores
 from proxykv.train import TrainConfig, train_mapper
 
 VARIANTS = {
@@ -38,12 +38,17 @@ class ProxyKV:
         `shuffled` is a control: the mapper sees the proxy's scores of another context.
         """
         self.proxy, self.shuffled = bench.proxy, shuffled
-        self.mapper, self.card = load_mapper(artefact, expected=bench.pair)
+        self.mapper, card = load_mapper(artefact, expected=bench.pair)
+        self.key = ("proxykv", card["weights_sha256"], shuffled)
+        self.ahead = not shuffled
 
     def score(self, prefill: Prefill) -> Scores:
         """The mapper's logits, which rank as its estimates of the target's KVzip scores do."""
-        key = ("proxykv", self.card["weights_sha256"], self.shuffled)
-        return prefill.once(key, lambda: self._score(prefill))
+        return prefill.once(self.key, lambda: self._score(prefill))
+
+    def map(self, proxy_scores: Features) -> Scores:
+        """The mapper's logits, computed where the proxy's scores are."""
+        return self.mapper.to(proxy_scores.device).score(proxy_scores)
 
     def _score(self, prefill: Prefill) -> Scores:
         if not self.shuffled:
@@ -52,7 +57,7 @@ class ProxyKV:
             if prefill.donor is None:
                 raise ValueError("proxykv_shuffled needs a second context in its task")
             features = _wrapped(self.proxy.scores(prefill, prefill.donor), prefill.shape[2])
-        return self.mapper.score(features).to(prefill.input_ids.device)
+        return self.map(features).to(prefill.input_ids.device)
 
 
 def fit(

@@ -17,6 +17,7 @@ from transformers import AttentionInterface, Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from proxykv.tensors import KeyValues, Queries, Stored
+from proxykv.together import check
 
 ATTENTION = "proxykv"
 
@@ -69,6 +70,7 @@ def attention(
     """Attention function for transformers: the cache layer itself computes the output."""
     if not isinstance(key, Layer):
         raise TypeError("a model loaded for ProxyKV runs only with one of ProxyKV's caches")
+    check()
     return key.attend(query, scaling).transpose(1, 2), None
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import transformers
@@ -17,27 +16,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxykv import wheels
+from proxykv.models import vocabulary_hash
 from proxykv.spec import ConfigError
 
 PROVENANCE = "provenance.json"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 # Pieces that end a turn or a document. A GGUF file names one end of sequence; models use both.
 END_PIECES = ("<|im_end|>", "<|endoftext|>")
-
-
-@runtime_checkable
-class HasVocabulary(Protocol):
-    """A tokenizer, of `tokenizers` or of `transformers`."""
-
-    def get_vocab(self) -> dict[str, int]:
-        """Every piece, added ones included, with its id."""
-        ...
-
-
-def vocabulary_hash(tokenizer: HasVocabulary) -> str:
-    """SHA-256 over the sorted (piece, id) pairs: equal means that token ids can be shared."""
-    pairs = sorted(tokenizer.get_vocab().items())
-    return hashlib.sha256(json.dumps(pairs, ensure_ascii=False).encode()).hexdigest()
 
 
 def convert(model: Mapping[str, Any], out: Path) -> Path:

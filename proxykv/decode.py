@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from proxykv.models import Model
-from proxykv.prefill import Prefill, clock
+from proxykv.prefill import Prefill
 from proxykv.sweep import SweepCache
 from proxykv.tensors import Keep
+from proxykv.timeline import clock
 
 
 @dataclass(frozen=True)

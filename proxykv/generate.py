@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,14 +17,21 @@ from proxykv import catalog
 from proxykv.decode import Answer, Ask, answer
 from proxykv.examples import Example, Question, read_jsonl
 from proxykv.journal import Journal, write_parquet
-from proxykv.models import Model, context_ids, load, require_shared_vocabulary, weights_digest
+from proxykv.models import (
+    Model,
+    context_ids,
+    load,
+    require_shared_vocabulary,
+    vocabulary_hash,
+    weights_digest,
+)
 from proxykv.pipeline import Proxy
 from proxykv.prefill import Prefill, prefill
 from proxykv.provenance import provenance
-from proxykv.scorer import Bench, Scorer, build, scores_of
+from proxykv.scorer import Bench, Mapped, Scorer, build, scores_of
 from proxykv.select import select
 from proxykv.spec import ROLES, Cell, Method, Run
-from proxykv.tensors import Keep, Scores
+from proxykv.tensors import Ids, Keep, Scores
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +68,7 @@ class Generator:
         self.spec, self.cell = run, cell
         self.examples = read_jsonl(cell.dataset.path)
         self.journal = Journal(cell.file("predictions", ".journal.jsonl"))
+        self.timelines = Journal(cell.file("predictions", ".timelines.jsonl"))
         self.pair = {f"{r}_hash": weights_digest(run.model_dir(cell.family, r)) for r in ROLES}
         self.digests = {m.id: self._digest(m) for m in run.methods.values()}
 
@@ -86,9 +94,9 @@ class Generator:
     def _rows(
         self, example: Example, wanted: list[tuple[Method, float]]
     ) -> Iterator[dict[str, Any]]:
-        filled = self._prefill(example)
+        filled = self._prefill(example, wanted)
         asks = [_ask(filled.model, question) for question in example.questions]
-        answered = self._answered(filled, asks, wanted)
+        answered = self._answered(example.id, filled, asks, wanted)
         for index, (question, ask, given) in enumerate(
             zip(example.questions, asks, answered, strict=True)
         ):
@@ -107,22 +115,50 @@ class Generator:
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
 
-    def _prefill(self, example: Example) -> Prefill:
+    def _prefill(self, example: Example, wanted: list[tuple[Method, float]]) -> Prefill:
         model = self.target if example.chat else self.target.without_template()
         other = self._another(example)
         donor = context_ids(model, other.context) if other else None
-        return prefill(model, context_ids(model, example.context), len(model.prefix), donor)
+        ids = context_ids(model, example.context)
+        if self.spec.protocol == "query_aware":  # scorers see a prefill of their own
+            return prefill(model, ids, len(model.prefix), donor)
+        return self._with_proxy(example.id, model, ids, donor, wanted)
+
+    def _with_proxy(
+        self,
+        context: str,
+        model: Model,
+        ids: Ids,
+        donor: Ids | None,
+        wanted: list[tuple[Method, float]],
+    ) -> Prefill:
+        """Prefill; scorers that need only the proxy score on the way, as the schedule says."""
+        ahead: dict[Hashable, tuple[str, Mapped]] = {}
+        for method, _ in wanted:
+            scorer = self.scorers[method.id]
+            if isinstance(scorer, Mapped) and scorer.ahead:
+                ahead.setdefault(scorer.key, (method.id, scorer))
+        if not ahead:
+            return prefill(model, ids, len(model.prefix), donor)
+        filled, timeline = self.proxy.prefill(
+            model, ids, len(model.prefix), dict(ahead.values()), self.spec.schedule, donor
+        )
+        about = {"context_id": context, "context_tokens": len(filled.context)}
+        how = {"schedule": self.spec.schedule, "spans": timeline.record()}
+        self.timelines.append([about | how])
+        return filled
 
     def _another(self, example: Example) -> Example | None:
-        """The task's next context or, where it has but one, the first of the corpus."""
-        place = self.examples.index(example)
-        others = [*self.examples[place + 1 :], *self.examples[:place]]
-        if not others and self.spec.artefacts:
-            others = read_jsonl(self.spec.datasets(self.cell.family, "train")[0].path)
-        return others[0] if others else None
+        """The task's context before this one or, where it has but one, the first of the corpus."""
+        if len(self.examples) > 1:
+            # If it has just been in work, the proxy remembers it.
+            return self.examples[self.examples.index(example) - 1]
+        if self.spec.artefacts:
+            return read_jsonl(self.spec.datasets(self.cell.family, "train")[0].path)[0]
+        return None
 
     def _answered(
-        self, filled: Prefill, asks: list[Ask], wanted: list[tuple[Method, float]]
+        self, context: str, filled: Prefill, asks: list[Ask], wanted: list[tuple[Method, float]]
     ) -> Iterator[list[tuple[Variant, Answer]]]:
         """For every question, what each variant answers."""
         rows = self.spec.config["batch_rows"]
@@ -135,7 +171,7 @@ class Generator:
         for ask in asks:
             question = torch.tensor(ask.prompt, device=filled.input_ids.device)
             both = torch.cat([filled.input_ids, question])
-            seen = prefill(filled.model, both, filled.prefix_len, filled.donor)
+            seen = self._with_proxy(context, filled.model, both, filled.donor, wanted)
             variants = list(self._variants(filled, seen, wanted))
             (given,) = answer(filled, [v.keep for v in variants], [ask], rows)
             yield list(zip(variants, given[1:], strict=True))
@@ -166,6 +202,7 @@ class Generator:
             "scope": variant.method.scope,
             "method_digest": self.digests[variant.method.id],
             "protocol": self.spec.protocol,
+            "schedule": self.spec.schedule,
             "retention": variant.retention,
             "achieved_retention": kept / variant.keep.numel(),
             "kv_bytes": kept * pair_bytes,
@@ -194,13 +231,18 @@ class Generator:
         return load(self.spec, self.cell.family, "target")
 
     @cached_property
+    def proxy(self) -> Proxy:
+        """The proxy, loaded when a scorer asks."""
+        return Proxy(self._load_proxy)
+
+    @cached_property
     def scorers(self) -> Mapping[str, Scorer]:
         """A scorer for each method."""
         bench = Bench(
             artefacts={a: self._artefact(a) for a in self.spec.artefacts},
-            proxy=Proxy(self._load_proxy),
+            proxy=self.proxy,
             methods=self.spec.methods,
-            pair=self.pair,
+            pair=self.pair | {"vocab_hash": vocabulary_hash(self.target.tokenizer)},
             seed=self.spec.seed,
         )
         return {m.id: build(m, bench) for m in self.spec.methods.values()}
@@ -222,7 +264,7 @@ class Generator:
         weights = weights_digest(self._artefact(method.artefact)) if method.artefact else None
         used = [self._digest(self.spec.methods[m]) for m in method.uses]
         family = self.spec.models(self.cell.family)
-        run = (self.spec.seed, self.spec.protocol)
+        run = (self.spec.seed, self.spec.protocol, self.spec.schedule)
         return catalog.digest([method.digest, weights, used, family, self.pair, *run])
 
 

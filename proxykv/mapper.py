@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from proxykv.spec import ConfigError
 from proxykv.stages import ConvStage, HeadStage, MapperConfig, TimeStage
+from proxykv.together import check
 
 # Closer to 0 a KVzip score says "never attended", closer to 1 "always": there, all is noise.
 EPS = 1e-4
@@ -99,6 +100,7 @@ class Mapper(nn.Module):
         n = proxy_scores.shape[-1]
         out = torch.empty(self.config.layers, self.config.heads, n, device=self.bias.device)
         for start in range(0, n, block):
+            check()
             stop, left = min(start + block, n), max(start - self.halo, 0)
             piece = proxy_scores[..., left : stop + self.halo].to(out.device, torch.float32)
             out[..., start:stop] = self(piece)[..., start - left : stop - left]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -150,12 +151,34 @@ def refuse_unsupported(config: Any, where: object) -> None:
 
 @cache
 def weights_digest(folder: Path) -> str:
-    """SHA-256 over all safetensors files of a folder, in order of their names."""
+    """SHA-256 over all safetensors files of a folder, in order of their names.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ConfigError(f"{folder}: no safetensors weights; expected a folder that has some")
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+@runtime_checkable
+class HasVocabulary(Protocol):
+    """A tokenizer, of `tokenizers` or of `transformers`."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every piece, added ones included, with its id."""
+        ...
+
+
+def vocabulary_hash(tokenizer: HasVocabulary) -> str:
+    """SHA-256 over the sorted (piece, id) pairs: equal means that token ids can be shared."""
+    pairs = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(pairs, ensure_ascii=False).encode()).hexdigest()
 
 
 def require_shared_vocabulary(target: Any, proxy: Any) -> None:

@@ -1,16 +1,97 @@
-"""The proxy's side of ProxyKV: a small model that scores a context before the mapper sees it."""
+"""ProxyKV's pipeline: the target prefills, the proxy scores, a mapper turns scores into scores.
+
+`parallel` runs the proxy's side in a thread of its own while the target prefills; `sequential` runs
+one after the other. The models' devices say where; the scores are the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from baselines.kvzip import replays, score_replays
 from proxykv.models import Model
 from proxykv.prefill import Memo, Prefill, prefill
-from proxykv.tensors import Ids, Scores
+from proxykv.scorer import Mapped
+from proxykv.tensors import Features, Ids, Scores
+from proxykv.timeline import Timeline
+from proxykv.together import together
+
+Schedule = Literal["sequential", "parallel"]
 
 REMEMBERED = 2
 """Contexts whose proxy scores are kept: the one in work, and the one it borrows for a control."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prefilled context with its proxy's scores, and by method what mappers made of them.
+
+    Everything is on the device of the model that made it.
+    """
+
+    prefill: Prefill
+    proxy_scores: Features
+    mapped: Mapping[str, Scores]
+    timeline: Timeline
+
+
+def prefill_and_score(
+    target: Model,
+    proxy: Model,
+    ids: Ids,
+    prefix_len: int,
+    maps: Mapping[str, Callable[[Features], Scores]],
+    schedule: Schedule,
+    donor: Ids | None = None,
+) -> Request:
+    """Prefill prefix + context `ids` (1-D) on the target, and score them with the proxy.
+
+    Args:
+        target: prefills.
+        proxy: prefills and scores, too, on its own device.
+        ids: the target's token ids, which both models read.
+        prefix_len: tokens before the context; always kept and not scored.
+        maps: by method, from the proxy's scores to the target's.
+        schedule: whether the two sides run at the same time.
+        donor: ids of another context, for controls.
+
+    Raises:
+        SideError: in `parallel`, naming the side that failed; the other one is cancelled.
+    """
+    timeline = Timeline()
+    # Before the threads start: a copy would wait for what the target's device has been given.
+    theirs = ids.to(proxy.device)
+
+    def target_side() -> Prefill:
+        with timeline.phase("target_prefill", target.device):
+            return prefill(target, ids, prefix_len, donor)
+
+    def proxy_side() -> tuple[Features, dict[str, Scores]]:
+        scores = proxy_scores(target, proxy, theirs, prefix_len, timeline)
+        mapped: dict[str, Scores] = {}
+        for method, mapper in maps.items():
+            with timeline.phase("mapper", proxy.device, method):
+                mapped[method] = mapper(scores)
+        return scores, mapped
+
+    if schedule == "parallel":
+        filled, (scores, mapped) = together(target_side, proxy_side)
+    else:
+        filled, (scores, mapped) = target_side(), proxy_side()
+    return Request(filled, scores, mapped, timeline)
+
+
+def proxy_scores(
+    target: Model, proxy: Model, ids: Ids, prefix_len: int, timeline: Timeline | None = None
+) -> Features:
+    """KVzip on the proxy: the target's ids and the target's replay inputs, the proxy's heads."""
+    timeline = timeline or Timeline()
+    with timeline.phase("proxy_prefill", proxy.device):
+        own = prefill(proxy, ids, prefix_len)
+    with timeline.phase("proxy_scoring", proxy.device):
+        return score_replays(own, replays(target, ids[prefix_len:]))
 
 
 class Proxy:
@@ -29,19 +110,39 @@ class Proxy:
             self._model = self._load()
         return self._model
 
-    def scores(self, prefill: Prefill, ids: Ids) -> Scores:
+    def scores(self, prefill: Prefill, ids: Ids) -> Features:
         """The proxy's KVzip scores of prefix + context `ids`, charged to `prefill`."""
         proxy = self.model  # loaded before the clock starts: loading is nobody's scoring time
-        while len(self._memo) > REMEMBERED:
-            del self._memo[next(iter(self._memo))]
+        self._forget()
         return prefill.once(
             tuple(ids.tolist()),
             lambda: proxy_scores(prefill.model, proxy, ids, prefill.prefix_len),
             self._memo,
         )
 
+    def prefill(
+        self,
+        target: Model,
+        ids: Ids,
+        prefix_len: int,
+        scorers: Mapping[str, Mapped],
+        schedule: Schedule,
+        donor: Ids | None = None,
+    ) -> tuple[Prefill, Timeline]:
+        """`prefill_and_score` for these scorers by method, which then find their scores made.
 
-def proxy_scores(target: Model, proxy: Model, ids: Ids, prefix_len: int) -> Scores:
-    """KVzip on the proxy: the target's ids and the target's replay inputs, the proxy's heads."""
-    own = prefill(proxy, ids, prefix_len)
-    return score_replays(own, replays(target, ids[prefix_len:]))
+        Each is charged the time that the target waits for it after its own prefill.
+        """
+        maps = {method: scorer.map for method, scorer in scorers.items()}
+        request = prefill_and_score(target, self.model, ids, prefix_len, maps, schedule, donor)
+        timeline = request.timeline
+        proxy_seconds = sum(timeline.span(p).seconds for p in ("proxy_prefill", "proxy_scoring"))
+        self._forget()
+        self._memo[tuple(ids.tolist())] = request.proxy_scores, proxy_seconds
+        for method, scores in request.mapped.items():
+            request.prefill.put(scorers[method].key, scores.to(ids.device), timeline.wait(method))
+        return request.prefill, timeline
+
+    def _forget(self) -> None:
+        while len(self._memo) > REMEMBERED:
+            del self._memo[next(iter(self._memo))]

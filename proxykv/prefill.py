@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ import torch
 from proxykv.cache import ContextCache
 from proxykv.models import Model
 from proxykv.tensors import Ids
+from proxykv.timeline import clock
 
 T = TypeVar("T")
 
@@ -63,6 +63,10 @@ class Prefill:
         memo[key] = self.timed(compute)
         return memo[key][0]
 
+    def put(self, key: Hashable, value: Any, seconds: float) -> None:
+        """What `once` finds for `key` from now on: computed elsewhere, at a cost of `seconds`."""
+        self._memo[key] = value, seconds
+
     def timed(self, compute: Callable[[], T]) -> tuple[T, float]:
         """A result and the seconds it costs on its own: shared parts count in full."""
         saved, start = self._saved, clock(self.model.device)
@@ -92,10 +96,3 @@ def prefill(
     ids = input_ids.to(model.device)
     model.hidden(ids[None], torch.arange(len(ids), device=model.device)[None], cache)
     return Prefill(model, ids, prefix_len, cache, clock(model.device) - start, donor)
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, once the device has finished what it was given."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from proxykv.prefill import Prefill
 from proxykv.spec import ConfigError, Method
-from proxykv.tensors import Ids, Scores
+from proxykv.tensors import Features, Ids, Scores
 
 
 class Scorer(Protocol):
@@ -26,11 +26,27 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class Mapped(Scorer, Protocol):
+    """A scorer that maps the proxy's scores, and so need not wait for the target's prefill.
+
+    `key`: the scores' key in `Prefill.once`; `ahead`: whether what `map` makes of the proxy's
+    scores of a context are this method's scores of that context.
+    """
+
+    key: Hashable
+    ahead: bool
+
+    def map(self, proxy_scores: Features) -> Scores:
+        """From the proxy's heads to the target's, on the proxy's device."""
+        ...
+
+
 class ProxyScores(Protocol):
     """What a proxy has to say about a context."""
 
-    def scores(self, prefill: Prefill, ids: Ids) -> Scores:
-        """KVzip scores [proxy layer, proxy kv_head, token] of prefix + context `ids` (1-D).
+    def scores(self, prefill: Prefill, ids: Ids) -> Features:
+        """KVzip scores of prefix + context `ids` (1-D).
 
         The cost is charged to `prefill`, the context on whose behalf they are asked for.
         """
@@ -42,8 +58,8 @@ class Bench:
     """What a method may use besides the prefilled context.
 
     `artefacts`: folders of fitted methods by id; `proxy`: scores a context with the family's
-    proxy; `methods`: the run's methods by id, for those that combine others; `pair`: the weights'
-    digests, `target_hash` and `proxy_hash`, which a fitted method must have been fitted on.
+    proxy; `methods`: the run's methods by id, for those that combine others; `pair`: digests
+    of weights and vocabulary, with which the card of a fitted method must agree.
     """
 
     artefacts: Mapping[str, Path]

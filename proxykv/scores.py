@@ -14,9 +14,14 @@ from safetensors.torch import save_file
 
 from baselines.kvzip import replays, score_replays
 from proxykv import catalog
-from proxykv.convert import vocabulary_hash
 from proxykv.examples import Example, read_jsonl
-from proxykv.models import Model, context_ids, load, require_shared_vocabulary
+from proxykv.models import (
+    Model,
+    context_ids,
+    load,
+    require_shared_vocabulary,
+    vocabulary_hash,
+)
 from proxykv.pipeline import proxy_scores
 from proxykv.prefill import prefill
 from proxykv.spec import Run
@@ -47,6 +52,7 @@ def extract(run: Run, family: str) -> Path:
         "files": [_file(example) for example in examples],
         "identity": {
             "family": family,
+            "models": run.models(family),
             "target_hash": target.digest,
             "proxy_hash": proxy.digest,
             "vocab_hash": vocabulary_hash(target.tokenizer),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from proxykv import catalog, check
 from proxykv.catalog import digest
@@ -97,6 +97,7 @@ class Run:
         self.name: str = config["run"]
         self.seed: int = self.config["seed"]
         self.protocol: str = self.config["protocol"]
+        self.schedule: Literal["sequential", "parallel"] = self.config["schedule"]
         self.retentions: tuple[float, ...] = tuple(sorted(map(float, config["retentions"])))
         self.training: Mapping[str, Any] = config.get("training", {})
         self.dir = Path("results") / self.name

@@ -15,9 +15,9 @@ TASKS = ("single", "multikey", "multivalue", "vt")
 RETENTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 COLUMNS = (
     "family", "benchmark", "task", "context_id", "question", "method", "scope", "method_digest",
-    "protocol", "retention", "achieved_retention", "prediction", "references", "score",
-    "score_fixed", "nll", "kl", "kv_bytes", "kv_bytes_full", "prefill_seconds", "score_seconds",
-    "decode_seconds", "decode_rows", "context_tokens", "question_tokens", "new_tokens",
+    "protocol", "schedule", "retention", "achieved_retention", "prediction", "references",
+    "score", "score_fixed", "nll", "kl", "kv_bytes", "kv_bytes_full", "prefill_seconds",
+    "score_seconds", "decode_seconds", "decode_rows", "context_tokens", "question_tokens", "new_tokens",
     "truncated", "prompt_hash", "target", "target_hash", "proxy", "proxy_hash", "seed",
     "config_hash", "code_hash", "commit", "device", "dtype", "threads", "versions", "created",
 )  # fmt: skip
@@ -129,6 +129,7 @@ def _row(
         "scope": scope,
         "method_digest": f"{method}-digest",
         "protocol": "query_agnostic",
+        "schedule": "sequential",
         "retention": rho,
         "achieved_retention": rho,
         "kv_bytes": int(1_048_576 * rho),

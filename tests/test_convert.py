@@ -12,7 +12,8 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxykv import wheels
-from proxykv.convert import convert, vocabulary_hash
+from proxykv.convert import convert
+from proxykv.models import vocabulary_hash
 from proxykv.spec import ConfigError
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"

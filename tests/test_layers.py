@@ -16,6 +16,7 @@ ORDER = [
     # What a run consists of.
     *("proxykv.catalog", "proxykv.check", "proxykv.spec", "proxykv.examples"),
     # Scores, kept sets, caches, models.
+    *("proxykv.together", "proxykv.timeline"),
     *("proxykv.tensors", "proxykv.select", "proxykv.cache", "proxykv.sweep", "proxykv.pruned"),
     *("proxykv.models", "proxykv.prefill", "proxykv.decode", "proxykv.scorer"),
     # Methods, and the mapper that one of them trains.
@@ -29,6 +30,7 @@ ORDER = [
         "proxykv.scores",
         "proxykv.fit",
         "proxykv.progress",
+        "proxykv.api",
         "proxykv.cli",
     ),
 ]

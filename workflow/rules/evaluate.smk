@@ -24,6 +24,7 @@ rule generate:
     params:
         methods=digest({m.id: m.digest for m in RUN.methods.values()}),
         retentions=digest(RUN.retentions),
+        how=digest([RUN.seed, RUN.protocol, RUN.schedule]),
         family=lambda wildcards: digest(RUN.models(wildcards.family)),
     shell:
         step(

@@ -1,0 +1,82 @@
+"""Two sides of one request in two threads: if one fails, the other stops between two layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Event
+from typing import TypeVar
+
+import torch
+
+A, B = TypeVar("A"), TypeVar("B")
+
+_stop: ContextVar[Event | None] = ContextVar("stop", default=None)
+
+
+class SideError(RuntimeError):
+    """One side of a request failed; its own error is the cause."""
+
+
+class Cancelled(Exception):  # noqa: N818  (not an error of this thread)
+    """The other side failed, so nobody waits for this one's result."""
+
+
+def check() -> None:
+    """Raise Cancelled if this thread's work is no longer wanted. Caches ask at every layer."""
+    stop = _stop.get()
+    if stop is not None and stop.is_set():
+        raise Cancelled
+
+
+def together(target: Callable[[], A], proxy: Callable[[], B]) -> tuple[A, B]:
+    """Run `target` in this thread and `proxy` in one of its own; return both results.
+
+    Both use as many intra-op threads as this thread does, so results are those of running one
+    after the other. The first exception on either side cancels the other side.
+
+    Raises:
+        SideError: naming the side that failed first, from its exception.
+    """
+    stop, failures = Event(), _Failures()
+    threads = torch.get_num_threads()
+
+    def beside() -> B | None:
+        torch.set_num_threads(threads)  # PyTorch's setting is per thread
+        with _side("proxy", stop, failures):
+            return proxy()
+
+    theirs: Future[B | None]
+    with ThreadPoolExecutor(1, thread_name_prefix="proxy") as pool:
+        theirs = pool.submit(beside)
+        with _side("target", stop, failures):
+            ours = target()
+            # Waiting is part of this side: an interrupt while waiting stops the proxy, too.
+            result = theirs.result()
+    if failures:
+        side, error = failures[0]
+        if not isinstance(error, Exception):  # an interrupt is nobody's failure
+            raise error
+        raise SideError(f"the {side} failed: {type(error).__name__}: {error}") from error
+    return ours, result  # type: ignore[return-value]
+
+
+class _Failures(list[tuple[str, BaseException]]):
+    """Sides and what they raised, in order of time."""
+
+
+@contextmanager
+def _side(name: str, stop: Event, failures: _Failures) -> Iterator[None]:
+    """Work that `stop` cancels, and whose own failure sets it."""
+    token = _stop.set(stop)
+    try:
+        yield
+    except Cancelled:
+        pass
+    except BaseException as error:
+        failures.append((name, error))
+        stop.set()
+    finally:
+        _stop.reset(token)
