@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1", OMP_NUM_THREADS="1")
 
@@ -28,3 +29,35 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout as a short `make run` leaves it: with a mapper of the tiny family."""
+    from proxykv import catalog
+    from proxykv.data import make_dataset
+    from proxykv.fit import fit
+    from proxykv.scores import extract
+    from proxykv.spec import Run
+
+    root = tmp_path_factory.mktemp("trained")
+    (root / "models").symlink_to(catalog.ROOT / "models")
+    tasks = {"benchmark": "tiny", "tasks": ["single", "multikey"], "contexts": 8, "lengths": [96]}
+    run = Run(
+        {
+            "run": "tiny",
+            "families": ["tiny"],
+            "methods": ["full", "proxykv"],
+            "retentions": [0.5, 1.0],
+            "benchmarks": [tasks],
+            "corpus": [tasks],
+            "training": {"steps": 60, "val_contexts": 2, "eval_every": 60},
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for dataset in run.datasets("tiny", "train"):
+            make_dataset(run, dataset)
+        extract(run, "tiny")
+        fit(run, "tiny", "proxykv")
+    return root

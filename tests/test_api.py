@@ -1,0 +1,173 @@
+"""The Python interface: a pair is loaded with its mapper, prunes, and answers."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import proxykv
+from proxykv import catalog
+from proxykv.cache import ContextCache
+from proxykv.decode import Ask, answer
+from proxykv.models import context_ids
+from proxykv.prefill import prefill
+from proxykv.select import select
+from proxykv.spec import ConfigError
+from proxykv.tasks import tiny
+
+TINY = catalog.ROOT / "models" / "tiny"
+MAPPER = Path("results/tiny/mappers/tiny/proxykv")
+RETENTION = 0.3
+
+
+@pytest.fixture(scope="module")
+def pair(trained: Path) -> proxykv.Pair:
+    return proxykv.load_pair(TINY / "target", TINY / "proxy", trained / MAPPER, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    (example,) = tiny.build(
+        "multikey",
+        tokenizer=tiny.make_tokenizer(),
+        contexts=1,
+        lengths=[96],
+        seed=5,
+        split="eval",
+    )
+    return example.context
+
+
+def test_answers_are_those_of_the_harness(pair: proxykv.Pair, text: str) -> None:
+    """Several questions, each answered as if it were the only one."""
+    target = pair.target
+    filled = prefill(target, context_ids(target, text), len(target.prefix))
+    scores = pair.mapper.score(pair_scores(pair, text))
+    keep = select(scores, RETENTION, "head")
+    questions = [f"Question : code {key}" for key in ("Fivu", "Lado", "Fivu")]
+    asks = [Ask(target.encode(question), (), 6) for question in questions]
+    expected = [given[1] for given in answer(filled, [keep], asks, batch_rows=8)]
+
+    context = pair.prune(text, RETENTION, scope="head")
+    for question, one in zip(questions, expected, strict=True):
+        assert context.ask(question, max_new_tokens=6) == target.decode(list(one.ids))
+    assert context.ask(questions[0], max_new_tokens=1) == target.decode(list(expected[0].ids[:1]))
+
+
+def pair_scores(pair: proxykv.Pair, text: str) -> torch.Tensor:
+    from proxykv.pipeline import proxy_scores
+
+    ids = context_ids(pair.target, text)
+    return proxy_scores(pair.target, pair.proxy, ids, len(pair.target.prefix))
+
+
+def test_what_is_pruned_is_free(
+    pair: proxykv.Pair, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: list[weakref.ref[ContextCache]] = []
+    made = ContextCache.__init__
+
+    def remember(self: ContextCache, layers: int, observed: int) -> None:
+        made(self, layers, observed)
+        whole.append(weakref.ref(self))
+
+    monkeypatch.setattr(ContextCache, "__init__", remember)
+    context = pair.prune(text, RETENTION)
+    gc.collect()
+    assert len(whole) == 2  # the target's and the proxy's
+    assert all(cache() is None for cache in whole)
+    everything = pair.prune(text, 1.0)
+    assert everything.retention == 1
+    share = context.cache.context_bytes / everything.cache.context_bytes
+    assert share == pytest.approx(RETENTION, abs=0.01)
+    assert context.retention == pytest.approx(RETENTION, abs=1e-3)
+
+
+@pytest.mark.parametrize("schedule", ["sequential", "parallel"])
+def test_the_timeline_tells_all_phases(pair: proxykv.Pair, text: str, schedule: str) -> None:
+    timeline = replace(pair, schedule=schedule).prune(text, RETENTION).timeline
+    spans = {span.phase: span for span in timeline.spans}
+    ours = ["target_prefill", "select", "prune"]
+    theirs = ["proxy_prefill", "proxy_scoring", "mapper", "select"]
+    assert set(spans) == {*ours, *theirs}
+    for side in (ours, theirs):
+        ends = [moment for name in side for moment in (spans[name].start, spans[name].end)]
+        assert ends == sorted(ends)
+    assert json.loads(json.dumps(timeline.record()))[0]["start"] >= 0
+    if schedule == "sequential":
+        assert timeline.overlap() == 0
+
+
+def test_bad_calls_are_explained(pair: proxykv.Pair, text: str) -> None:
+    with pytest.raises(ValueError, match="the context is empty"):
+        pair.prune("", RETENTION)
+    with pytest.raises(ValueError, match="outside"):
+        pair.prune(text, 30)
+    with pytest.raises(ValueError, match="the question is empty"):
+        pair.prune(text, RETENTION).ask("")
+
+
+def test_the_card_says_what_the_mapper_is_for(trained: Path, pair: proxykv.Pair) -> None:
+    card = json.loads((trained / MAPPER / "card.json").read_text("utf-8"))
+    assert card == pair.card
+    assert card["family"] == "tiny"
+    assert card["models"]["target"]["path"] == "models/tiny/target"
+    assert {"target_hash", "proxy_hash", "vocab_hash", "corpus", "weights_sha256"} <= set(card)
+    assert {"mapper", "training", "metrics", "train_contexts", "val_contexts"} <= set(card)
+
+
+@pytest.fixture
+def copies(trained: Path, tmp_path: Path) -> Path:
+    """Target, proxy and mapper, to be tampered with."""
+    for role in ("target", "proxy"):
+        shutil.copytree(TINY / role, tmp_path / role)
+    shutil.copytree(trained / MAPPER, tmp_path / "mapper")
+    return tmp_path
+
+
+def load(folder: Path) -> proxykv.Pair:
+    return proxykv.load_pair(folder / "target", folder / "proxy", folder / "mapper", device="cpu")
+
+
+@pytest.mark.parametrize("role", ["target", "proxy"])
+def test_other_weights_are_refused(copies: Path, role: str) -> None:
+    weights = load_file(copies / role / "model.safetensors")
+    name = next(iter(weights))
+    weights[name] = weights[name] * 1.01
+    save_file(weights, copies / role / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=rf"trained for {role}_hash .* this pair has"):
+        load(copies)
+
+
+def test_swapped_models_are_refused(copies: Path) -> None:
+    with pytest.raises(ConfigError, match="trained for target_hash"):
+        proxykv.load_pair(copies / "proxy", copies / "target", copies / "mapper")
+
+
+@pytest.mark.parametrize(
+    ("roles", "says"),
+    [(["proxy"], "different vocabularies"), (["target", "proxy"], "another tokenizer")],
+)
+def test_another_vocabulary_is_refused(copies: Path, roles: list[str], says: str) -> None:
+    for role in roles:
+        file = copies / role / "tokenizer.json"
+        file.write_text(file.read_text("utf-8").replace('"gold"', '"silver"'), "utf-8")
+    with pytest.raises(ConfigError, match=says):
+        load(copies)
+
+
+@pytest.mark.parametrize(
+    ("part", "says"), [("target", "no safetensors"), ("mapper", "no trained mapper")]
+)
+def test_a_missing_folder_is_named(copies: Path, part: str, says: str) -> None:
+    shutil.rmtree(copies / part)
+    with pytest.raises(ConfigError, match=f"{copies / part}: {says}"):
+        load(copies)
