@@ -47,6 +47,11 @@ class Timeline:
         yield
         self.spans.append(Span(phase, start, clock(device) - self.origin, method))
 
+    @property
+    def end(self) -> float:
+        """When the last phase ended."""
+        return max(span.end for span in self.spans)
+
     def span(self, phase: str, method: str | None = None) -> Span:
         """The phase's span; StopIteration if it has not ended."""
         return next(s for s in self.spans if (s.phase, s.method) == (phase, method))
@@ -62,8 +67,8 @@ class Timeline:
     def overlap(self) -> float:
         """Seconds in which the target prefilled while the proxy's side was at work."""
         target = self.span("target_prefill")
-        aside = [s for s in self.spans if s.phase in ("proxy_prefill", "proxy_scoring", "mapper")]
-        return sum(max(0.0, min(s.end, target.end) - max(s.start, target.start)) for s in aside)
+        theirs = [s for s in self.spans if s.phase in ("proxy_prefill", "proxy_scoring", "mapper")]
+        return sum(max(0.0, min(s.end, target.end) - max(s.start, target.start)) for s in theirs)
 
     def record(self) -> list[dict[str, Any]]:
         """The spans in order of their starts, for JSON."""

@@ -17,9 +17,10 @@ COLUMNS = (
     "family", "benchmark", "task", "context_id", "question", "method", "scope", "method_digest",
     "protocol", "schedule", "retention", "achieved_retention", "prediction", "references",
     "score", "score_fixed", "nll", "kl", "kv_bytes", "kv_bytes_full", "prefill_seconds",
-    "score_seconds", "decode_seconds", "decode_rows", "context_tokens", "question_tokens", "new_tokens",
-    "truncated", "prompt_hash", "target", "target_hash", "proxy", "proxy_hash", "seed",
-    "config_hash", "code_hash", "commit", "device", "dtype", "threads", "versions", "created",
+    "score_seconds", "decode_seconds", "decode_rows", "context_tokens", "question_tokens",
+    "new_tokens", "truncated", "prompt_hash", "target", "target_hash", "proxy", "proxy_hash",
+    "seed", "config_hash", "code_hash", "commit", "device", "dtype", "threads", "versions",
+    "created",
 )  # fmt: skip
 # method -> (scope, score at the smallest and at the largest retention)
 METHODS = {

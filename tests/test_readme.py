@@ -42,6 +42,16 @@ def test_commands_of_the_readme_parse(line: str, capsys: pytest.CaptureFixture[s
     assert line.split(maxsplit=1)[0] in capsys.readouterr().out
 
 
+def test_the_python_example_prints_what_it_says(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    monkeypatch.chdir(trained)
+    exec(code, {})
+    said = re.findall(r"^print.*  # (.*)$", code, flags=re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == said
+
+
 def test_the_method_of_the_guide_works(tmp_path: Path) -> None:
     """The complete example is found by its name, and scores."""
     guide = (ROOT / "docs" / "extend.md").read_text("utf-8")
