@@ -160,6 +160,6 @@ def test_a_lone_context_is_told_from_one_of_the_corpus(examples: list[Example]) 
     for mine, other in ((examples[:1], examples[2]), (examples[:2], examples[1])):
         write_jsonl(cell.dataset.path, mine)
         job = Generator(run, cell)
-        donor = job._prefill(mine[0]).donor
+        donor = job._prefill(mine[0], []).donor
         assert donor is not None
         assert tuple(donor.tolist()) == job.target.encode(other.context)
