@@ -2,61 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from proxykv.cache import ContextLayer, Layer, causal_attention
+from proxykv.attention import Part, attend_part, blocks, join, unseen
+from proxykv.cache import ContextLayer, Layer
 from proxykv.models import Model
 from proxykv.prefill import Prefill, prefill
 from proxykv.scorer import Bench
-from proxykv.tensors import Ids, KeyValues, Queries, Scores
+from proxykv.spec import ConfigError
+from proxykv.tensors import Ids, KeyValues, Queries, Scores, Stored
 
 CHUNK = 2000
 FIRST = "\n\nRepeat the previous context exactly."
 NEXT = "\n\nRepeat the part of the previous context exactly, starting with "
 OVERLAP = 8
 """Ids of the previous chunk that tell the model where to go on."""
-TILE = 512
-"""Replay queries whose attention weights exist at a time."""
+
+TILE = {"cpu": 1 << 20}
+"""Attention logits that exist at a time: what a CPU's cache holds; elsewhere, `WIDE_TILE`."""
+WIDE_TILE = 1 << 25
+KEYS = 4096
+"""Keys outside the chunk that are attended to at a time."""
 
 Replay = tuple[Ids, Ids]
 """A chunk of the context, and the input that asks for it and repeats it."""
 
-VARIANTS = {"kvzip": {"scope": "global"}, "kvzip_head": {"scope": "head"}}
+VARIANTS = {
+    "kvzip": {"scope": "global"},
+    "kvzip_head": {"scope": "head"},
+    "kvzip_plus": {"scope": "global", "params": {"plus": True}},
+}
 
 
 class KVzip:
     """KVzip's scores; the id says how the budget is shared (`kvzip`: over all heads)."""
 
-    def __init__(self, bench: Bench, chunk: int = CHUNK) -> None:
-        """`chunk`: context tokens replayed at a time."""
-        self.chunk = chunk
+    def __init__(
+        self,
+        bench: Bench,
+        chunk: int = CHUNK,
+        first: str = FIRST,
+        following: str = NEXT,
+        plus: bool = False,
+    ) -> None:
+        """The authors' setting by default; kvpress' is a chunk of 2048 and no space at the end.
+
+        `chunk`: context tokens replayed at a time; `first`, `following`: the requests to repeat
+        the first and every other chunk; `plus`: KVzip+ (see `score_replays`).
+        """
+        if chunk < 1:
+            raise ConfigError(f"kvzip replays chunks of at least one token, not {chunk}")
+        self.chunk, self.requests, self.plus = chunk, (first, following), plus
 
     def score(self, prefill: Prefill) -> Scores:
-        """Maximum replay attention that each KV pair receives, in [0, 1]."""
-        return prefill.once(
-            ("kvzip", self.chunk),
-            lambda: score_replays(prefill, replays(prefill.model, prefill.context, self.chunk)),
-        )
+        """Maximum replay attention that each KV pair receives, in [0, 1] unless `plus`."""
+
+        def compute() -> Scores:
+            pairs = replays(prefill.model, prefill.context, self.chunk, *self.requests)
+            return score_replays(prefill, pairs, self.plus)
+
+        return prefill.once(("kvzip", self.chunk, self.requests, self.plus), compute)
 
 
-def replays(model: Model, context: Ids, chunk: int = CHUNK) -> list[Replay]:
-    """Cut a context into chunks, each with its replay input: request, chat suffix, the chunk.
+def replays(
+    model: Model, context: Ids, chunk: int = CHUNK, first: str = FIRST, following: str = NEXT
+) -> list[Replay]:
+    """Cut a context into chunks, each with its replay input.
 
-    The suffix opens the answer; where there is no chat template it is a line break.
+    A replay input is the request (and, after the first chunk, the last ids of the chunk before),
+    the chat suffix that opens the answer (a line break where there is no chat template), and the
+    chunk itself.
     """
-    suffix = model.suffix or model.encode("\n")
+    suffix = _like(context, model.suffix or model.encode("\n"))
     pairs: list[Replay] = []
-    for start in range(0, len(context), chunk):
-        piece = context[start : start + chunk]
-        request = model.encode(NEXT if start else FIRST)
-        cue = context[max(0, start - OVERLAP) : start]
-        ids = torch.cat([_like(context, request), cue, _like(context, suffix), piece])
-        pairs.append((piece, ids))
+    before = context[:0]
+    for piece in context.split(chunk):
+        request = _like(context, model.encode(following if pairs else first))
+        pairs.append((piece, torch.cat([request, before, suffix, piece])))
+        before = piece[-OVERLAP:]
     return pairs
 
 
@@ -79,27 +109,34 @@ def replay_scores(
 
 
 @torch.inference_mode()
-def score_replays(prefill: Prefill, replays: Sequence[Replay]) -> Scores:
-    """KVzip scores [layer, kv_head, token] from one replay forward per chunk."""
+def score_replays(prefill: Prefill, replays: Sequence[Replay], plus: bool = False) -> Scores:
+    """KVzip scores [layer, kv_head, token] from one replay forward per chunk.
+
+    `plus` weighs attention as KVzip+ does, before the maximum: times ‖W_o v‖ of the KV pair, over
+    ‖h‖ of the replayed token's input to the attention layer (NVIDIA kvpress; arXiv 2601.07891).
+
+    Raises:
+        ValueError: if the chunks do not cover the context.
+    """
     covered = sum(len(chunk) for chunk, _ in replays)
     if covered != len(prefill.context):
         raise ValueError(f"chunks cover {covered} of {len(prefill.context)} context tokens")
+    model = prefill.model
     parts: list[Scores] = []
     start = prefill.prefix_len
     for chunk, ids in replays:
         cache = ReplayCache(prefill, slice(start, start + len(chunk)))
         first = len(prefill.input_ids)
-        where = torch.arange(first, first + len(ids), device=prefill.model.device)
-        try:
-            prefill.model.hidden(ids.to(where.device)[None], where[None], cache)
-        except _Scored:
-            parts.append(torch.stack([layer.scores for layer in cache.layers]))
+        where = torch.arange(first, first + len(ids), device=model.device)
+        with _observed(model.net, plus), suppress(_Scored):
+            model.hidden(ids.to(where.device)[None], where[None], cache)
+        parts.append(torch.stack([layer.scores for layer in cache.layers]))
         start += len(chunk)
     return torch.cat(parts, dim=-1)
 
 
 class ReplayCache(Cache):
-    """A prefilled context with one replay behind it; the replay's own keys are dropped after it."""
+    """A prefilled context with one replay behind it, which is forgotten with this object."""
 
     layers: list[ReplayLayer]
 
@@ -115,69 +152,126 @@ class ReplayCache(Cache):
 
 
 class ReplayLayer(Layer):
-    """One layer of a replay: answers attention and scores the chunk on the way."""
+    """One layer of a replay: answers attention and scores the chunk on the way.
+
+    The scores are a softmax over {prefix, chunk, replay so far}, and attention is one over all
+    keys. So those logits are computed once, a tile of queries at a time; their softmax gives the
+    scores and its part of the output, and the other keys of the context are joined to that.
+    """
 
     scores: Float[Tensor, "kv_head chunk"]
 
     def __init__(self, context: ContextLayer, prefix_len: int, chunk: slice, last: bool) -> None:
         """`last`: nothing after this layer's scores is needed."""
         super().__init__()
-        self.context, self.prefix_len, self.chunk, self.last = context, prefix_len, chunk, last
+        self.context, self.chunk, self.last = context, chunk, last
+        self.scored = slice(prefix_len, prefix_len + chunk.stop - chunk.start)
+        self.rest = [
+            *blocks(prefix_len, chunk.start, KEYS),
+            *blocks(chunk.stop, context.length, KEYS),
+        ]
+        self.plus: tuple[Tensor, Tensor] | None = None
+
+    def observe(self, hidden: Float[Tensor, "row replay width"], out_proj: nn.Linear) -> None:
+        """Note KVzip+'s weights: 1 / ‖h‖ per query, and ‖W_o v‖ per pair and query head."""
+        values = self.context.values[0, :, self.chunk]
+        per_head = out_proj.weight.unflatten(1, (len(values), -1, values.shape[-1]))
+        written = [
+            torch.stack([(v @ w.mT).float().norm(dim=-1) for w in group.unbind(1)])
+            for v, group in zip(values, per_head.unbind(1), strict=True)
+        ]
+        self.plus = 1 / hidden[0].float().norm(dim=-1), torch.stack(written)
 
     def store(self, keys: KeyValues, values: KeyValues) -> None:
-        """Write the replay behind the context, in slots that the next replay will overwrite."""
-        context = self.context
-        self.keys, self.values = context.slots.write(context.length, keys, values)
-        # Growing may have moved the context.
-        context.keys = self.keys[:, :, : context.length]
-        context.values = self.values[:, :, : context.length]
+        """Hold the replay's own keys and values for `attend`."""
+        self.keys, self.values = keys, values
 
     def attend(self, query: Queries, scaling: float) -> Queries:
         """Attention over the whole context and the replay; scores as a side effect."""
-        split = self.context.length
-        keys = self.keys[0]
-        columns = torch.cat(
-            [keys[:, : self.prefix_len], keys[:, self.chunk], keys[:, split:]], dim=1
-        )
-        self.scores = replay_maxima(
-            query[0], columns, self.prefix_len, self.chunk.stop - self.chunk.start, scaling
-        )
+        _, q_heads, replay, dim = query.shape
+        keys, values = self._columns(self.context.keys, self.keys), None
+        if not self.last:
+            values = self._columns(self.context.values, self.values)
+        heads, total, _ = keys.shape
+        grouped = (query[0] * scaling).unflatten(0, (heads, -1))
+        best = grouped.new_zeros(heads, q_heads // heads, _length(self.scored), dtype=torch.float32)
+        out = query.new_empty(1, replay, q_heads, dim)
+        per_head = out[0].unflatten(1, (heads, -1))
+        tile = TILE.get(query.device.type, WIDE_TILE) // (q_heads // heads * total)
+        for at in blocks(0, replay, max(1, tile)):
+            seen = total - replay + at.stop
+            hidden = unseen(_length(at), _length(at), query.device)
+            for head in range(heads):
+                rows = grouped[head, :, at]
+                logits = (rows @ keys[head, :seen].mT).float()
+                logits[..., -_length(at) :].masked_fill_(hidden, -torch.inf)
+                weights = logits.softmax(dim=-1)
+                torch.maximum(best[head], self._strongest(weights, at), out=best[head])
+                if values is not None:
+                    part = self._whole(head, rows, logits, weights, values[head, :seen])
+                    per_head[at, head] = part.transpose(0, 1).to(out.dtype)
+        self.scores = (best if self.plus is None else best * self.plus[1]).amax(dim=1)
         if self.last:
             raise _Scored
-        return causal_attention(query, self.keys, self.values, scaling)
+        return out.transpose(1, 2)
+
+    def _columns(self, context: Stored, replay: KeyValues) -> Float[Tensor, "kv_head column dim"]:
+        """{prefix, chunk, replay}: what the scores' softmax runs over."""
+        prefix = context[0, :, : self.scored.start]
+        return torch.cat([prefix, context[0, :, self.chunk], replay[0]], dim=1)
+
+    def _strongest(
+        self, weights: Float[Tensor, "group query column"], at: slice
+    ) -> Float[Tensor, "group chunk"]:
+        """What each of the chunk's pairs gets from the query that attends to it most."""
+        scored = weights[..., self.scored]
+        if self.plus is not None:
+            scored = scored * self.plus[0][at, None]
+        return scored.amax(dim=1)
+
+    def _whole(
+        self,
+        head: int,
+        query: Float[Tensor, "group query dim"],
+        logits: Float[Tensor, "group query column"],
+        weights: Float[Tensor, "group query column"],
+        values: Float[Tensor, "column dim"],
+    ) -> Float[Tensor, "group query dim"]:
+        """Attention over all keys, from the softmax over those that are scored."""
+        out = weights.to(values.dtype) @ values
+        if not self.rest:
+            return out
+        # The largest weight is exp(largest logit - lse).
+        lse = logits.amax(dim=-1, keepdim=True) - weights.amax(dim=-1, keepdim=True).log()
+        part = Part(out.float(), lse)
+        for keys in self.rest:
+            context = (self.context.keys[0, head, keys], self.context.values[0, head, keys])
+            part = join(part, attend_part(query, *context))
+        return part.out
 
 
-def replay_maxima(
-    query: Float[Tensor, "q_head replay dim"],
-    keys: Float[Tensor, "kv_head column dim"],
-    prefix_len: int,
-    chunk_len: int,
-    scaling: float,
-) -> Float[Tensor, "kv_head chunk"]:
-    """Softmax over exactly {prefix, chunk, replay so far}; chunk columns; max over queries.
+@contextmanager
+def _observed(net: PreTrainedModel, plus: bool) -> Iterator[None]:
+    """Let every layer of a replay see what KVzip+ weighs attention with."""
 
-    `keys` holds those three in this order. A tile of queries at a time: log-sum-exp per query, then
-    the maximum of `exp(logit - lse)` per column, so the weights never exist as a whole.
-    """
-    heads, columns, dim = keys.shape
-    replay = query.shape[1]
-    grouped = query.reshape(heads, -1, replay, dim)
-    before = columns - replay  # prefix and chunk: visible to every query
-    best = keys.new_full((heads, chunk_len), -torch.inf, dtype=torch.float32)
-    for start in range(0, replay, TILE):
-        stop = min(start + TILE, replay)
-        seen = before + stop
-        tile = grouped[:, :, start:stop].reshape(heads, -1, dim) @ keys[:, :seen].mT
-        logits = (tile.float() * scaling).view(heads, -1, stop - start, seen)
-        logits.masked_fill_(~_causal(stop - start, seen, keys.device), -torch.inf)
-        lse = logits.logsumexp(dim=-1, keepdim=True)
-        weights = logits[..., prefix_len:before] - lse
-        best = torch.maximum(best, weights.amax(dim=(1, 2)))
-    return best.exp()
+    def note(module: nn.Module, _: tuple, kwargs: dict[str, Any]) -> None:
+        layer = kwargs["past_key_values"].layers[module.layer_idx]
+        layer.observe(kwargs["hidden_states"], module.o_proj)
+
+    layers = net.base_model.layers if plus else []
+    hooks = [
+        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)  # type: ignore[union-attr]
+        for layer in layers  # type: ignore[union-attr]
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
-def _causal(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "query key"]:
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+def _length(part: slice) -> int:
+    return part.stop - part.start
 
 
 def _like(context: Ids, ids: Sequence[int]) -> Ids:

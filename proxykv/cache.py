@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from proxykv.attention import causal_attention
 from proxykv.tensors import KeyValues, Queries, Stored
 from proxykv.together import check
 
@@ -101,17 +100,17 @@ class ContextLayer(Layer):
     def __init__(self, observed: int) -> None:
         """`observed`: for how many of the last tokens queries are remembered."""
         super().__init__()
-        self.slots = Slots()
         self.observed = observed
         self.queries: Tensor | None = None
 
     def store(self, keys: KeyValues, values: KeyValues) -> None:
-        """Append tokens of the context."""
-        self.keys, self.values = self.slots.write(self.length, keys, values)
-        self.length += keys.shape[2]
+        """Keep the context, which is one forward."""
+        assert self.length == 0, "a context is prefilled once"
+        self.keys, self.values = keys.contiguous(), values.contiguous()
+        self.length = keys.shape[2]
 
     def attend(self, query: Queries, scaling: float) -> Queries:
-        """Causal attention of the last tokens over all tokens stored."""
+        """Causal attention of the context to itself."""
         self.queries = query[:, :, -self.observed :].clone()
         return causal_attention(query, self.keys, self.values, scaling)
 
@@ -126,32 +125,12 @@ class ContextCache(Cache):
         super().__init__(layers=[ContextLayer(observed) for _ in range(layers)])
 
 
-def causal_attention(query: Queries, keys: KeyValues, values: KeyValues, scaling: float) -> Queries:
-    """Attention in which the queries are the last tokens of the keys.
-
-    Queries have `group` heads for each KV head (grouped-query attention).
-    """
-    new, total = query.shape[2], keys.shape[2]
-    mask = None
-    if 1 < new < total:
-        mask = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
-    return scaled_dot_product_attention(
-        query,
-        keys,
-        values,
-        attn_mask=mask,
-        is_causal=new == total > 1,
-        scale=scaling,
-        enable_gqa=True,
-    )
-
-
 def _fitted(storage: Stored | None, new: KeyValues, used: int, needed: int) -> Tensor:
     """Storage with room for `needed` tokens; the first `used` ones survive."""
     if storage is not None and storage.shape[2] >= needed:
         return storage
     rows, heads, _, dim = new.shape
-    # The first write fits exactly (a context is one write); later ones leave room to grow.
+    # The first write fits exactly (a question is one write); later ones leave room to grow.
     room = needed if storage is None else needed + needed // 4
     grown = new.new_empty(rows, heads, room, dim)
     if storage is not None:

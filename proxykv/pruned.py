@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers import Cache
 
-from proxykv.cache import ContextCache, ContextLayer, Layer, Slots, causal_attention
+from proxykv.attention import Part, attend_part, blocks, join, unseen
+from proxykv.cache import ContextCache, ContextLayer, Layer, Slots
 from proxykv.tensors import Keep, KeyValues, Queries
+
+BLOCK_ELEMENTS = 1 << 24
+"""Attention logits of one head that exist at a time (64 MiB in float32)."""
 
 
 class PrunedCache(Cache):
@@ -15,7 +20,7 @@ class PrunedCache(Cache):
 
     Kept entries are copied out of the full cache: drop the last reference to that one and its
     memory is free. Original positions are kept, so the next token's position is the full context's
-    length, not the number of entries left.
+    length, not the number of entries left. A model's own `generate` can use it as well.
     """
 
     layers: list[PrunedLayer]
@@ -49,7 +54,12 @@ class PrunedLayer(Layer):
         self.kept_keys = context.keys[0][seen]
         self.kept_values = context.values[0][seen]
         self.counts: list[int] = seen.sum(dim=1).tolist()
+        self.context_length = context.length
         self.slots = Slots()
+
+    def get_seq_length(self) -> int:
+        """True length of the text, which is the next token's position."""
+        return self.context_length + self.length
 
     def store(self, keys: KeyValues, values: KeyValues) -> None:
         """Append new tokens after the context."""
@@ -57,25 +67,34 @@ class PrunedLayer(Layer):
         self.length += keys.shape[2]
 
     def attend(self, query: Queries, scaling: float) -> Queries:
-        """Causal attention over each head's kept entries and the tokens since (one row)."""
+        """Causal attention over each head's kept entries and the tokens since (one row).
+
+        The two are attended to apart and joined, so that neither is copied. Heads are ragged: each
+        reads its own kept entries and nothing is padded.
+        """
+        rows, q_heads, new, dim = query.shape
+        if rows != 1:
+            raise ValueError(f"a pruned cache answers one row at a time, not {rows}")
         heads = len(self.counts)
+        group = q_heads // heads
+        grouped = (query[0] * scaling).reshape(heads, group * new, dim)
+        hidden = unseen(new, self.length, query.device).repeat(group, 1)
+        since = attend_part(grouped, self.keys[0], self.values[0], hidden)
         packed = zip(
-            query.chunk(heads, dim=1),
+            grouped,
             self.kept_keys.split(self.counts),
             self.kept_values.split(self.counts),
-            self.keys.split(1, dim=1),
-            self.values.split(1, dim=1),
             strict=True,
         )
-        return torch.cat(
-            [
-                causal_attention(
-                    q,
-                    torch.cat([kept_k[None, None], new_k], dim=2),
-                    torch.cat([kept_v[None, None], new_v], dim=2),
-                    scaling,
-                )
-                for q, kept_k, kept_v, new_k, new_v in packed
-            ],
-            dim=1,
-        )
+        kept = [_attend_kept(*head) for head in packed]
+        both = join(since, Part(*(torch.stack(each) for each in zip(*kept, strict=True))))
+        return both.out.to(query.dtype).view(1, q_heads, new, dim)
+
+
+def _attend_kept(
+    query: Float[Tensor, "query dim"], keys: Float[Tensor, "kept dim"], values: Tensor
+) -> Part:
+    """One head over its kept entries, a bounded number of logits at a time."""
+    width = max(1, BLOCK_ELEMENTS // max(1, len(keys)))
+    parts = [attend_part(query[at], keys, values) for at in blocks(0, len(query), width)]
+    return Part(*(torch.cat(each) for each in zip(*parts, strict=True)))

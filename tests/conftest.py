@@ -14,7 +14,17 @@ import torch
 
 torch.set_num_threads(1)
 SHAPED = [
-    *("cache", "decode", "fidelity", "loss", "mapper", "pipeline", "prefill", "pruned"),
+    *(
+        "attention",
+        "cache",
+        "decode",
+        "fidelity",
+        "loss",
+        "mapper",
+        "pipeline",
+        "prefill",
+        "pruned",
+    ),
     *("select", "sweep"),
 ]
 # Before any test module imports the package.

@@ -17,8 +17,8 @@ ORDER = [
     *("proxykv.catalog", "proxykv.check", "proxykv.spec", "proxykv.examples"),
     # Scores, kept sets, caches, models.
     *("proxykv.together", "proxykv.timeline"),
-    *("proxykv.tensors", "proxykv.select", "proxykv.cache", "proxykv.sweep", "proxykv.pruned"),
-    *("proxykv.models", "proxykv.prefill", "proxykv.decode", "proxykv.scorer"),
+    *("proxykv.tensors", "proxykv.select", "proxykv.attention", "proxykv.cache", "proxykv.sweep"),
+    *("proxykv.pruned", "proxykv.models", "proxykv.prefill", "proxykv.decode", "proxykv.scorer"),
     # Methods, and the mapper that one of them trains.
     *("proxykv.loss", "proxykv.fidelity", "proxykv.stages", "proxykv.mapper", "proxykv.stored"),
     *("proxykv.train", "baselines", "proxykv.pipeline"),
@@ -38,8 +38,8 @@ ORDER = [
 
 SCORER_SIDE = {
     "proxykv.spec",  # for ConfigError
-    *("proxykv.cache", "proxykv.models", "proxykv.prefill", "proxykv.scorer", "proxykv.select"),
-    *("proxykv.tensors", "proxykv.mapper", "proxykv.train"),
+    *("proxykv.attention", "proxykv.cache", "proxykv.models", "proxykv.prefill"),
+    *("proxykv.scorer", "proxykv.select", "proxykv.tensors", "proxykv.mapper", "proxykv.train"),
 }
 """What a method's file may use, besides other methods' files."""
 
