@@ -1,40 +1,74 @@
-"""What both sides of the comparison with kvpress score."""
+"""What both sides of the comparison with kvpress score: folders with a model and a tokenizer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from random_models import random_ids
+from random_models import random_net
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 SNAPKV = {"window": 64, "kernel": 5}
 """kvpress' defaults."""
+RATIO = 0.5
+"""Share of the pairs that kvpress removes."""
+BYTES = 256
 
 
 @dataclass(frozen=True)
 class Case:
-    """A context of a random model; `replays` cover it in chunks, each with its replay input."""
+    """A context of a random model, replayed in chunks."""
 
     architecture: str
     prefix_len: int
-    ids: Tensor
-    replays: list[tuple[Tensor, Tensor]]
+    context: int
+    chunk: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.architecture}-{self.prefix_len}-{self.context}-{self.chunk}"
+
+    @property
+    def input_ids(self) -> Tensor:
+        """The template's prefix, then the context."""
+        generator = torch.Generator().manual_seed(self.context)
+        context = torch.randint(1, BYTES, (self.context,), generator=generator)
+        prefix = byte_tokenizer(self.prefix_len).encode(prefix_text(self.prefix_len))
+        return torch.cat([torch.tensor(prefix, dtype=torch.long), context])
+
+    def write(self, folder: Path) -> None:
+        """Save the model and its tokenizer, as both sides load them."""
+        random_net(self.architecture, "eager", vocab_size=BYTES).save_pretrained(folder)
+        byte_tokenizer(self.prefix_len).save_pretrained(folder)
 
 
-def _case(architecture: str, prefix_len: int, context: int, chunk: int) -> Case:
-    ids = random_ids(prefix_len + context, seed=context)
-    chunks = ids[prefix_len:].split(chunk)
-    replays = [(c, torch.cat([random_ids(6, seed=i), c])) for i, c in enumerate(chunks)]
-    return Case(architecture, prefix_len, ids, replays)
+def prefix_text(length: int) -> str:
+    return "<" * length
 
 
-CASES = {
-    f"{architecture}-{prefix_len}-{context}-{chunk}": _case(
-        architecture, prefix_len, context, chunk
-    )
+def byte_tokenizer(prefix_len: int) -> PreTrainedTokenizerFast:
+    """A token per byte, so that every space shows; a chat template where there is a prefix."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    if prefix_len:
+        fast.chat_template = prefix_text(prefix_len) + "{{ messages[0]['content'] }}</user>\n"
+    return fast
+
+
+CASES = [
+    Case(architecture, *sizes)
     for architecture in ("llama", "qwen2", "qwen3")
-    # One chunk, several with a shorter last one, several of equal length; replays longer than the
-    # tile that scores are computed in.
-    for prefix_len, context, chunk in ((0, 90, 100), (1, 101, 40), (4, 120, 40), (3, 700, 600))
-}
+    for sizes in (
+        (0, 90, 100),  # shorter than a chunk
+        (0, 120, 40),  # chunks of equal length
+        (1, 81, 40),  # a last chunk of one token
+        (40, 107, 40),  # a shorter last chunk, and more prefix than kvpress' four sinks
+        (1, 700, 600),  # a replay longer than the tile that scores are computed in
+    )
+]

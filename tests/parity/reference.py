@@ -4,39 +4,53 @@ Importing kvpress wraps every attention function that transformers knows, so not
 enter the process that tests this package.
 """
 
-# The press is driven from inside, through attributes that it declares as None.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CASES, SNAPKV, Case
+from cases import CASES, RATIO, SNAPKV, Case
 from kvpress import KVzipPress, SnapKVPress
-from random_models import random_net
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 
 
-def kvzip(net: Any, case: Case) -> Tensor:
-    """Scores [layer, kv_head, token] of the context, from given replay inputs."""
-    # Its "sinks" are the first tokens whatever they are; here, the prefix and nothing else.
-    press = KVzipPress(compression_ratio=0.5, n_sink=case.prefix_len)
-    press.prefix_length = case.prefix_len
-    press.context_length = len(case.ids)
-    press._context_ids, press._cache = case.ids[None], DynamicCache()
-    net.model(case.ids[None], past_key_values=press._cache)
-    heads = net.config.num_key_value_heads
-    press.score_val = torch.zeros(net.config.num_hidden_layers, 1, heads, len(case.ids))
-    # Chunks and requests are an input of the comparison; pruning is not part of it.
-    press.prepare = lambda model, tokenizer: [(c[None], r[None]) for c, r in case.replays]
-    press.compress_post = lambda model: None
+class Observed(KVzipPress):
+    """The press as it is, with its replay inputs and scores noted on the way."""
+
+    def prepare(self, *args: Any, **kwargs: Any) -> list[tuple[Tensor, Tensor]]:
+        self.pairs = super().prepare(*args, **kwargs)
+        return self.pairs
+
+    def compress_post(self, model: Any) -> None:
+        self.scores: Tensor = self.score_val.clone()  # type: ignore[union-attr]
+        super().compress_post(model)
+
+
+def kvzip(net: Any, case: Case, plus: bool) -> dict[str, Any]:
+    """Replay inputs, scores and kept set [layer, kv_head, token] of the context."""
+    press = Observed(
+        compression_ratio=RATIO,
+        chunk_size=case.chunk,
+        # Its "sinks" are the first tokens whatever they are; here, the prefix and nothing else.
+        n_sink=case.prefix_len,
+        kvzip_plus_normalization=plus,
+    )
+    with press(net):
+        net.model(input_ids=case.input_ids[None], past_key_values=DynamicCache())
+    scores = press.scores[:, 0]
+    kept = torch.ones_like(scores, dtype=torch.bool)
     for layer in net.model.layers:
-        layer.self_attn.rotary_emb = net.model.rotary_emb
-    press._perform_kvzip_compression(net, None)
-    return press.score_val[:, 0, :, case.prefix_len :].clone()
+        _, heads, tokens = layer.self_attn.masked_key_indices
+        kept[layer.self_attn.layer_idx, heads, tokens] = False
+        layer.self_attn.masked_key_indices = None
+    return {
+        "replays": [(chunk[0], ids[0]) for chunk, ids in press.pairs],
+        "scores": scores[..., case.prefix_len :],
+        "kept": kept[..., case.prefix_len :],
+    }
 
 
 def snapkv(net: Any, case: Case) -> Tensor:
@@ -52,17 +66,24 @@ def snapkv(net: Any, case: Case) -> Tensor:
     hooks = [
         layer.self_attn.register_forward_hook(keep, with_kwargs=True) for layer in net.model.layers
     ]
-    net.model(case.ids[None], past_key_values=DynamicCache())
+    net.model(case.input_ids[None], past_key_values=DynamicCache())
     for hook in hooks:
         hook.remove()
     return torch.stack(layers)
 
 
+def run(case: Case, folder: Path) -> dict[str, Any]:
+    net = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
+    return {
+        "snapkv": snapkv(net, case),
+        "kvzip": kvzip(net, case, plus=False),
+        "kvzip_plus": kvzip(net, case, plus=True),
+    }
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    root = Path(sys.argv[1])
     with torch.inference_mode():
-        found = {}
-        for name, case in CASES.items():
-            net = random_net(case.architecture, "sdpa")
-            found[name] = {"snapkv": snapkv(net, case), "kvzip": kvzip(net, case)}
-    torch.save(found, sys.argv[1])
+        found = {case.name: run(case, root / case.name) for case in CASES}
+    torch.save(found, root / "reference.pt")

@@ -1,4 +1,4 @@
-"""The same scores as kvpress, the published collection of pruning methods, on random models."""
+"""The same replays, scores and kept sets as kvpress, the published collection of methods."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from cases import CASES
-from random_models import random_net
-from torch import Tensor
+from cases import CASES, RATIO, Case
 
-from baselines.kvzip import replay_scores
+from baselines.kvzip import NEXT, replay_scores, replays, score_replays
 from baselines.snapkv import PRESETS, window_scores
-from proxykv.cache import ATTENTION
+from proxykv.models import Model, load_model
+from proxykv.prefill import prefill
 from proxykv.select import select
 
 HERE = Path(__file__).parent
@@ -27,11 +27,13 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
-    path = tmp_path_factory.mktemp("kvpress") / "scores.pt"
-    command = [sys.executable, str(HERE / "reference.py"), str(path)]
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of the cases' models, and what kvpress finds in them."""
+    root = tmp_path_factory.mktemp("parity")
+    for case in CASES:
+        case.write(root / case.name)
     done = subprocess.run(
-        command,
+        [sys.executable, str(HERE / "reference.py"), str(root)],
         cwd=HERE.parent,
         env={**os.environ, "PYTHONPATH": str(HERE.parent)},
         capture_output=True,
@@ -39,28 +41,56 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, T
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return torch.load(path, weights_only=True)
+    return root
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_kvzip(name: str, reference: dict[str, dict[str, Tensor]]) -> None:
-    case = CASES[name]
-    net = random_net(case.architecture, ATTENTION)
-    ours = replay_scores(net, case.ids, case.prefix_len, case.replays)
-    expected = reference[name]["kvzip"]
-    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
-    for retention in (0.1, 0.3):
-        kept, published = (select(s, retention, "global") for s in (ours, expected))
-        # Equal but for scores that lie closer than rounding.
-        assert (kept ^ published).sum() <= 2
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_snapkv(name: str, reference: dict[str, dict[str, Tensor]]) -> None:
-    case, preset = CASES[name], PRESETS["kvpress"]
-    net = random_net(case.architecture, ATTENTION)
-    ours = window_scores(net, case.ids, case.prefix_len, **preset)
-    expected = reference[name]["snapkv"][..., case.prefix_len :]
+@pytest.fixture(scope="module")
+def model(case: Case, root: Path) -> Model:
+    return load_model(root / case.name, chat=case.prefix_len > 0)
+
+
+@pytest.fixture(scope="module")
+def published(case: Case, root: Path) -> dict[str, Any]:
+    return torch.load(root / "reference.pt", weights_only=True)[case.name]
+
+
+def test_replay_inputs(case: Case, model: Model, published: dict[str, Any]) -> None:
+    """kvpress' request has no space at its end; the authors' has."""
+    assert case.input_ids[: case.prefix_len].tolist() == list(model.prefix)
+    context = case.input_ids[case.prefix_len :]
+    ours = replays(model, context, case.chunk, following=NEXT.rstrip(" "))
+    assert len(ours) == len(published["kvzip"]["replays"])
+    for mine, theirs in zip(ours, published["kvzip"]["replays"], strict=True):
+        assert [part.tolist() for part in mine] == [part.tolist() for part in theirs]
+
+
+@pytest.mark.parametrize("method", ["kvzip", "kvzip_plus"])
+def test_kvzip(method: str, case: Case, model: Model, published: dict[str, Any]) -> None:
+    theirs = published[method]
+    filled = prefill(model, case.input_ids, case.prefix_len)
+    ours = score_replays(filled, theirs["replays"], plus=method == "kvzip_plus")
+    torch.testing.assert_close(ours, theirs["scores"], atol=5e-5, rtol=0)
+    if method == "kvzip":
+        bare = replay_scores(model.net, case.input_ids, case.prefix_len, theirs["replays"])
+        assert torch.equal(bare, ours)
+    # kvpress counts the prefix in its budget, so the count that it leaves is taken from it.
+    count = int(theirs["kept"].sum())
+    assert 0 < count < (1 - RATIO + 0.01) * ours.numel()
+    kept = select(ours, (count + 0.5) / ours.numel(), "global")
+    threshold = theirs["scores"][theirs["kept"]].min()
+    differing = theirs["scores"][kept ^ theirs["kept"]]
+    assert ((differing - threshold).abs() <= 1e-5).all()
+
+
+def test_snapkv(case: Case, model: Model, published: dict[str, Any]) -> None:
+    preset = PRESETS["kvpress"]
+    ours = window_scores(model.net, case.input_ids, case.prefix_len, **preset)
+    expected = published["snapkv"][..., case.prefix_len :]
     earlier = slice(None, -preset["window"])
     torch.testing.assert_close(ours[..., earlier], expected[..., earlier], atol=1e-6, rtol=1e-5)
     # The window ranks first in both; only here are its tokens told apart.
