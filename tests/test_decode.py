@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -240,29 +238,6 @@ def test_each_question_has_its_own_limit(llama: Case, steps: int) -> None:
         answer(llama.filled, ragged_keeps(llama.filled), asks, 64), (steps, STEPS), strict=True
     ):
         assert {len(one.ids) for one in answers} == {limit}
-
-
-def test_memory_is_what_is_kept(llama: Case) -> None:
-    prefix, (layers, heads, n) = llama.filled.prefix_len, llama.filled.shape
-    dim = llama.filled.cache.layers[0].keys.shape[-1]
-    for keep in [*ragged_keeps(llama.filled), torch.ones(layers, heads, n, dtype=torch.bool)]:
-        cache = PrunedCache(llama.filled.cache, prefix, keep)
-        kept = int(keep.sum()) + layers * heads * prefix
-        assert cache.context_bytes == kept * 2 * dim * 4
-        # Not views of something larger.
-        held = [t for layer in cache.layers for t in (layer.kept_keys, layer.kept_values)]
-        assert sum(t.untyped_storage().nbytes() for t in held) == cache.context_bytes
-
-
-def test_dropping_the_prefill_frees_the_full_cache(llama: Case) -> None:
-    filled = prefill(llama.model, llama.context, 3)
-    keep = ragged_keeps(filled)[1]
-    full = [weakref.ref(t) for layer in filled.cache.layers for t in (layer.keys, layer.values)]
-    cache = PrunedCache(filled.cache, 3, keep)
-    del filled
-    gc.collect()
-    assert [ref() for ref in full] == [None] * len(full)
-    assert cache.context_bytes > 0
 
 
 def test_an_empty_context_is_refused(llama: Case) -> None:

@@ -1,0 +1,42 @@
+"""SnapKV's original setting against attention as transformers' own eager models return it.
+
+The authors' code is not a package. Theirs ranks tokens per query head, which a cache that stores
+KV heads can follow where the two are one.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from random_models import random_ids, random_net
+from torch.nn.functional import max_pool1d
+
+from baselines.snapkv import PRESETS, window_scores
+from proxykv.cache import ATTENTION
+from proxykv.select import select
+
+HEADS, LENGTH = 4, 150
+
+
+@pytest.mark.parametrize("capacity", [33, 60, 149])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_original_keeps_what_the_authors_keep(architecture: str, capacity: int) -> None:
+    """The window, and the highest of the rest; entries that tie at the threshold may differ."""
+    preset, ids = PRESETS["original"], random_ids(LENGTH, seed=1)
+    window = preset["window"]
+    ours = window_scores(
+        random_net(architecture, ATTENTION, num_key_value_heads=HEADS), ids, 0, **preset
+    )
+    kept = select(ours, (capacity + 0.5) / LENGTH, "head")
+    eager = random_net(architecture, "eager", num_key_value_heads=HEADS)
+    for layer, weights in enumerate(eager(ids[None], output_attentions=True).attentions):
+        seen = weights[0, :, -window:, :-window].sum(dim=1)
+        pooled = max_pool1d(seen, preset["kernel"], stride=1, padding=preset["kernel"] // 2)
+        best = pooled.topk(capacity - window, dim=-1)
+        theirs = torch.zeros(HEADS, LENGTH, dtype=torch.bool)
+        theirs.scatter_(1, best.indices, True)[:, -window:] = True
+        assert torch.equal(kept[layer].sum(dim=-1), theirs.sum(dim=-1))
+        threshold = best.values[:, -1:].expand(-1, LENGTH - window)
+        differing = (kept[layer] ^ theirs)[:, :-window]
+        assert not (kept[layer] ^ theirs)[:, -window:].any()
+        torch.testing.assert_close(pooled[differing], threshold[differing], atol=1e-5, rtol=0)
