@@ -25,9 +25,11 @@ NEXT = "\n\nRepeat the part of the previous context exactly, starting with "
 OVERLAP = 8
 """Ids of the previous chunk that tell the model where to go on."""
 
-TILE = {"cpu": 1 << 20}
-"""Attention logits that exist at a time: what a CPU's cache holds; elsewhere, `WIDE_TILE`."""
-WIDE_TILE = 1 << 25
+ROWS = {"cpu": 256}
+"""Query rows (times query heads of a KV head) at a time: enough for a matrix product, few enough
+for a CPU's cache."""
+WIDE_ROWS = 8192
+"""The same on accelerators."""
 KEYS = 4096
 """Keys outside the chunk that are attended to at a time."""
 
@@ -197,18 +199,18 @@ class ReplayLayer(Layer):
         best = grouped.new_zeros(heads, q_heads // heads, _length(self.scored), dtype=torch.float32)
         out = query.new_empty(1, replay, q_heads, dim)
         per_head = out[0].unflatten(1, (heads, -1))
-        tile = TILE.get(query.device.type, WIDE_TILE) // (q_heads // heads * total)
-        for at in blocks(0, replay, max(1, tile)):
+        rows = ROWS.get(query.device.type, WIDE_ROWS)
+        for at in blocks(0, replay, max(1, rows // grouped.shape[1])):
             seen = total - replay + at.stop
             hidden = unseen(_length(at), _length(at), query.device)
             for head in range(heads):
-                rows = grouped[head, :, at]
-                logits = (rows @ keys[head, :seen].mT).float()
+                tile = grouped[head, :, at]
+                logits = (tile @ keys[head, :seen].mT).float()
                 logits[..., -_length(at) :].masked_fill_(hidden, -torch.inf)
                 weights = logits.softmax(dim=-1)
                 torch.maximum(best[head], self._strongest(weights, at), out=best[head])
                 if values is not None:
-                    part = self._whole(head, rows, logits, weights, values[head, :seen])
+                    part = self._whole(head, tile, logits, weights, values[head, :seen])
                     per_head[at, head] = part.transpose(0, 1).to(out.dtype)
         self.scores = (best if self.plus is None else best * self.plus[1]).amax(dim=1)
         if self.last:
