@@ -7,20 +7,20 @@ budget among heads alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from baselines.random import uniform
+from proxykv.fitted import load_fitted, save_fitted
 from proxykv.prefill import Prefill
 from proxykv.scorer import Bench
+from proxykv.stored import load_scores
 from proxykv.tensors import Scores
 
+Draw = Literal["distribution", "mean"]
 LEVELS = 257
 """Quantiles stored per head."""
 
@@ -33,9 +33,9 @@ VARIANTS = {
 class Prior:
     """Draws each head's scores from its calibration scores, seeded by the context."""
 
-    def __init__(self, bench: Bench, artefact: Path, draw: str = "distribution") -> None:
+    def __init__(self, bench: Bench, artefact: Path, draw: Draw = "distribution") -> None:
         """`draw`: `distribution` samples the head's own; `mean` is its mean and a little noise."""
-        self.quantiles = load_file(artefact / "prior.safetensors")["quantiles"]
+        self.quantiles = load_fitted(artefact, bench.pair)[0]["quantiles"]
         self.draw, self.seed = draw, bench.seed
 
     def score(self, prefill: Prefill) -> Scores:
@@ -53,18 +53,12 @@ class Prior:
 
 def fit(files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping) -> None:
     """Store each head's quantiles over the tokens of the training contexts."""
-    scores = []
-    for path in files:
-        with safe_open(path, "pt") as file:
-            scores.append(file.get_tensor("target").float())
     levels = torch.linspace(0, 1, LEVELS)
-    pooled = torch.cat(scores, dim=-1)
+    pooled = torch.cat([load_scores(path)[1] for path in files], dim=-1)
     # A head at a time: torch.quantile refuses more than 16M elements.
     quantiles = torch.stack([torch.stack([h.quantile(levels) for h in layer]) for layer in pooled])
-    out.mkdir(parents=True, exist_ok=True)
-    save_file({"quantiles": quantiles}, out / "prior.safetensors")
-    card = {**identity, "method": "prior", "contexts": len(files), "tokens": pooled.shape[-1]}
-    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+    card = {**identity, "contexts": len(files), "tokens": pooled.shape[-1]}
+    save_fitted(out, {"quantiles": quantiles}, card)
 
 
 METHOD = Prior

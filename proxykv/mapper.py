@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,16 +9,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from proxykv.spec import ConfigError
+from proxykv.fitted import load_fitted, save_fitted
 from proxykv.stages import ConvStage, HeadStage, MapperConfig, TimeStage
 from proxykv.together import check
 
 # Closer to 0 a KVzip score says "never attended", closer to 1 "always": there, all is noise.
 EPS = 1e-4
-WEIGHTS_FILE, CARD_FILE = "mapper.safetensors", "card.json"
 
 
 class Mapper(nn.Module):
@@ -153,23 +149,8 @@ def build_mapper(config: MapperConfig) -> Mapper:
 
 
 def save_mapper(folder: Path, mapper: Mapper, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `mapper.safetensors` and `card.json`; return the card as written.
-
-    `card` says what the mapper is for (`family`, `target_hash`, `proxy_hash`, `vocab_hash`,
-    `corpus`) and how it was trained; the mapper's config and its weights' digest are added. The
-    card comes last and whole: a folder with a card is complete.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().cpu().contiguous() for k, v in mapper.state_dict().items()}
-    partial = folder / (WEIGHTS_FILE + ".partial")
-    save_file(weights, partial)
-    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
-    full = {**card, "mapper": asdict(mapper.config), "weights_sha256": digest}
-    partial.replace(folder / WEIGHTS_FILE)
-    partial = folder / (CARD_FILE + ".partial")
-    partial.write_text(json.dumps(full, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(folder / CARD_FILE)
-    return full
+    """Write the mapper and its card, to which its config is added; see `save_fitted`."""
+    return save_fitted(folder, mapper.state_dict(), {**card, "mapper": asdict(mapper.config)})
 
 
 def load_mapper(
@@ -177,21 +158,9 @@ def load_mapper(
 ) -> tuple[Mapper, dict[str, Any]]:
     """Read what `save_mapper` wrote: the mapper in evaluation mode, and its card.
 
-    `expected` holds card entries that must agree, such as the pair's `target_hash`, `proxy_hash`
-    and `vocab_hash`. Raises ConfigError for another pair's mapper and for a damaged folder.
+    Raises ConfigError for another pair's mapper and for a damaged folder; see `load_fitted`.
     """
-    if not (folder / CARD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
-        raise ConfigError(f"{folder}: no trained mapper here; train one for this family first")
-    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-    for key, value in (expected or {}).items():
-        if card.get(key) != value:
-            raise ConfigError(
-                f"{folder}: mapper was trained for {key} {card.get(key)!r}, this pair has "
-                f"{value!r}; train a mapper for this pair"
-            )
-    data = (folder / WEIGHTS_FILE).read_bytes()
-    if hashlib.sha256(data).hexdigest() != card["weights_sha256"]:
-        raise ConfigError(f"{folder}: {WEIGHTS_FILE} is not the one of its card; train it again")
+    weights, card = load_fitted(folder, expected)
     mapper = build_mapper(MapperConfig(**card["mapper"]))
-    mapper.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    mapper.load_state_dict(weights)
     return mapper.to(device).eval(), card

@@ -20,6 +20,7 @@ ORDER = [
     *("proxykv.tensors", "proxykv.select", "proxykv.attention", "proxykv.cache", "proxykv.sweep"),
     *("proxykv.pruned", "proxykv.models", "proxykv.prefill", "proxykv.decode", "proxykv.scorer"),
     # Methods, and the mapper that one of them trains.
+    *("proxykv.fitted",),
     *("proxykv.loss", "proxykv.fidelity", "proxykv.stages", "proxykv.mapper", "proxykv.stored"),
     *("proxykv.train", "baselines", "proxykv.pipeline"),
     # Jobs.
@@ -39,7 +40,8 @@ ORDER = [
 SCORER_SIDE = {
     "proxykv.spec",  # for ConfigError
     *("proxykv.attention", "proxykv.cache", "proxykv.models", "proxykv.prefill"),
-    *("proxykv.scorer", "proxykv.select", "proxykv.tensors", "proxykv.mapper", "proxykv.train"),
+    *("proxykv.scorer", "proxykv.select", "proxykv.tensors", "proxykv.fitted", "proxykv.mapper"),
+    *("proxykv.stored", "proxykv.train"),
 }
 """What a method's file may use, besides other methods' files."""
 

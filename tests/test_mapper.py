@@ -103,19 +103,22 @@ def test_save_and_load(tmp_path: Path, part: dict[str, Any]) -> None:
     loaded, card = load_mapper(tmp_path / "m", expected=CARD)
     assert card == json.loads(json.dumps(written)) and loaded.config == mapper.config
     assert torch.equal(loaded.score(proxy), mapper.score(proxy))
-    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["card.json", "mapper.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
+        "card.json",
+        "weights.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("key", ["target_hash", "proxy_hash", "vocab_hash"])
 def test_another_pairs_mapper_is_refused(tmp_path: Path, key: str) -> None:
     save_mapper(tmp_path, toy_mapper(), CARD)
-    with pytest.raises(ConfigError, match=f"trained for {key}") as error:
+    with pytest.raises(ConfigError, match=f"fitted for {key}") as error:
         load_mapper(tmp_path, expected={**CARD, key: "other"})
     assert "\n" not in str(error.value)
 
 
 def test_missing_or_mixed_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no trained mapper"):
+    with pytest.raises(ConfigError, match="nothing fitted here"):
         load_mapper(tmp_path)
     save_mapper(tmp_path / "a", toy_mapper(), CARD)
     save_mapper(tmp_path / "b", toy_mapper(time=False), CARD)

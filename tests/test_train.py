@@ -83,7 +83,7 @@ def test_writes_mapper_card_and_log(tmp_path: Path) -> None:
     assert read == json.loads(json.dumps(card)) and mapper.config.layers == 2
     assert len(card["val_contexts"]) == 2 and len(card["train_contexts"]) == 6
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"mapper.safetensors", "card.json", "log.jsonl"}
+    assert names == {"weights.safetensors", "card.json", "log.jsonl"}
     lines = log_lines(tmp_path / "out")
     train = [line for line in lines if line["split"] == "train"]
     val = [line for line in lines if line["split"] == "val"]

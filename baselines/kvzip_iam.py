@@ -1,0 +1,99 @@
+"""KVzip+IAM: every target head takes the scores of one proxy head (after arXiv 2507.11953).
+
+The alignment is rigid: on the training contexts, each (layer, head) of the target finds the
+(layer, head) of the proxy whose scores point most nearly the same way along all tokens, and keeps
+it for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proxykv.fitted import load_fitted, save_fitted
+from proxykv.prefill import Prefill
+from proxykv.scorer import Bench
+from proxykv.stored import load_scores
+from proxykv.tensors import Scores
+
+TINY = 1e-6
+"""Norms and spreads below it are a silent head's."""
+
+VARIANTS = {
+    "kvzip_iam": {"scope": "global", "artefact": "kvzip_iam"},
+    "kvzip_iam_rescaled": {
+        "scope": "global",
+        "artefact": "kvzip_iam",
+        "params": {"rescaled": True},
+    },
+    # Rescaling keeps the order inside a head: with equal budgets per head there is one variant.
+    "kvzip_iam_head": {"scope": "head", "artefact": "kvzip_iam"},
+}
+
+
+class KVzipIAM:
+    """The proxy's KVzip scores, each head's handed to the target heads that are aligned to it."""
+
+    def __init__(self, bench: Bench, artefact: Path, rescaled: bool = False) -> None:
+        """`rescaled`: give each head the mean and the spread that its scores had when fitted."""
+        fitted, self.card = load_fitted(artefact, bench.pair)
+        self.heads, self.slope, self.offset = fitted["heads"], fitted["slope"], fitted["offset"]
+        self.proxy, self.rescaled = bench.proxy, rescaled
+
+    def score(self, prefill: Prefill) -> Scores:
+        """`S_proxy[map(l, h)]`; rescaled, a line of it per head."""
+        proxy = self.proxy.scores(prefill, prefill.input_ids).flatten(0, 1).float()
+        scores = proxy[self.heads.to(proxy.device)]
+        if self.rescaled:
+            slope, offset = self.slope.to(proxy.device), self.offset.to(proxy.device)
+            scores = slope[..., None] * scores + offset[..., None]
+        return scores.to(prefill.input_ids.device)
+
+
+def fit(
+    files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    """Align heads by cosine over all tokens of the training contexts together."""
+    dots = proxy_sum = proxy_square = target_sum = target_square = torch.zeros(())
+    tokens, shape = 0, torch.Size()
+    for path in files:
+        proxy, target = load_scores(path)
+        shape = target.shape[:2]
+        p, t = proxy.flatten(0, 1).double(), target.flatten(0, 1).double()
+        dots = dots + t @ p.T
+        proxy_sum, proxy_square = proxy_sum + p.sum(1), proxy_square + p.square().sum(1)
+        target_sum, target_square = target_sum + t.sum(1), target_square + t.square().sum(1)
+        tokens += target.shape[-1]
+    # A target head's own norm scales its whole row: it does not change which proxy head is best.
+    cosine, best = (dots / proxy_square.sqrt().clamp_min(TINY)).max(dim=1)
+    cosine = cosine / target_square.sqrt().clamp_min(TINY)
+    proxy_mean, proxy_spread = _moments(proxy_sum[best], proxy_square[best], tokens)
+    target_mean, target_spread = _moments(target_sum, target_square, tokens)
+    slope = target_spread / proxy_spread.clamp_min(TINY)
+    save_fitted(
+        out,
+        {
+            "heads": best.view(shape),
+            "slope": slope.float().view(shape),
+            "offset": (target_mean - slope * proxy_mean).float().view(shape),
+        },
+        {
+            **identity,
+            "contexts": len(files),
+            "tokens": tokens,
+            "mean_cosine": cosine.mean().item(),
+        },
+    )
+
+
+def _moments(total: Tensor, square: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation from sums and sums of squares."""
+    mean = total / tokens
+    return mean, (square / tokens - mean.square()).clamp_min(0).sqrt()
+
+
+METHOD = KVzipIAM
