@@ -19,11 +19,11 @@ from proxykv.cache import ContextLayer
 from proxykv.models import Model
 from proxykv.prefill import Prefill, prefill
 from proxykv.scorer import Bench
-from proxykv.spec import ConfigError
 from proxykv.tensors import Ids, Scores
 
 Pooling = Literal["avg", "max"]
 Reduce = Literal["mean", "sum"]
+Preset = Literal["original", "kvpress"]
 
 PRESETS: dict[str, dict] = {
     "kvpress": {"window": 64, "kernel": 5, "pooling": "avg", "reduce": "mean"},
@@ -35,10 +35,8 @@ VARIANTS = {"snapkv": {"scope": "head"}, "snapkv_global": {"scope": "global"}}
 class SnapKV:
     """SnapKV in one of its published settings."""
 
-    def __init__(self, bench: Bench, preset: str = "original") -> None:
+    def __init__(self, bench: Bench, preset: Preset = "original") -> None:
         """`preset`: `original` (the authors' LongBench setting) or `kvpress` (its defaults)."""
-        if preset not in PRESETS:
-            raise ConfigError(f"snapkv has no preset {preset!r}; known: {', '.join(PRESETS)}")
         self.settings = PRESETS[preset]
 
     def score(self, prefill: Prefill) -> Scores:

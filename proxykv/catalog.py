@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout."""
 
-NUMBERLESS = frozenset(f"proxykv/{name}.py" for name in ("catalog", "check", "journal", "spec"))
-"""Files that decide what runs and where it is kept, but none of the numbers."""
+NUMBERLESS = frozenset(
+    f"proxykv.{name}" for name in ("catalog", "check", "journal", "signature", "spec")
+)
+"""Modules that decide what runs and where it is kept, but none of the numbers."""
 
 
 @cache
@@ -31,6 +34,29 @@ def variants() -> Mapping[str, Mapping[str, Any]]:
         for method_id, settings in _literal(path, "VARIANTS").items():
             found[method_id] = {"base": path.stem, **settings}
     return found
+
+
+def settings(method_id: str) -> Mapping[str, Any] | None:
+    """What is known of a method id: `base`, `scope` and what else its file says; None if unknown.
+
+    `package:Class` needs no entry. Where a file of baselines/ lists `package:`, it runs the classes
+    of that package (the parameter `name` says which); else the class is a scorer of the user's.
+    """
+    known = variants()
+    if method_id in known:
+        return known[method_id]
+    package, colon, name = method_id.partition(":")
+    if not colon or not name:
+        return None
+    if adapter := known.get(package + colon):
+        return {**adapter, "params": {"name": name}}
+    return {"base": method_id, "scope": "head"}
+
+
+def module_of(base: str) -> tuple[str, str]:
+    """Module and name in it of a method's class: `METHOD` of a file, or a user's `module:Class`."""
+    module, colon, name = base.partition(":")
+    return (module, name) if colon else (f"baselines.{base}", "METHOD")
 
 
 @cache
@@ -64,40 +90,52 @@ def digest(value: Any) -> str:
 
 
 def code_digest(*modules: str) -> str:
-    """Digest of the project's code that these modules reach by their imports.
+    """Digest of the code that these modules reach by their imports.
 
-    Comments, docstrings and formatting do not count, only the syntax tree does; nor do the
-    `NUMBERLESS` files.
+    The project's code counts, and that of the packages that the modules are in. Comments,
+    docstrings and formatting do not, only the syntax tree does; nor do the `NUMBERLESS` modules.
     """
-    reached: dict[Path, str] = {}
-    pending = [path for name in modules for path in _files(name)]
+    counted = {"proxykv", "baselines", *(name.split(".", maxsplit=1)[0] for name in modules)}
+    trees: dict[str, str] = {}
+    pending = list(modules)
     while pending:
-        path = pending.pop()
-        if path not in reached:
-            tree, imported = _parsed(path)
-            reached[path] = tree
-            pending += [file for name in imported for file in _files(name)]
-    trees = {path.relative_to(ROOT).as_posix(): tree for path, tree in reached.items()}
+        module = pending.pop()
+        if module in trees or module.split(".", maxsplit=1)[0] not in counted:
+            continue
+        if path := source(module):  # else a name inside a module
+            trees[module], imported = _parsed(module, path)
+            pending += imported
     return digest({name: tree for name, tree in trees.items() if name not in NUMBERLESS})
 
 
-def _files(module: str) -> Iterator[Path]:
-    """Source file of a module of this project; nothing for other projects' modules."""
-    if module.split(".", maxsplit=1)[0] in ("proxykv", "baselines"):
-        path = ROOT.joinpath(*module.split("."))
-        yield from (p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file())
+def source(module: str) -> Path | None:
+    """The file of a module of the checkout, or of an installed one; nothing is imported."""
+    parts = module.split(".")
+    places = [ROOT]
+    if not any((ROOT / name).exists() for name in (parts[0], f"{parts[0]}.py")):
+        spec = find_spec(parts[0])
+        origins = [] if spec is None else spec.submodule_search_locations or [spec.origin or ""]
+        places = [Path(origin).parent for origin in origins]
+    for place in places:
+        path = place.joinpath(*parts)
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file
+    return None
 
 
 @cache
-def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
+def _parsed(module: str, path: Path) -> tuple[str, tuple[str, ...]]:
     """Syntax without docstrings, and the names of modules that might be imported."""
     tree = ast.parse(path.read_text("utf-8"))
+    package = module if path.stem == "__init__" else module.rpartition(".")[0]
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            origin = resolve_name("." * node.level + (node.module or ""), package)
+            names += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]

@@ -11,7 +11,12 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
 
-from proxykv import catalog
+from proxykv import catalog, signature
+
+BUILD_GIVEN = ("task", "tokenizer", "seed", "split", "max_context", "downloads")
+"""What a run itself tells a benchmark's `build`."""
+SIZES = ("contexts", "lengths")
+"""What an entry tells it besides its options."""
 
 VARIABLE = re.compile(r"\$\{?\w+\}?")
 
@@ -41,16 +46,20 @@ def unset_variables(config: Mapping[str, Any]) -> list[str]:
 
 def schema_problems(document: Any, name: str, where: str) -> list[str]:
     """Where a document departs from a schema of workflow/schemas/, in the document's order."""
-    validator = Draft202012Validator(catalog.schema(name))
-    errors = sorted(validator.iter_errors(document), key=lambda e: [str(p) for p in e.path])
-    return [line for error in errors for line in _explained(error, where)]
+    return _departures(document, catalog.schema(name), where)
+
+
+def _departures(document: Any, schema: Mapping[str, Any], where: str) -> list[str]:
+    errors = Draft202012Validator(schema).iter_errors(document)
+    ordered = sorted(errors, key=lambda e: [str(p) for p in e.path])
+    return [line for error in ordered for line in _explained(error, where)]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint for a misspelt word: the nearest known one, or all of them."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
 
 
 def _explained(error: ValidationError, where: str) -> Iterator[str]:
@@ -89,20 +98,24 @@ def _family_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    known = catalog.variants()
     ids = [m if isinstance(m, str) else m["id"] for m in config["methods"]]
     yield from _repeated(ids, "config.methods")
     fits = False
-    for method in config["methods"]:
-        base = method if isinstance(method, str) else method["base"]
-        if base not in known and ":" not in base:
-            yield f"config.methods: unknown method {base!r}; {did_you_mean(base, known)}"
+    for i, entry in enumerate(config["methods"]):
+        method: Mapping[str, Any] = {"base": entry} if isinstance(entry, str) else entry
+        base = method["base"]
+        settings = catalog.settings(base)
+        if settings is None:
+            hint = did_you_mean(base, catalog.variants())
+            yield f"config.methods: unknown method {base!r}; {hint}"
             continue
-        settings = known.get(base, {})
         artefact = settings.get("artefact")
         fits = fits or bool(artefact)
-        own = {} if isinstance(method, str) else method.get("params", {})
-        params = {**settings.get("params", {}), **own}
+        params = {**settings.get("params", {}), **method.get("params", {})}
+        where = f"config.methods[{i}]"
+        if problems := list(_class_problems(settings["base"], params, bool(artefact), where)):
+            yield from problems
+            continue
         # A method that is fitted under its own name needs no other; its relatives share its folder.
         shared = [artefact] if artefact and artefact != base else []
         for other in (*shared, *(params[name] for name in settings.get("uses", ()))):
@@ -112,6 +125,34 @@ def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield "config.methods: 'full' is missing; every method is held against the full cache"
     if fits and not config.get("corpus"):
         yield "config.corpus: missing, but a method is fitted on it (proxykv, prior, …)"
+
+
+def _class_problems(
+    base: str, params: Mapping[str, Any], fitted: bool, where: str
+) -> Iterator[str]:
+    """Whether a method's class is there and takes the parameters."""
+    module, name = catalog.module_of(base)
+    if catalog.source(module) is None:
+        yield f"{where}: no module {module!r} in the checkout or installed, for {base!r}"
+    elif not signature.defines(module, name):
+        yield f"{where}: {module} has no {name!r}"
+    elif takes := signature.parameters(module, name, given=("bench", "artefact")):
+        yield from _departures(
+            params, _with_training(takes) if fitted else takes, f"{where}.params"
+        )
+
+
+def _with_training(takes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rest (`**fitting`) of a fitted method's parameters are settings of its training."""
+    if not takes["additionalProperties"]:
+        return takes
+    config = catalog.schema("config")["properties"]
+    training = {**config["training"]["properties"], "seed": config["seed"]}
+    return {
+        **takes,
+        "properties": {**training, **takes["properties"]},
+        "additionalProperties": False,
+    }
 
 
 def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
@@ -127,6 +168,7 @@ def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
             for task in entry["tasks"]:
                 if task not in known[name]:
                     yield f"{where}: {name} has no task {task!r}; {did_you_mean(task, known[name])}"
+            yield from _build_problems(entry, where)
             seen += [f"{name}/{task}" for task in entry["tasks"]]
         if section == "benchmarks":
             yield from _repeated(seen, "config.benchmarks")
@@ -144,6 +186,23 @@ def _length_problems(config: Mapping[str, Any]) -> Iterator[str]:
                         f"config.{section}[{i}].lengths: {longest} tokens are more than family "
                         f"{family!r} may see ({window}, max_context of its file)"
                     )
+
+
+def _build_problems(entry: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Whether a benchmark's `build` takes what an entry gives."""
+    name = entry["benchmark"]
+    takes = signature.parameters(f"proxykv.tasks.{name}", "build", BUILD_GIVEN)
+    if takes is None:
+        return
+    for size in SIZES:
+        if size in entry and size not in takes["properties"]:
+            yield f"{where}: {name} takes no {size!r}; leave it out"
+        if size in takes["required"] and size not in entry:
+            yield f"{where}: {name} needs {size!r}"
+    options = {k: v for k, v in takes["properties"].items() if k not in SIZES}
+    required = [key for key in takes["required"] if key not in SIZES]
+    takes = {**takes, "properties": options, "required": required}
+    yield from _departures(entry.get("options", {}), takes, f"{where}.options")
 
 
 def _retention_problems(config: Mapping[str, Any]) -> Iterator[str]:

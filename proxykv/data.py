@@ -8,15 +8,11 @@ from inspect import signature
 from tokenizers import Tokenizer
 
 from proxykv.examples import write_jsonl
-from proxykv.spec import ConfigError, Dataset, Run
+from proxykv.spec import Dataset, Run
 
 
 def make_dataset(run: Run, dataset: Dataset) -> None:
-    """Build a dataset with its benchmark's `build` and write it to its path.
-
-    Raises:
-        ConfigError: if the benchmark does not take the options that the config gives.
-    """
+    """Build a dataset with its benchmark's `build` and write it to its path."""
     build = importlib.import_module(f"proxykv.tasks.{dataset.benchmark}").build
     tokenizer = Tokenizer.from_file(str(run.model_dir(dataset.family, "target") / "tokenizer.json"))
     given = {"contexts": dataset.contexts, "lengths": dataset.lengths, **dataset.options}
@@ -30,8 +26,4 @@ def make_dataset(run: Run, dataset: Dataset) -> None:
     # A benchmark's `build` names what it needs of what the run knows.
     asked = {name: known[name] for name in known.keys() & signature(build).parameters.keys()}
     given = {name: value for name, value in given.items() if value is not None}
-    try:
-        examples = build(dataset.task, **asked, **given)
-    except TypeError as error:
-        raise ConfigError(f"options of benchmark {dataset.benchmark!r}: {error}") from error
-    write_jsonl(dataset.path, examples)
+    write_jsonl(dataset.path, build(dataset.task, **asked, **given))

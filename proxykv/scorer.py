@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 
+from proxykv import catalog
 from proxykv.prefill import Prefill
-from proxykv.spec import ConfigError, Method
+from proxykv.spec import Method
 from proxykv.tensors import Features, Ids, Scores
 
 
@@ -74,16 +75,11 @@ class Bench:
 
 
 def build(method: Method, bench: Bench) -> Scorer:
-    """The scorer of a method: `METHOD` of baselines/<base>.py, or a class named `pkg.mod:Class`.
-
-    Raises:
-        ConfigError: if the parameters are not the class's.
-    """
+    """The scorer of a method: `METHOD` of baselines/<base>.py, or a class `pkg.module:Class`."""
+    module, name = catalog.module_of(method.base)
+    scorer = getattr(importlib.import_module(module), name)
     folder = {"artefact": bench.artefacts[method.artefact]} if method.artefact else {}
-    try:
-        return _class(method.base)(bench, **folder, **method.params)
-    except TypeError as error:
-        raise ConfigError(f"method {method.id!r}: {error}") from error
+    return scorer(bench, **folder, **method.params)
 
 
 def scores_of(scorer: Scorer, prefill: Prefill) -> Scores:
@@ -99,10 +95,3 @@ def scores_of(scorer: Scorer, prefill: Prefill) -> Scores:
     if not torch.isfinite(scores).all():
         raise ValueError(f"{name} returned NaN or infinite scores")
     return scores.float()
-
-
-def _class(base: str) -> Callable[..., Scorer]:
-    if ":" in base:
-        module, _, name = base.partition(":")
-        return getattr(importlib.import_module(module), name)
-    return importlib.import_module(f"baselines.{base}").METHOD

@@ -40,7 +40,8 @@ class Method:
     @property
     def digest(self) -> str:
         """Changes with the method's settings and with the code that it runs."""
-        code = catalog.code_digest(f"baselines.{self.base}", "proxykv.generate")
+        module, _ = catalog.module_of(self.base)
+        code = catalog.code_digest(module, "proxykv.generate")
         return digest([self.base, self.scope, dict(self.params), code])
 
 
@@ -230,7 +231,8 @@ def method_of(entry: str | Mapping[str, Any]) -> Method:
     """A method of the config: an id of the catalogue, or such an id with other parameters."""
     if isinstance(entry, str):
         entry = {"id": entry, "base": entry}
-    known = catalog.variants().get(entry["base"], {"base": entry["base"], "scope": "head"})
+    known = catalog.settings(entry["base"])
+    assert known is not None, "the config is checked before"
     artefact = known.get("artefact")
     params = {**known.get("params", {}), **entry.get("params", {})}
     return Method(

@@ -31,6 +31,9 @@ SOURCES = {
         "        from proxykv.local import B\n\n"
         "        return used.used(prefill) + B  # why\n"
     ),
+    "theirs/__init__.py": "",
+    "theirs/part.py": "C = 3\n",
+    "theirs/method.py": "import numpy\nfrom .part import C\n\n\nclass Theirs:\n    C = C\n",
 }
 
 
@@ -93,6 +96,46 @@ def test_the_digest_ignores_what_changes_no_number(
 def test_the_digest_notices_code(checkout: Path, name: str, old: str, new: str) -> None:
     before = catalog.code_digest("baselines.mine")
     assert edited(checkout, name, old, new) != before
+
+
+@pytest.mark.parametrize(("name", "old"), [("method", "C = C"), ("part", "C = 3")])
+def test_a_class_of_the_users_is_code_too(checkout: Path, name: str, old: str) -> None:
+    module, _ = catalog.module_of("theirs.method:Theirs")
+    before = catalog.code_digest(module)
+    path = checkout / "theirs" / f"{name}.py"
+    path.write_text(path.read_text("utf-8").replace(old, f"{old}  # a comment"), "utf-8")
+    forget()
+    assert catalog.code_digest(module) == before
+    path.write_text(path.read_text("utf-8").replace(old, "D = C = 4"), "utf-8")
+    forget()
+    assert catalog.code_digest(module) != before
+
+
+def test_sources_are_found_in_the_checkout_and_among_installed_packages(checkout: Path) -> None:
+    assert catalog.source("theirs.method") == checkout / "theirs" / "method.py"
+    assert catalog.source("theirs") == checkout / "theirs" / "__init__.py"
+    assert catalog.source("theirs.method.Theirs") is None
+    assert catalog.source("nowhere") is catalog.source("nowhere.at_all") is None
+    installed = catalog.source("torch.nn.functional")
+    assert installed is not None
+    assert installed.parts[-3:] == ("torch", "nn", "functional.py")
+    shadow = checkout / "torch.py"
+    shadow.write_text("", "utf-8")
+    assert catalog.source("torch") == shadow
+
+
+def test_ids_with_a_colon_need_no_entry(checkout: Path) -> None:
+    own = {"base": "theirs.method:Theirs", "scope": "head"}
+    assert catalog.settings("theirs.method:Theirs") == own
+    assert catalog.settings("mine") == {"base": "mine", "scope": "head"}
+    assert catalog.settings("yours") is catalog.settings("yours:") is None
+    adapter = "VARIANTS = {'theirs:': {'scope': 'global'}}\n"
+    (checkout / "baselines" / "adapter.py").write_text(adapter, "utf-8")
+    forget()
+    assert catalog.settings("theirs:Class") == {
+        "base": "adapter", "scope": "global", "params": {"name": "Class"}
+    }  # fmt: skip
+    assert catalog.settings("theirs.method:Theirs") == own
 
 
 def test_methods_are_found_by_their_files(checkout: Path) -> None:

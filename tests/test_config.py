@@ -45,6 +45,10 @@ def dataset(section: str = "benchmarks", **parts: Any) -> Callable[[Config], Non
     return lambda config: config[section][0].update(parts)
 
 
+def method(**parts: Any) -> Callable[[Config], None]:
+    return change(methods=["full", {"id": "mine", **parts}])
+
+
 MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     "unknown key": (
         change(retention=[0.1]),
@@ -74,6 +78,59 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     "unknown key of a method": (
         change(methods=["full", {"id": "mine", "base": "kvzip", "parms": {}}]),
         "config.methods[1]: unknown key 'parms'; did you mean 'params'?",
+    ),
+    "unknown parameter": (
+        method(base="streaming", params={"sink": 9}),
+        "config.methods[1].params: unknown key 'sink'; did you mean 'sinks'?",
+    ),
+    "parameter of another type": (
+        method(base="streaming", params={"sinks": "4"}),
+        "config.methods[1].params.sinks: '4' is not of type 'integer'",
+    ),
+    "parameter that is no choice": (
+        method(base="snapkv", params={"preset": "orignal"}),
+        "config.methods[1].params.preset: 'orignal' is not one of ['original', 'kvpress']",
+    ),
+    "parameter in the way of those that are given": (
+        method(base="kvzip", params={"bench": 1}),
+        "config.methods[1].params: unknown key 'bench'; known: chunk",
+    ),
+    "setting of training among the parameters": (
+        method(base="proxykv", params={"step": 9}),
+        "config.methods[1].params: unknown key 'step'; did you mean 'steps'?",
+    ),
+    "setting of training of another type": (
+        method(base="proxykv", params={"lr": "1e-3"}),
+        "config.methods[1].params.lr: '1e-3' is not of type 'number'",
+    ),
+    "class of no module": (
+        method(base="nowhere.methods:Mine"),
+        "config.methods[1]: no module 'nowhere.methods' in the checkout or installed, "
+        "for 'nowhere.methods:Mine'",
+    ),
+    "no such class": (
+        method(base="baselines.random:Chance"),
+        "config.methods[1]: baselines.random has no 'Chance'",
+    ),
+    "parameter of a class of the user's": (
+        method(base="baselines.random:Random", params={"seeds": 1}),
+        "config.methods[1].params: unknown key 'seeds'; known: none",
+    ),
+    "unknown option of a benchmark": (
+        dataset(options={"sources": []}),
+        "config.benchmarks[0].options: unknown key 'sources'; known: none",
+    ),
+    "option of a benchmark missing": (
+        dataset("corpus", benchmark="text", tasks=["prose"]),
+        "config.corpus[0].options: 'sources' is a required property",
+    ),
+    "size that a benchmark needs": (
+        lambda config: config["benchmarks"][0].pop("contexts"),
+        "config.benchmarks[0]: tiny needs 'contexts'",
+    ),
+    "option of another type": (
+        dataset("corpus", benchmark="text", tasks=["prose"], options={"sources": "essays"}),
+        "config.corpus[0].options.sources: 'essays' is not of type 'array'",
     ),
     "unknown family": (
         change(families=["tini"]),

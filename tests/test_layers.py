@@ -14,7 +14,7 @@ from proxykv import catalog
 
 ORDER = [
     # What a run consists of.
-    *("proxykv.catalog", "proxykv.check", "proxykv.spec", "proxykv.examples"),
+    *("proxykv.catalog", "proxykv.signature", "proxykv.check", "proxykv.spec", "proxykv.examples"),
     # Scores, kept sets, caches, models.
     *("proxykv.together", "proxykv.timeline"),
     *("proxykv.tensors", "proxykv.select", "proxykv.attention", "proxykv.cache", "proxykv.sweep"),

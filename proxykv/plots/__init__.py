@@ -35,7 +35,7 @@ class Look:
 
     label: str
     color: str
-    marker: str | tuple[int, Literal[1], int]
+    marker: str | tuple[int, Literal[0, 1], int]
     group: str
 
     @property
