@@ -40,7 +40,8 @@ def settings(method_id: str) -> Mapping[str, Any] | None:
     """What is known of a method id: `base`, `scope` and what else its file says; None if unknown.
 
     `package:Class` needs no entry. Where a file of baselines/ lists `package:`, it runs the classes
-    of that package (the parameter `name` says which); else the class is a scorer of the user's.
+    of that package (the parameter `name` says which, and `sets` names those of the class that are
+    not the config's); else the class is a scorer of the user's.
     """
     known = variants()
     if method_id in known:

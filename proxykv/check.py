@@ -113,7 +113,7 @@ def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
         fits = fits or bool(artefact)
         params = {**settings.get("params", {}), **method.get("params", {})}
         where = f"config.methods[{i}]"
-        if problems := list(_class_problems(settings["base"], params, bool(artefact), where)):
+        if problems := list(_class_problems(base, settings, params, where)):
             yield from problems
             continue
         # A method that is fitted under its own name needs no other; its relatives share its folder.
@@ -128,18 +128,25 @@ def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _class_problems(
-    base: str, params: Mapping[str, Any], fitted: bool, where: str
+    base: str, settings: Mapping[str, Any], params: Mapping[str, Any], where: str
 ) -> Iterator[str]:
     """Whether a method's class is there and takes the parameters."""
+    given = ("bench", "artefact")
+    if ":" in base and settings["base"] != base:  # run by an adapter: the class's own parameters
+        params = {key: value for key, value in params.items() if key != "name"}
+        given = settings["sets"]
+    else:
+        base = settings["base"]
     module, name = catalog.module_of(base)
     if catalog.source(module) is None:
-        yield f"{where}: no module {module!r} in the checkout or installed, for {base!r}"
-    elif not signature.defines(module, name):
-        yield f"{where}: {module} has no {name!r}"
-    elif takes := signature.parameters(module, name, given=("bench", "artefact")):
-        yield from _departures(
-            params, _with_training(takes) if fitted else takes, f"{where}.params"
-        )
+        yield f"{where}: no module {module!r}, in the checkout or installed; {base!r} needs it"
+    elif name not in (known := signature.names(module)):
+        near = difflib.get_close_matches(name, known, n=1)
+        yield f"{where}: {module} has no {name!r}" + "".join(f"; did you mean {n!r}?" for n in near)
+    elif takes := signature.parameters(module, name, given):
+        if "artefact" in settings:
+            takes = _with_training(takes)
+        yield from _departures(params, takes, f"{where}.params")
 
 
 def _with_training(takes: Mapping[str, Any]) -> Mapping[str, Any]:

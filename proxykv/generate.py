@@ -28,7 +28,7 @@ from proxykv.models import (
 from proxykv.pipeline import Proxy
 from proxykv.prefill import Prefill, prefill
 from proxykv.provenance import provenance
-from proxykv.scorer import Bench, Mapped, Scorer, build, scores_of
+from proxykv.scorer import Bench, Mapped, Scorer, build, kept_by, scores_of
 from proxykv.select import select
 from proxykv.spec import ROLES, Cell, Method, Run
 from proxykv.tensors import Ids, Keep, Scores
@@ -183,8 +183,12 @@ class Generator:
         scored: dict[str, tuple[Scores, float]] = {}
         n = len(filled.context)
         for method, retention in wanted:
+            scorer = self.scorers[method.id]
+            if method.scope == "own":
+                keep, seconds = seen.timed(lambda s=scorer, r=retention: kept_by(s, seen, r))
+                yield Variant(method, retention, keep[..., :n], seconds)
+                continue
             if method.id not in scored:
-                scorer = self.scorers[method.id]
                 scored[method.id] = seen.timed(lambda s=scorer: scores_of(s, seen)[..., :n])
             scores, seconds = scored[method.id]
             if method.scope == "none":

@@ -12,8 +12,8 @@ import torch
 
 from proxykv import catalog
 from proxykv.prefill import Prefill
-from proxykv.spec import Method
-from proxykv.tensors import Features, Ids, Scores
+from proxykv.spec import ConfigError, Method
+from proxykv.tensors import Features, Ids, Keep, Scores
 
 
 class Scorer(Protocol):
@@ -40,6 +40,18 @@ class Mapped(Scorer, Protocol):
 
     def map(self, proxy_scores: Features) -> Scores:
         """From the proxy's heads to the target's, on the proxy's device."""
+        ...
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A scorer that can also choose for itself; asked so under the scope `own`.
+
+    Its kept sets follow its own rules: they need not be nested, nor meet a budget exactly.
+    """
+
+    def keep(self, prefill: Prefill, retention: float) -> Keep:
+        """What is kept of the context's KV pairs at a retention below 1."""
         ...
 
 
@@ -95,3 +107,19 @@ def scores_of(scorer: Scorer, prefill: Prefill) -> Scores:
     if not torch.isfinite(scores).all():
         raise ValueError(f"{name} returned NaN or infinite scores")
     return scores.float()
+
+
+def kept_by(scorer: Scorer, prefill: Prefill, retention: float) -> Keep:
+    """What the scorer itself keeps at a retention, checked.
+
+    Raises:
+        ConfigError: if it cannot choose.
+        ValueError: if what it keeps is not of the context's shape.
+    """
+    name = type(scorer).__name__
+    if not isinstance(scorer, Chooser):
+        raise ConfigError(f"{name} scores, but does not choose: its scope cannot be `own`")
+    keep = scorer.keep(prefill, retention)
+    if tuple(keep.shape) != prefill.shape or keep.dtype != torch.bool:
+        raise ValueError(f"{name} kept a set of shape {tuple(keep.shape)}, not {prefill.shape}")
+    return keep

@@ -36,27 +36,35 @@ def parameters(module: str, name: str, given: Collection[str]) -> Mapping[str, A
     Returns:
         None where the source does not show it.
     """
+    module, node = _found(module, name)
     names = _definitions(module)
-    match names.get(name):
-        case ast.Name(id=other):
-            return parameters(module, other, given)
-        case _Imported(origin, other):
-            return parameters(origin, other, given)
-        case ast.ClassDef(body=body, bases=bases, decorator_list=decorators):
-            inits = [p for p in body if isinstance(p, ast.FunctionDef) and p.name == "__init__"]
-            if inits:
-                return _keywords(inits[0].args, {*given, "self"}, names)
-            # A decorator (dataclass, for one) may write a constructor that nobody sees here.
-            inherited = [base.id for base in bases if isinstance(base, ast.Name) and not decorators]
-            return parameters(module, inherited[0], given) if inherited else None
+    match node:
         case ast.FunctionDef(args=args):
-            return _keywords(args, given, names)
-    return None
+            arguments, rest = list(_arguments(args)), args.kwarg is not None
+        case ast.ClassDef(decorator_list=[decorator]) if "dataclass" in ast.unparse(decorator):
+            arguments, rest = list(_fields(module, node)), False
+        case ast.ClassDef(body=body, bases=bases):
+            for part in body:
+                if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+                    arguments, rest = list(_arguments(part.args))[1:], part.args.kwarg is not None
+                    break
+            else:
+                inherited = [base.id for base in bases if isinstance(base, ast.Name)]
+                return parameters(module, inherited[0], given) if inherited else None
+        case _:
+            return None
+    taken = {name: argument for name, *argument in arguments if name not in given}
+    return {
+        "type": "object",
+        "properties": {name: _schema(kind, names) for name, (kind, _) in taken.items()},
+        "required": [name for name, (_, optional) in taken.items() if not optional],
+        "additionalProperties": rest,
+    }
 
 
-def defines(module: str, name: str) -> bool:
-    """Whether a module's top level defines or imports a name."""
-    return name in _definitions(module)
+def names(module: str) -> Collection[str]:
+    """What a module's top level defines or imports."""
+    return _definitions(module).keys()
 
 
 @dataclass(frozen=True)
@@ -84,16 +92,30 @@ def _definitions(module: str) -> Mapping[str, ast.AST | _Imported]:
     return found
 
 
-def _keywords(
-    args: ast.arguments, given: Collection[str], names: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    taken = {name: rest for name, *rest in _arguments(args) if name not in given}
-    return {
-        "type": "object",
-        "properties": {name: _schema(kind, names) for name, (kind, _) in taken.items()},
-        "required": [name for name, (_, optional) in taken.items() if not optional],
-        "additionalProperties": args.kwarg is not None,
-    }
+def _found(module: str, name: str) -> tuple[str, ast.AST | None]:
+    """What a name stands for in the end, and the module in which that is defined."""
+    match _definitions(module).get(name):
+        case ast.Name(id=other):
+            return _found(module, other)
+        case _Imported(origin, other):
+            return _found(origin, other)
+        case node:
+            return module, node
+
+
+def _fields(module: str, node: ast.ClassDef) -> Iterator[tuple[str, ast.expr | None, bool]]:
+    """A dataclass's arguments, those of its bases first: name, annotation, whether optional."""
+    fields: dict[str, tuple[ast.expr | None, bool]] = {}
+    for base in node.bases:
+        origin, parent = _found(module, ast.unparse(base))
+        if isinstance(parent, ast.ClassDef):
+            fields |= {name: (kind, optional) for name, kind, optional in _fields(origin, parent)}
+    for part in node.body:
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            fields[part.target.id] = (part.annotation, part.value is not None)
+            if part.value is not None and "init=False" in ast.unparse(part.value):
+                del fields[part.target.id]
+    yield from ((name, kind, optional) for name, (kind, optional) in fields.items())
 
 
 def _arguments(args: ast.arguments) -> Iterator[tuple[str, ast.expr | None, bool]]:

@@ -73,7 +73,7 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
     "bad scope": (
         change(methods=["full", {"id": "mine", "base": "kvzip", "scope": "token"}]),
-        "config.methods[1].scope: 'token' is not one of ['global', 'layer', 'head']",
+        "config.methods[1].scope: 'token' is not one of ['global', 'layer', 'head', 'own']",
     ),
     "unknown key of a method": (
         change(methods=["full", {"id": "mine", "base": "kvzip", "parms": {}}]),
@@ -105,8 +105,8 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
     "class of no module": (
         method(base="nowhere.methods:Mine"),
-        "config.methods[1]: no module 'nowhere.methods' in the checkout or installed, "
-        "for 'nowhere.methods:Mine'",
+        "config.methods[1]: no module 'nowhere.methods', in the checkout or installed; "
+        "'nowhere.methods:Mine' needs it",
     ),
     "no such class": (
         method(base="baselines.random:Chance"),
@@ -115,6 +115,24 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     "parameter of a class of the user's": (
         method(base="baselines.random:Random", params={"seeds": 1}),
         "config.methods[1].params: unknown key 'seeds'; known: none",
+    ),
+    "unknown press": (
+        change(methods=["full", "kvpress:ExpectdAttentionPress"]),
+        "config.methods[1]: kvpress has no 'ExpectdAttentionPress'; "
+        "did you mean 'ExpectedAttentionPress'?",
+    ),
+    "parameter of a press": (
+        method(base="kvpress:PyramidKVPress", scope="own", params={"windw_size": 8}),
+        "config.methods[1].params: unknown key 'windw_size'; did you mean 'window_size'?",
+    ),
+    "parameter of a press that the retentions set": (
+        method(base="kvpress:SnapKVPress", params={"compression_ratio": 0.5}),
+        "config.methods[1].params: unknown key 'compression_ratio'; "
+        "known: kernel_size, window_size",
+    ),
+    "part of a press missing": (
+        change(methods=["full", "kvpress:AdaKVPress"]),
+        "config.methods[1].params: 'press' is a required property",
     ),
     "unknown option of a benchmark": (
         dataset(options={"sources": []}),
@@ -218,6 +236,24 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
 
 def test_the_base_of_these_tests_is_right() -> None:
     assert config_problems(valid()) == []
+
+
+def test_methods_with_a_colon_are_classes() -> None:
+    """Of a user's module, or presses; as they are, or as the base of a method of another id."""
+    adakv: Config = {"id": "adakv", "base": "kvpress:AdaKVPress", "scope": "own"}
+    adakv["params"] = {"press": {"name": "SnapKVPress"}, "alpha_safeguard": 0.1}
+    own = {"id": "own", "base": "baselines.streaming:Streaming", "params": {"sinks": 2}}
+    names = ["baselines.random:Random", "kvpress:KnormPress"]
+    methods = Run(valid() | {"methods": ["full", *names, adakv, own]}).methods
+    assert [(m.base, m.scope) for m in methods.values()][1:] == [
+        ("baselines.random:Random", "head"),
+        ("kvpress", "head"),
+        ("kvpress", "own"),
+        ("baselines.streaming:Streaming", "head"),
+    ]
+    assert methods["kvpress:KnormPress"].params == {"name": "KnormPress"}
+    assert methods["adakv"].params == {"name": "AdaKVPress", **adakv["params"]}
+    assert len({method.digest for method in methods.values()}) == 5
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -1,170 +1,28 @@
-"""Every method of the catalogue honours the scorer contract; some honour a definition as well."""
+"""What single methods promise beyond the contract."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
-from random_models import random_net
+from bench_fixture import PAIR, PREFIX, fill
 from safetensors.torch import save_file
-from transformers import PreTrainedTokenizerFast
 
+from baselines import kvzip_iam
 from baselines.kvzip import KVzip, replays, score_replays
 from baselines.snapkv import PRESETS, window_scores
 from baselines.streaming import Streaming
 from proxykv import catalog
-from proxykv.cache import ATTENTION
+from proxykv.fitted import load_fitted
 from proxykv.models import Model, context_ids
-from proxykv.pipeline import Proxy, proxy_scores
-from proxykv.prefill import Prefill, prefill
-from proxykv.scorer import Bench, build, scores_of
-from proxykv.select import budget, select
-from proxykv.spec import Method, Run
-from proxykv.tasks import tiny
+from proxykv.prefill import Prefill
+from proxykv.scorer import Bench, build
+from proxykv.select import select
+from proxykv.spec import ConfigError, Run
 from proxykv.tensors import Scores
-
-PREFIX = 3
-RETENTION = 0.13
-METHODS = sorted(catalog.variants())
-QUICK = {
-    "seed": 0,
-    "steps": 6,
-    "warmup": 1,
-    "crop": 64,
-    "val_contexts": 1,
-    "mapper": {"features": 8, "time_width": 16, "time_dilations": (1,), "width": 16},
-}
-
-
-@pytest.fixture(scope="module")
-def target() -> Model:
-    return model(seed=0, num_hidden_layers=3)
-
-
-@pytest.fixture(scope="module")
-def proxy() -> Model:
-    return model(seed=1, num_hidden_layers=2, hidden_size=32, num_attention_heads=2)
-
-
-def model(**settings: Any) -> Model:
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny.make_tokenizer())
-    net = random_net("llama", ATTENTION, vocab_size=len(tokenizer), **settings)
-    return Model(net, tokenizer, prefix=(5,) * PREFIX, suffix=(), digest="")
-
-
-@pytest.fixture(scope="module")
-def contexts() -> list[str]:
-    """Six to fit on and two to score, of different lengths."""
-    examples = tiny.build(
-        "single",
-        tokenizer=tiny.make_tokenizer(),
-        contexts=8,
-        lengths=(96, 80),
-        seed=0,
-        split="train",
-    )
-    return [example.context for example in examples]
-
-
-@pytest.fixture(scope="module")
-def run() -> Run:
-    """A run of all methods there are."""
-    dataset = {"benchmark": "tiny", "tasks": ["single"], "contexts": 2, "lengths": [96]}
-    return Run(
-        {
-            "run": "methods",
-            "families": ["tiny"],
-            "methods": METHODS,
-            "retentions": [RETENTION, 1.0],
-            "benchmarks": [dataset],
-            "corpus": [dataset],
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def bench(
-    target: Model,
-    proxy: Model,
-    contexts: list[str],
-    run: Run,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Bench:
-    """What methods may use, everything fitted on stored scores of the random models."""
-    folder = tmp_path_factory.mktemp("fitted")
-    files = [folder / f"{i}.safetensors" for i in range(6)]
-    for path, text in zip(files, contexts, strict=False):
-        ids = context_ids(target, text)
-        filled = prefill(target, ids, PREFIX)
-        scores = {
-            "target": score_replays(filled, replays(target, filled.context)),
-            "proxy": proxy_scores(target, proxy, ids, PREFIX),
-        }
-        save_file({name: t.half().contiguous() for name, t in scores.items()}, path)
-    for artefact in run.artefacts:
-        module = importlib.import_module(f"baselines.{run.methods[artefact].base}")
-        module.fit(files, folder / artefact, QUICK, {"family": "random"})
-    return Bench(
-        {a: folder / a for a in run.artefacts}, Proxy(lambda: proxy), run.methods, {}, seed=0
-    )
-
-
-def fill(target: Model, text: str, other: str | None = None) -> Prefill:
-    donor = None if other is None else context_ids(target, other)
-    return prefill(target, context_ids(target, text), PREFIX, donor)
-
-
-@pytest.fixture
-def filled(target: Model, contexts: list[str]) -> Prefill:
-    return fill(target, contexts[6], contexts[7])
-
-
-@pytest.fixture(scope="module")
-def scores(bench: Bench, target: Model, contexts: list[str], run: Run) -> Mapping[str, Scores]:
-    """Scores of every method on one context."""
-    shared = fill(target, contexts[6], contexts[7])
-    return {m.id: scores_of(build(m, bench), shared) for m in run.methods.values()}
-
-
-@pytest.mark.parametrize("method_id", METHODS)
-def test_contract(
-    method_id: str,
-    bench: Bench,
-    run: Run,
-    filled: Prefill,
-    scores: Mapping[str, Scores],
-) -> None:
-    method = run.methods[method_id]
-    own = build(method, bench).score(filled)
-    assert tuple(own.shape) == filled.shape
-    assert own.dtype == torch.float32
-    assert torch.isfinite(own).all()
-    # Deterministic, and the same whether or not other methods scored the context before.
-    assert torch.equal(own, scores[method_id])
-    if method.scope != "none":
-        keep = select(own, RETENTION, method.scope)  # type: ignore[arg-type]
-        layers, heads, n = filled.shape
-        count, entries = {
-            "global": (1, layers * heads * n),
-            "layer": (layers, heads * n),
-            "head": (layers * heads, n),
-        }[method.scope]
-        assert keep.sum() == count * budget(RETENTION, entries)
-
-
-@pytest.mark.parametrize("method_id", [m for m in METHODS if m not in ("full", "streaming")])
-def test_scores_depend_on_the_context(
-    method_id: str, bench: Bench, target: Model, contexts: list[str], scores: Mapping[str, Scores]
-) -> None:
-    other = fill(target, contexts[4], contexts[7])
-    assert other.shape == fill(target, contexts[6]).shape
-    own = build(bench.methods[method_id], bench).score(other)
-    # The control sees its donor only, which is the same one here.
-    assert torch.equal(own, scores[method_id]) == (method_id == "proxykv_shuffled")
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.13, 0.5])
@@ -255,25 +113,33 @@ def test_random_is_seeded_by_run_and_context(bench: Bench, filled: Prefill) -> N
     assert torch.equal(one, build(method, bench).score(filled))
 
 
-class Broken:
-    """A scorer of a user's that breaks the contract in a chosen way."""
+def test_iam_finds_each_heads_counterpart_and_its_mean_and_spread(
+    bench: Bench, target: Model, contexts: list[str], filled: Prefill, tmp_path: Path
+) -> None:
+    """Target scores made of single proxy heads are found again, exactly when rescaled."""
+    heads = torch.tensor([[0, 2], [1, 1], [3, 0]])
+    slope = torch.linspace(0.1, 0.6, 6).view(3, 2)
+    files = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for path, text in zip(files, contexts, strict=False):
+        proxy = bench.proxy.scores(filled, context_ids(target, text))
+        planted = slope[..., None] * proxy.flatten(0, 1)[heads]
+        save_file({"proxy": proxy.contiguous(), "target": planted}, path)
+    kvzip_iam.fit(files, tmp_path / "fitted", {}, PAIR)
+    fitted, card = load_fitted(tmp_path / "fitted", PAIR)
+    assert torch.equal(fitted["heads"], heads)
+    assert card["mean_cosine"] == pytest.approx(1, abs=1e-5)
+    own = bench.proxy.scores(filled, filled.input_ids).flatten(0, 1)[heads]
+    raw = kvzip_iam.KVzipIAM(bench, tmp_path / "fitted").score(filled)
+    assert torch.equal(raw, own)
+    rescaled = kvzip_iam.KVzipIAM(bench, tmp_path / "fitted", rescaled=True).score(filled)
+    torch.testing.assert_close(rescaled, slope[..., None] * own, atol=1e-5, rtol=1e-4)
 
-    def __init__(self, bench: Bench, fault: str) -> None:
-        self.fault = fault
 
-    def score(self, prefill: Prefill) -> Scores:
-        faulty = torch.zeros(prefill.shape)
-        if self.fault == "shape":
-            return faulty[:, :, 1:]
-        faulty[0, 0, 0] = torch.nan if self.fault == "nan" else -torch.inf
-        return faulty
-
-
-@pytest.mark.parametrize(
-    ("fault", "says"), [("shape", "returned shape"), ("nan", "NaN"), ("inf", "infinite")]
-)
-def test_a_users_own_class_is_checked(fault: str, says: str, bench: Bench, filled: Prefill) -> None:
-    base = f"{__name__}:Broken"
-    method = Method("mine", base, "head", {"fault": fault}, artefact=None, uses=())
-    with pytest.raises(ValueError, match=says):
-        scores_of(build(method, bench), filled)
+@pytest.mark.parametrize("key", PAIR)
+@pytest.mark.parametrize("method_id", ["prior", "kvzip_iam", "proxykv"])
+def test_what_was_fitted_for_another_pair_is_refused(
+    method_id: str, key: str, bench: Bench, run: Run
+) -> None:
+    other = replace(bench, pair={**PAIR, key: "of another model"})
+    with pytest.raises(ConfigError, match=f"fitted for {key} .* fit it for this pair"):
+        build(run.methods[method_id], other)

@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 def test_readme_lists_every_method_and_no_other() -> None:
     table = [line for line in README.splitlines() if line.startswith("| `")]
     cells = " ".join(line.split("|")[1] for line in table if "/" not in line.split("|")[1])
-    assert set(re.findall(r"`(\w+)`", cells)) == set(catalog.variants())
+    assert set(re.findall(r"`(\w+:?)(?:<\w+>)?`", cells)) == set(catalog.variants())
 
 
 def test_files_named_in_the_documentation_exist() -> None:

@@ -1,0 +1,152 @@
+"""Fixtures: methods of every kind, fitted on random models, and a context for them to score."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from random_models import random_net
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerFast
+
+from baselines.kvzip import replays, score_replays
+from proxykv import catalog
+from proxykv.cache import ATTENTION
+from proxykv.models import Model, context_ids
+from proxykv.pipeline import Proxy, proxy_scores
+from proxykv.prefill import Prefill, prefill
+from proxykv.scorer import Bench, build, scores_of
+from proxykv.spec import Run
+from proxykv.tasks import tiny
+from proxykv.tensors import Scores
+
+PREFIX = 3
+RETENTION = 0.13
+ENTRIES: list[Any] = [
+    *sorted(method_id for method_id in catalog.variants() if not method_id.endswith(":")),
+    "bench_fixture:Latest",
+    "kvpress:KnormPress",
+    {"id": "expected_global", "base": "kvpress:ExpectedAttentionPress", "scope": "global"},
+    {
+        "id": "adakv",
+        "base": "kvpress:AdaKVPress",
+        "scope": "own",
+        "params": {"press": {"name": "SnapKVPress", "window_size": 8}},
+    },
+]
+"""Methods of a run: the catalogue's, a class of a user's, and presses of kvpress."""
+METHODS = [entry if isinstance(entry, str) else entry["id"] for entry in ENTRIES]
+PAIR = {"target_hash": "of the target", "proxy_hash": "of the proxy"}
+QUICK = {
+    "seed": 0,
+    "steps": 6,
+    "warmup": 1,
+    "crop": 64,
+    "val_contexts": 1,
+    "mapper": {"features": 8, "time_width": 16, "time_dilations": (1,), "width": 16},
+}
+
+
+class Latest:
+    """A scorer of a user's: the latest tokens, in even layers first."""
+
+    def __init__(self, bench: Bench) -> None:
+        pass
+
+    def score(self, prefill: Prefill) -> Scores:
+        layers, _, n = prefill.shape
+        odd = torch.arange(layers)[:, None, None] % 2
+        return (torch.arange(n) / n - odd).expand(prefill.shape)
+
+
+@pytest.fixture(scope="session")
+def target() -> Model:
+    return model(seed=0, num_hidden_layers=3)
+
+
+@pytest.fixture(scope="session")
+def proxy() -> Model:
+    return model(seed=1, num_hidden_layers=2, hidden_size=32, num_attention_heads=2)
+
+
+def model(**settings: Any) -> Model:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny.make_tokenizer())
+    net = random_net("llama", ATTENTION, vocab_size=len(tokenizer), **settings)
+    return Model(net, tokenizer, prefix=(5,) * PREFIX, suffix=(), digest="")
+
+
+@pytest.fixture(scope="session")
+def contexts() -> list[str]:
+    """Six to fit on and two to score, of different lengths."""
+    examples = tiny.build(
+        "single",
+        tokenizer=tiny.make_tokenizer(),
+        contexts=8,
+        lengths=(96, 80),
+        seed=0,
+        split="train",
+    )
+    return [example.context for example in examples]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """A run of all methods there are."""
+    dataset = {"benchmark": "tiny", "tasks": ["single"], "contexts": 2, "lengths": [96]}
+    return Run(
+        {
+            "run": "methods",
+            "families": ["tiny"],
+            "methods": ENTRIES,
+            "retentions": [RETENTION, 1.0],
+            "benchmarks": [dataset],
+            "corpus": [dataset],
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def bench(
+    target: Model,
+    proxy: Model,
+    contexts: list[str],
+    run: Run,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Bench:
+    """What methods may use, everything fitted on stored scores of the random models."""
+    folder = tmp_path_factory.mktemp("fitted")
+    files = [folder / f"{i}.safetensors" for i in range(6)]
+    for path, text in zip(files, contexts, strict=False):
+        ids = context_ids(target, text)
+        filled = prefill(target, ids, PREFIX)
+        scores = {
+            "target": score_replays(filled, replays(target, filled.context)),
+            "proxy": proxy_scores(target, proxy, ids, PREFIX),
+        }
+        save_file({name: t.half().contiguous() for name, t in scores.items()}, path)
+    for artefact in run.artefacts:
+        module = importlib.import_module(f"baselines.{run.methods[artefact].base}")
+        module.fit(files, folder / artefact, QUICK, PAIR)
+    artefacts = {a: folder / a for a in run.artefacts}
+    return Bench(artefacts, Proxy(lambda: proxy), run.methods, PAIR, seed=0)
+
+
+def fill(target: Model, text: str, other: str | None = None) -> Prefill:
+    donor = None if other is None else context_ids(target, other)
+    return prefill(target, context_ids(target, text), PREFIX, donor)
+
+
+@pytest.fixture
+def filled(target: Model, contexts: list[str]) -> Prefill:
+    return fill(target, contexts[6], contexts[7])
+
+
+@pytest.fixture(scope="session")
+def scores(bench: Bench, target: Model, contexts: list[str], run: Run) -> Mapping[str, Scores]:
+    """Scores of every method that gives them, on one context."""
+    shared = fill(target, contexts[6], contexts[7])
+    asked = [m for m in run.methods.values() if m.scope != "own"]
+    return {m.id: scores_of(build(m, bench), shared) for m in asked}
