@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -50,26 +47,3 @@ def test_the_python_example_prints_what_it_says(
     exec(code, {})
     said = re.findall(r"^print.*  # (.*)$", code, flags=re.MULTILINE)
     assert capsys.readouterr().out.splitlines() == said
-
-
-def test_the_method_of_the_guide_works(tmp_path: Path) -> None:
-    """The complete example is found by its name, and scores."""
-    guide = (ROOT / "docs" / "extend.md").read_text("utf-8")
-    code = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)[0]
-    (tmp_path / "knorm.py").write_text(code)
-    script = f"""
-import sys, torch
-sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]
-import knorm
-from types import SimpleNamespace as S
-keys = torch.randn(1, 2, 7, 4)
-prefill = S(cache=S(layers=[S(keys=keys), S(keys=keys)]), prefix_len=2)
-scores = knorm.METHOD(None).score(prefill)
-assert scores.shape == (2, 2, 5)
-norms = keys[0, :, 2:].norm(dim=-1)
-assert scores[0].argmax(-1).equal(norms.argmin(-1))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr

@@ -1,0 +1,83 @@
+"""The guide's method works as it stands there, from the config to the rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+import baselines
+from proxykv import catalog
+from proxykv.check import config_problems
+from proxykv.data import make_dataset
+from proxykv.generate import generate
+from proxykv.grade import grade
+from proxykv.spec import Run
+
+ROOT = catalog.ROOT
+GUIDE = (ROOT / "docs" / "add-a-method.md").read_text("utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", GUIDE, flags=re.DOTALL)
+DATASET = {"benchmark": "tiny", "tasks": ["single"], "contexts": 2, "lengths": [64]}
+CONFIG: dict[str, Any] = {
+    "run": "guide",
+    "families": ["tiny"],
+    "retentions": [0.3, 1.0],
+    "benchmarks": [DATASET],
+}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A checkout with the guide's method in its folder."""
+    for name in ("config", "workflow", "proxykv", "models"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "baselines").mkdir()
+    for path in (ROOT / "baselines").glob("*.py"):
+        (tmp_path / "baselines" / path.name).symlink_to(path)
+    (tmp_path / "baselines" / "knorm.py").write_text(BLOCKS[0][1], "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalog, "ROOT", tmp_path)
+    monkeypatch.setattr(baselines, "__path__", [str(tmp_path / "baselines")])
+    catalog.variants.cache_clear()
+    yield tmp_path
+    catalog.variants.cache_clear()
+
+
+def test_the_example_is_short() -> None:
+    code = [line for line in BLOCKS[0][1].splitlines() if line]
+    assert BLOCKS[0][0] == "python"
+    assert len(code) <= 20
+
+
+def test_the_example_runs(checkout: Path) -> None:
+    methods = yaml.safe_load(BLOCKS[1][1])["methods"]
+    run = Run({**CONFIG, "methods": methods})
+    (cell,) = run.cells()
+    make_dataset(run, cell.dataset)
+    generate(run, cell)
+    rows = pd.read_parquet(grade(cell))
+    assert set(rows.groupby(["method", "scope"]).groups) == {
+        *(("full", "none"), ("knorm", "head"), ("knorm_global", "global"), ("knorm_square", "head"))
+    }
+    pruned = rows[rows.method != "full"]
+    assert (pruned.achieved_retention.sub(0.3).abs() < 1 / 64).all()
+    # A power keeps the order inside a head, and so the answers.
+    answers = {method: list(part.prediction) for method, part in rows.groupby("method")}
+    assert answers["knorm_square"] == answers["knorm"]
+
+
+def test_all_configs_of_the_guide_are_right(checkout: Path) -> None:
+    (checkout / "my_package").mkdir()
+    (checkout / "my_package" / "scorers.py").write_text(
+        "class Mine:\n    def __init__(self, bench, window: int): ...\n", "utf-8"
+    )
+    listed = [yaml.safe_load(text)["methods"] for kind, text in BLOCKS if kind == "yaml"]
+    assert len(listed) == 3
+    for methods in listed:
+        config = {**CONFIG, "methods": ["full", *(m for m in methods if m != "full")]}
+        assert config_problems(config) == []
