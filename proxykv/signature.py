@@ -6,7 +6,7 @@ So parameters in a config are checked before any job, and without importing what
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import resolve_name
@@ -36,35 +36,31 @@ def parameters(module: str, name: str, given: Collection[str]) -> Mapping[str, A
     Returns:
         None where the source does not show it.
     """
-    module, node = _found(module, name)
-    names = _definitions(module)
-    match node:
-        case ast.FunctionDef(args=args):
-            arguments, rest = list(_arguments(args)), args.kwarg is not None
-        case ast.ClassDef(decorator_list=[decorator]) if "dataclass" in ast.unparse(decorator):
-            arguments, rest = list(_fields(module, node)), False
-        case ast.ClassDef(body=body, bases=bases):
-            for part in body:
-                if isinstance(part, ast.FunctionDef) and part.name == "__init__":
-                    arguments, rest = list(_arguments(part.args))[1:], part.args.kwarg is not None
-                    break
-            else:
-                inherited = [base.id for base in bases if isinstance(base, ast.Name)]
-                return parameters(module, inherited[0], given) if inherited else None
-        case _:
-            return None
-    taken = {name: argument for name, *argument in arguments if name not in given}
+    origin, node = _found(module, name)
+    taken = _taken(origin, node)
+    if taken is None:
+        return None
+    arguments, others = taken
+    arguments = [a for a in arguments if a.name not in {*given, "self"}]
+    known = _definitions(origin)
     return {
         "type": "object",
-        "properties": {name: _schema(kind, names) for name, (kind, _) in taken.items()},
-        "required": [name for name, (_, optional) in taken.items() if not optional],
-        "additionalProperties": rest,
+        "properties": {a.name: _schema(a.annotation, known) for a in arguments},
+        "required": [a.name for a in arguments if not a.optional],
+        "additionalProperties": others,
     }
 
 
 def names(module: str) -> Collection[str]:
     """What a module's top level defines or imports."""
     return _definitions(module).keys()
+
+
+@dataclass(frozen=True)
+class _Argument:
+    name: str
+    annotation: Any
+    optional: bool
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ def _definitions(module: str) -> Mapping[str, ast.AST | _Imported]:
     return found
 
 
-def _found(module: str, name: str) -> tuple[str, ast.AST | None]:
+def _found(module: str, name: str) -> tuple[str, Any]:
     """What a name stands for in the end, and the module in which that is defined."""
     match _definitions(module).get(name):
         case ast.Name(id=other):
@@ -103,37 +99,49 @@ def _found(module: str, name: str) -> tuple[str, ast.AST | None]:
             return module, node
 
 
-def _fields(module: str, node: ast.ClassDef) -> Iterator[tuple[str, ast.expr | None, bool]]:
-    """A dataclass's arguments, those of its bases first: name, annotation, whether optional."""
-    fields: dict[str, tuple[ast.expr | None, bool]] = {}
+def _taken(module: str, node: Any) -> tuple[list[_Argument], bool] | None:
+    """Arguments that keywords can set, and whether a `**` takes others; None if unknown."""
+    if isinstance(node, ast.FunctionDef):
+        return _arguments(node.args), node.args.kwarg is not None
+    if not isinstance(node, ast.ClassDef):
+        return None
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return _fields(module, node), False
+    for part in node.body:
+        if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+            return _taken(module, part)
+    parents = [_found(module, ast.unparse(base)) for base in node.bases]
+    return _taken(*parents[0]) if parents else None
+
+
+def _arguments(args: ast.arguments) -> list[_Argument]:
+    required = len(args.args) - len(args.defaults)
+    defaults = [*[None] * required, *args.defaults, *args.kw_defaults]
+    both = zip((*args.args, *args.kwonlyargs), defaults, strict=True)
+    return [_Argument(a.arg, a.annotation, default is not None) for a, default in both]
+
+
+def _fields(module: str, node: ast.ClassDef) -> list[_Argument]:
+    """Fields of a dataclass, those of its bases first."""
+    fields: dict[str, _Argument] = {}
     for base in node.bases:
         origin, parent = _found(module, ast.unparse(base))
         if isinstance(parent, ast.ClassDef):
-            fields |= {name: (kind, optional) for name, kind, optional in _fields(origin, parent)}
+            fields |= {field.name: field for field in _fields(origin, parent)}
     for part in node.body:
         if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
-            fields[part.target.id] = (part.annotation, part.value is not None)
-            if part.value is not None and "init=False" in ast.unparse(part.value):
-                del fields[part.target.id]
-    yield from ((name, kind, optional) for name, (kind, optional) in fields.items())
-
-
-def _arguments(args: ast.arguments) -> Iterator[tuple[str, ast.expr | None, bool]]:
-    """Arguments that keywords can set: name, annotation, whether optional."""
-    required = len(args.args) - len(args.defaults)
-    for i, argument in enumerate(args.args):
-        yield argument.arg, argument.annotation, i >= required
-    for argument, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
-        yield argument.arg, argument.annotation, default is not None
+            name, default = part.target.id, part.value
+            fields[name] = _Argument(name, part.annotation, default is not None)
+            if default is not None and "init=False" in ast.unparse(default):
+                del fields[name]
+    return list(fields.values())
 
 
 def _schema(annotation: Any, names: Mapping[str, Any]) -> Mapping[str, Any]:
     """Schema of the values that an annotation allows; empty where anything may do."""
+    if isinstance(annotation, ast.Name):
+        annotation = names.get(annotation.id, annotation)  # an alias: Pooling = Literal[…]
     match annotation:
-        case ast.Name(id=name) if isinstance(
-            names.get(name), ast.Subscript
-        ):  # an alias, such as Pooling = Literal[…]
-            return _schema(names[name], names)
         case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
             value = ast.literal_eval(choices)
             return {"enum": list(value) if isinstance(value, tuple) else [value]}
