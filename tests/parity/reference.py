@@ -61,7 +61,7 @@ def snapkv(net: Any, case: Case) -> Tensor:
     def keep(module: Any, inputs: Any, kwargs: Any, output: Any) -> None:
         layer = kwargs["past_key_values"].layers[module.layer_idx]
         hidden = kwargs["hidden_states"]
-        layers.append(press.score(module, hidden, layer.keys, layer.values, None, kwargs)[0])
+        layers.append(press.score(module, hidden, layer.keys, layer.values, None, kwargs)[0])  # type: ignore[arg-type]
 
     hooks = [
         layer.self_attn.register_forward_hook(keep, with_kwargs=True) for layer in net.model.layers
