@@ -25,7 +25,7 @@ NEXT = "\n\nRepeat the part of the previous context exactly, starting with "
 OVERLAP = 8
 """Ids of the previous chunk that tell the model where to go on."""
 
-ROWS = {"cpu": 256}
+ROWS = {"cpu": 384}
 """Query rows (times query heads of a KV head) at a time: enough for a matrix product, few enough
 for a CPU's cache."""
 WIDE_ROWS = 8192
@@ -123,6 +123,8 @@ def score_replays(prefill: Prefill, replays: Sequence[Replay], plus: bool = Fals
     covered = sum(len(chunk) for chunk, _ in replays)
     if covered != len(prefill.context):
         raise ValueError(f"chunks cover {covered} of {len(prefill.context)} context tokens")
+    if any(len(ids) == 0 for _, ids in replays):
+        raise ValueError("a replay input is empty: there is no query to score with")
     model = prefill.model
     parts: list[Scores] = []
     start = prefill.prefix_len

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxtyping import Bool
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import AttentionInterface, Cache
 from transformers.cache_utils import CacheLayerMixin
 
@@ -123,6 +125,23 @@ class ContextCache(Cache):
     def __init__(self, layers: int, observed: int) -> None:
         """`layers`: layers of the model; `observed`: last tokens whose queries are remembered."""
         super().__init__(layers=[ContextLayer(observed) for _ in range(layers)])
+
+    def seen(
+        self, prefix_len: int, keep: Bool[Tensor, "*keeps layer kv_head token"]
+    ) -> Bool[Tensor, "*keeps layer kv_head key"]:
+        """Which keys kept sets of the context show: those, and the prefix.
+
+        Raises:
+            ValueError: if the kept sets are not of this context's shape.
+        """
+        _, heads, keys, _ = self.layers[0].keys.shape
+        expected = (len(self.layers), heads, keys - prefix_len)
+        if tuple(keep.shape[-3:]) != expected:
+            raise ValueError(
+                f"the kept set has shape {tuple(keep.shape[-3:])}, but the context has {expected} "
+                "(layers, KV heads, tokens)"
+            )
+        return pad(keep, (prefix_len, 0), value=True)
 
 
 def _fitted(storage: Stored | None, new: KeyValues, used: int, needed: int) -> Tensor:

@@ -21,6 +21,8 @@ from proxykv.tensors import Ids
 SUPPORTED = ("llama", "qwen2", "qwen3")
 """Architectures whose logits are those of body and LM head alone, with full attention; tested."""
 
+_WINDOWED = {"sliding_attention", "chunked_attention"}
+
 _SENTINEL = "<<the user's text>>"
 _EMPTY_LINE = "\n\n"
 
@@ -140,13 +142,19 @@ def load(run: Run, family: str, role: str) -> Model:
 
 def refuse_unsupported(config: Any, where: object) -> None:
     """Raise ConfigError, naming why, if a model's attention cannot be pruned here."""
-    if config.model_type not in SUPPORTED:
-        raise ConfigError(
-            f"{where}: architecture {config.model_type!r} is not one of {', '.join(SUPPORTED)}"
-        )
-    other = sorted(set(getattr(config, "layer_types", None) or []) - {"full_attention"})
-    if other:
-        raise ConfigError(f"{where}: {other[0]} layers cannot be pruned; full attention only")
+    kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
+    if getattr(config, "kv_lora_rank", None):
+        why = "multi-latent attention stores one latent for all heads, not keys and values per head"
+    elif kinds - _WINDOWED:
+        other = ", ".join(sorted(kinds - _WINDOWED))
+        why = f"{other} layers keep a state instead of keys and values"
+    elif kinds or getattr(config, "sliding_window", None):
+        why = "sliding-window attention drops keys by itself, and no full cache exists"
+    elif config.model_type not in SUPPORTED:
+        why = f"architecture {config.model_type!r} is not one of {', '.join(SUPPORTED)}"
+    else:
+        return
+    raise ConfigError(f"{where}: this model cannot be pruned: {why}")
 
 
 @cache

@@ -27,7 +27,7 @@ class PrunedCache(Cache):
 
     def __init__(self, context: ContextCache, prefix_len: int, keep: Keep) -> None:
         """Copy the prefix and the kept entries of every (layer, head) out of `context`."""
-        seen = torch.nn.functional.pad(keep, (prefix_len, 0), value=True)
+        seen = context.seen(prefix_len, keep)
         super().__init__(
             layers=[
                 PrunedLayer(layer, heads) for layer, heads in zip(context.layers, seen, strict=True)

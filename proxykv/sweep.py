@@ -32,7 +32,7 @@ class SweepCache(Cache):
         row_keep: Int[Tensor, " row"],
     ) -> None:
         """`keeps`: kept sets of the context's tokens; `row_keep`: each row's index into them."""
-        seen = torch.nn.functional.pad(keeps, (prefix_len, 0), value=True)
+        seen = context.seen(prefix_len, keeps)
         super().__init__(
             layers=[SweepLayer(c, seen[:, i], self) for i, c in enumerate(context.layers)]
         )

@@ -240,6 +240,34 @@ def test_each_question_has_its_own_limit(llama: Case, steps: int) -> None:
         assert {len(one.ids) for one in answers} == {limit}
 
 
+@torch.inference_mode()
+def test_generate_runs_on_a_pruned_cache(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' own loop, whatever its generation config says, answers as the sweep does."""
+    asks, keeps = questions(16)[:2], ragged_keeps(case.filled)[-1:]
+    everything = torch.ones_like(keeps[0])
+    free = answer(case.filled, keeps, asks, batch_rows=64)
+    stops = sorted({answers[1].ids[7] for answers in free})
+    settings = GenerationConfig(eos_token_id=stops, pad_token_id=0, repetition_penalty=1.1)
+    monkeypatch.setattr(case.model.net, "generation_config", settings)
+    given = answer(case.filled, keeps, asks, batch_rows=64)
+    net: Any = case.model.net
+    for column, keep in enumerate([everything, *keeps]):
+        cache = PrunedCache(case.filled.cache, case.filled.prefix_len, keep)
+        for ask, answers in zip(asks, given, strict=True):
+            ids = torch.cat([case.context, torch.tensor(ask.prompt)])[None]
+            generated = net.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                past_key_values=cache,
+                max_new_tokens=16,
+                do_sample=False,
+                repetition_penalty=1.0,
+            )[0, ids.shape[1] :].tolist()
+            cache.reset()
+            written = generated[:-1] if generated[-1] in stops else generated
+            assert written == list(answers[column].ids)
+
+
 def test_an_empty_context_is_refused(llama: Case) -> None:
     with pytest.raises(ValueError, match="the context is empty"):
         prefill(llama.model, torch.arange(1, 4), 3)

@@ -69,6 +69,19 @@ def test_kept_sets_are_nested(
 
 
 @given(shapes, seeds, retentions, st.sampled_from(SCOPES))
+def test_what_scores_highest_is_protected(
+    shape: tuple[int, int, int], seed: int, retention: float, scope: Scope
+) -> None:
+    """Tokens lifted above all others stay wherever the budget has room for them."""
+    scores = draw(shape, seed)
+    tokens = torch.randperm(shape[2], generator=torch.Generator().manual_seed(seed))
+    protected = torch.zeros(shape, dtype=torch.bool)
+    protected[:, :, tokens[: int(retention * shape[2])]] = True
+    keep = select(scores + protected * (scores.max() + 1), retention, scope)
+    assert keep[protected].all()
+
+
+@given(shapes, seeds, retentions, st.sampled_from(SCOPES))
 def test_permuting_heads_permutes_the_kept_set(
     shape: tuple[int, int, int], seed: int, retention: float, scope: Scope
 ) -> None:
