@@ -285,6 +285,7 @@ def test_a_variable_that_is_not_set_is_one_line_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = valid()
+    config["corpus"][0] |= {"benchmark": "text", "tasks": ["prose"]}
     config["corpus"][0]["options"] = {"sources": [{"path": "${NOWHERE_SET}/x"}, {"path": "y"}]}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config), "utf-8")
