@@ -40,7 +40,8 @@ class ProxyKV:
         self.proxy, self.shuffled = bench.proxy, shuffled
         self.mapper, card = load_mapper(artefact, expected=bench.pair)
         self.key = ("proxykv", card["weights_sha256"], shuffled)
-        self.ahead = not shuffled
+        self.features: str = card["training"]["features"]
+        self.ahead = not shuffled and self.features == "kvzip"
 
     def score(self, prefill: Prefill) -> Scores:
         """The mapper's logits, which rank as its estimates of the target's KVzip scores do."""
@@ -52,12 +53,13 @@ class ProxyKV:
 
     def _score(self, prefill: Prefill) -> Scores:
         if not self.shuffled:
-            features = self.proxy.scores(prefill, prefill.input_ids)
+            seen = self.proxy.scores(prefill, prefill.input_ids, self.features)
         else:
             if prefill.donor is None:
                 raise ValueError("proxykv_shuffled needs a second context in its task")
-            features = _wrapped(self.proxy.scores(prefill, prefill.donor), prefill.shape[2])
-        return self.map(features).to(prefill.input_ids.device)
+            others = self.proxy.scores(prefill, prefill.donor, self.features)
+            seen = _wrapped(others, prefill.shape[2])
+        return self.map(seen).to(prefill.input_ids.device)
 
 
 def fit(

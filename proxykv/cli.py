@@ -59,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     for step, arguments in {
         _convert: ("family", "role"),
         _data: ("path",),
-        _scores: ("family",),
+        _scores: ("family", "shard"),
+        _screen: ("family",),
         _fit: ("family", "method"),
         _generate: ("family", "benchmark", "task"),
         _grade: ("family", "benchmark", "task"),
@@ -118,11 +119,18 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _scores(options: argparse.Namespace) -> None:
-    """store both models' KVzip scores of the training contexts"""
+    """store both models' scores of the training contexts"""
     from proxykv.scores import extract
 
     _set_threads(options.threads)
-    extract(Run.read(options.config), options.family)
+    extract(Run.read(options.config), options.family, int(options.shard) - 1)
+
+
+def _screen(options: argparse.Namespace) -> None:
+    """find training contexts that share text with evaluation contexts"""
+    from proxykv.screen import screen
+
+    screen(Run.read(options.config), options.family)
 
 
 def _fit(options: argparse.Namespace) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from proxykv.select import select
-from proxykv.tensors import Scores
+from proxykv.tensors import Keep, Scores
 
 FIDELITY_RETENTIONS = (0.05, 0.1, 0.2, 0.3, 0.5)
 
@@ -17,18 +19,25 @@ def fidelity(
 
     - `mass@ρ`: true score mass of the predicted global top, over that of the true one.
     - `global_overlap@ρ`: share of the true kept set that the predicted one holds, global budget.
-      A constant score per head already reaches 0.65-0.70, hence its companion
-    - `head_overlap@ρ`: the same under equal per-head budgets, mean over heads: token choice alone.
+      A constant score per head already reaches 0.65-0.70, hence its two companions
+    - `split@ρ`: share of the global budget that goes to the right heads, Σ min(k, k*) / Σ k* for
+      k tokens kept of a head and k* truly kept: the split among heads alone;
+    - `head_overlap@ρ`: overlap under equal per-head budgets, mean over heads: token choice alone.
     """
     figures = {}
     target = target.float()
     for retention in retentions:
-        for scope in ("global", "head"):
-            kept, true = select(predicted, retention, scope), select(target, retention, scope)
-            budget = true.sum().item()
-            overlap = (kept & true).sum().item() / budget if budget else 1.0
-            figures[f"{scope}_overlap@{retention}"] = overlap
-            if scope == "global":
-                best = target[true].sum().item()
-                figures[f"mass@{retention}"] = target[kept].sum().item() / best if best else 1.0
+        kept, true = select(predicted, retention, "global"), select(target, retention, "global")
+        counts = kept.sum(dim=-1).minimum(true.sum(dim=-1))
+        mass, best = (target[keep].sum().item() for keep in (kept, true))
+        figures[f"mass@{retention}"] = mass / best if best else 1.0
+        figures[f"global_overlap@{retention}"] = _share((kept & true).sum(), true)
+        figures[f"split@{retention}"] = _share(counts.sum(), true)
+        kept, true = select(predicted, retention, "head"), select(target, retention, "head")
+        figures[f"head_overlap@{retention}"] = _share((kept & true).sum(), true)
     return figures
+
+
+def _share(found: Tensor, true: Keep) -> float:
+    budget = true.sum().item()
+    return found.item() / budget if budget else 1.0

@@ -79,7 +79,7 @@ class Mapper(nn.Module):
 
     @torch.no_grad()
     def score(
-        self, proxy_scores: Float[Tensor, "proxy_layer proxy_head token"], block: int = 4096
+        self, proxy_scores: Float[Tensor, "proxy_layer proxy_head token"], block: int = 1024
     ) -> Float[Tensor, "layer kv_head token"]:
         """Scores of the whole context: the *logits*, float32 and finite, on the mapper's device.
 

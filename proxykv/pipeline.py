@@ -10,7 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from baselines.kvzip import replays, score_replays
+from proxykv.cache import ContextLayer
 from proxykv.models import Model
 from proxykv.prefill import Memo, Prefill, prefill
 from proxykv.scorer import Mapped
@@ -84,14 +89,61 @@ def prefill_and_score(
 
 
 def proxy_scores(
-    target: Model, proxy: Model, ids: Ids, prefix_len: int, timeline: Timeline | None = None
+    target: Model,
+    proxy: Model,
+    ids: Ids,
+    prefix_len: int,
+    timeline: Timeline | None = None,
+    features: str = "kvzip",
 ) -> Features:
-    """KVzip on the proxy: the target's ids and the target's replay inputs, the proxy's heads."""
+    """What the proxy has to say of prefix + context `ids`, the target's token ids.
+
+    `features`: of which kind (see `FEATURES`).
+    """
     timeline = timeline or Timeline()
     with timeline.phase("proxy_prefill", proxy.device):
         own = prefill(proxy, ids, prefix_len)
     with timeline.phase("proxy_scoring", proxy.device):
-        return score_replays(own, replays(target, ids[prefix_len:]))
+        return FEATURES[features](target, own)
+
+
+def kvzip_scores(target: Model, own: Prefill) -> Features:
+    """KVzip on the proxy, with the target's replay inputs."""
+    return score_replays(own, replays(target, own.context))
+
+
+@torch.inference_mode()
+def prefill_scores(target: Model, own: Prefill) -> Features:
+    """Most attention that each KV pair got from the context's last tokens during the prefill.
+
+    The causal softmax of the queries that a prefill remembers, maximum over them and over the
+    query heads of a KV head: no second pass, but the end of the context decides what matters.
+    """
+    scores = torch.stack([_last_attention(layer) for layer in own.cache.layers])
+    return scores[..., own.prefix_len :]
+
+
+FEATURES: dict[str, Callable[[Model, Prefill], Features]] = {
+    "kvzip": kvzip_scores,
+    "prefill": prefill_scores,
+}
+"""Kinds of proxy scores that a mapper can see, all in [0, 1], by its parameter `features`."""
+
+
+def _last_attention(layer: ContextLayer) -> Float[Tensor, "kv_head stored"]:
+    assert layer.queries is not None
+    keys = layer.keys[0]
+    heads, total, dim = keys.shape
+    query = layer.queries[0]
+    window = query.shape[1]
+    visible = torch.ones(window, total, dtype=torch.bool, device=keys.device).tril(total - window)
+    best = []
+    # A KV head at a time: all attention weights at once would dwarf the cache.
+    for head_query, head_keys in zip(query.reshape(heads, -1, dim), keys, strict=True):
+        logits = (head_query @ head_keys.mT * dim**-0.5).float().view(-1, window, total)
+        weights = logits.masked_fill(~visible, -torch.inf).softmax(dim=-1)
+        best.append(weights.amax(dim=(0, 1)))
+    return torch.stack(best)
 
 
 class Proxy:
@@ -110,13 +162,15 @@ class Proxy:
             self._model = self._load()
         return self._model
 
-    def scores(self, prefill: Prefill, ids: Ids) -> Features:
-        """The proxy's KVzip scores of prefix + context `ids`, charged to `prefill`."""
+    def scores(self, prefill: Prefill, ids: Ids, features: str = "kvzip") -> Features:
+        """The proxy's scores of prefix + context `ids`, charged to `prefill`."""
         proxy = self.model  # loaded before the clock starts: loading is nobody's scoring time
         self._forget()
         return prefill.once(
-            tuple(ids.tolist()),
-            lambda: proxy_scores(prefill.model, proxy, ids, prefill.prefix_len),
+            (features, *ids.tolist()),
+            lambda: proxy_scores(
+                prefill.model, proxy, ids, prefill.prefix_len, features=features
+            ),
             self._memo,
         )
 
@@ -138,7 +192,7 @@ class Proxy:
         timeline = request.timeline
         proxy_seconds = sum(timeline.span(p).seconds for p in ("proxy_prefill", "proxy_scoring"))
         self._forget()
-        self._memo[tuple(ids.tolist())] = request.proxy_scores, proxy_seconds
+        self._memo["kvzip", *ids.tolist()] = request.proxy_scores, proxy_seconds
         for method, scores in request.mapped.items():
             request.prefill.put(scorers[method].key, scores.to(ids.device), timeline.wait(method))
         return request.prefill, timeline

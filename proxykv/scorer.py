@@ -32,7 +32,7 @@ class Mapped(Scorer, Protocol):
     """A scorer that maps the proxy's scores, and so need not wait for the target's prefill.
 
     `key`: the scores' key in `Prefill.once`; `ahead`: whether what `map` makes of the proxy's
-    scores of a context are this method's scores of that context.
+    KVzip scores of a context are this method's scores of that context.
     """
 
     key: Hashable
@@ -58,9 +58,10 @@ class Chooser(Protocol):
 class ProxyScores(Protocol):
     """What a proxy has to say about a context."""
 
-    def scores(self, prefill: Prefill, ids: Ids) -> Features:
-        """KVzip scores of prefix + context `ids` (1-D).
+    def scores(self, prefill: Prefill, ids: Ids, features: str = "kvzip") -> Features:
+        """Scores of prefix + context `ids` (1-D), in [0, 1].
 
+        `features`: KVzip's, or another kind of `proxykv.pipeline.FEATURES`.
         The cost is charged to `prefill`, the context on whose behalf they are asked for.
         """
         ...

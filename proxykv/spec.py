@@ -190,10 +190,20 @@ class Run:
             return folder / "provenance.json"
         return min(folder.glob("*.safetensors"), default=folder / "model.safetensors")
 
-    def scores_dir(self, family: str) -> Path:
-        """Stored KVzip scores of a family's models on the corpus, shared by runs."""
-        corpus = [str(d.path) for d in self.datasets(family, "train")]
-        return self.cache / "scores" / f"{family}-{digest([self.models(family), corpus])}"
+    def score_lists(self, family: str) -> list[Path]:
+        """Lists of the stored scores of the corpus, one per extraction job.
+
+        The score files beside them belong to the pair, whatever corpus or run asked for them.
+        """
+        pair = digest(self.models(family))
+        corpus = digest([str(d.path) for d in self.datasets(family, "train")])
+        folder = self.cache / "scores" / f"{family}-{pair}"
+        shards: int = self.config["score_shards"]
+        return [folder / f"{corpus}-{i + 1}-of-{shards}.json" for i in range(shards)]
+
+    def screening(self, family: str) -> Path:
+        """Which training contexts a family's mappers may see (see `proxykv.screen`)."""
+        return self.dir / "mappers" / family / "screening.json"
 
     def artefact_dir(self, family: str, method_id: str) -> Path:
         """Folder of a fitted method."""

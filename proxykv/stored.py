@@ -18,13 +18,20 @@ from proxykv.stages import MapperConfig
 
 def load_scores(
     path: Path,
+    features: str = "kvzip",
     device: str = "cpu",
     crop: int | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "proxy_layer proxy_head token"], Float[Tensor, "layer kv_head token"]]:
-    """Proxy and target scores of one context, float32; a random window if longer than `crop`."""
+    """Proxy and target scores of one context, float32; a random window if longer than `crop`.
+
+    `features` says which of the proxy's scores. Raises ConfigError if the file has no such ones.
+    """
     with safe_open(path, "pt") as stored:
-        proxy, target = stored.get_slice("proxy"), stored.get_slice("target")
+        name = tensor_name(features)
+        if name not in stored.keys():  # noqa: SIM118  (not a mapping)
+            raise ConfigError(f"{path}: holds no {features!r} features of the proxy")
+        proxy, target = stored.get_slice(name), stored.get_slice("target")
         n = target.get_shape()[-1]
         start, stop = 0, n
         if crop is not None and n > crop:
@@ -34,7 +41,14 @@ def load_scores(
     return pieces[0], pieces[1]
 
 
-def calibrated_mapper(files: Sequence[Path], overrides: Mapping[str, Any]) -> Mapper:
+def tensor_name(features: str) -> str:
+    """Name under which a score file holds the proxy's features; KVzip scores are plain `proxy`."""
+    return "proxy" if features == "kvzip" else f"proxy_{features}"
+
+
+def calibrated_mapper(
+    files: Sequence[Path], overrides: Mapping[str, Any], features: str = "kvzip"
+) -> Mapper:
     """A fresh mapper with the shape, input normalisation and mean logits of the training scores.
 
     Raises ConfigError for a file whose scores are not in [0, 1] or have another shape.
@@ -43,7 +57,7 @@ def calibrated_mapper(files: Sequence[Path], overrides: Mapping[str, Any]) -> Ma
     sums: list[Tensor] = []
     tokens = 0
     for path in files:
-        proxy, target = load_scores(path)
+        proxy, target = load_scores(path, features)
         for name, scores in (("proxy", proxy), ("target", target)):
             if not bool(((scores >= 0) & (scores <= 1)).all()):
                 raise ConfigError(f"{path}: {name} scores leave [0, 1]; extract them again")

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from proxykv import checkpoint
 from proxykv.fidelity import fidelity
 from proxykv.loss import PAPER_WEIGHTS, hybrid_loss
 from proxykv.mapper import Mapper, save_mapper
@@ -32,13 +31,18 @@ CHOICE = ("mass@0.1", "mass@0.2", "mass@0.3")
 class TrainConfig:
     """How to train: `batch` contexts a step, each cut to a random window of `crop` tokens.
 
-    `weights` are the loss's λ; `mapper` overrides fields of MapperConfig (its shape comes from
-    the scores); `val_contexts` are held out; `*_every` count steps.
+    `shortest`, if set: windows have random lengths from there up to `crop`. `features` are what
+    the mapper sees of the proxy (see `proxykv.pipeline.FEATURES`); `weights` are the loss's λ;
+    `mapper` overrides fields of MapperConfig (its shape comes from the scores); `val_contexts` are
+    held out; `*_every` count steps. Training ends early when `patience` evaluations in a row have
+    not improved on the best one.
     """
 
     steps: int = 500
     batch: int = 2
     crop: int = 2048
+    shortest: int | None = None
+    features: str = "kvzip"
     lr: float = 6e-3
     warmup: int = 25
     weight_decay: float = 0.01
@@ -47,6 +51,7 @@ class TrainConfig:
     val_contexts: int = 8
     log_every: int = 10
     eval_every: int = 100
+    patience: int = 5
     checkpoint_every: int = 100
     device: str = "cpu"
     weights: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
@@ -118,7 +123,8 @@ class Run:
         self.checkpoint = out / "checkpoint" / "state.safetensors"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.mapper = calibrated_mapper(train, config.mapper).to(config.device)
+            mapper = calibrated_mapper(train, config.mapper, config.features)
+            self.mapper = mapper.to(config.device)
         self.optimizer = torch.optim.AdamW(
             self.mapper.parameters(), weight_decay=config.weight_decay, fused=True
         )
@@ -130,36 +136,46 @@ class Run:
         """Steps `start` + 1 to the last, with log lines, evaluations and checkpoints."""
         config, tokens, clock = self.config, 0, time.perf_counter()
         with self.log_file.open("a", encoding="utf-8", buffering=1) as log:
+
+            def tell(split: str, figures: Mapping[str, float]) -> None:
+                line = {"step": step, "steps": config.steps, "split": split, **figures}
+                log.write(json.dumps(line) + "\n")
+
             for step in range(start + 1, config.steps + 1):
                 last = step == config.steps
-                figures, seen = self.step(step)
+                logged = last or step % config.log_every == 0
+                figures, seen = self.step(step, with_fidelity=logged)
                 tokens += seen
-                if last or step % config.log_every == 0:
+                if logged:
                     speed = tokens / (time.perf_counter() - clock)
-                    line = {"step": step, "split": "train", **figures, "tokens_per_s": speed}
-                    log.write(json.dumps(line) + "\n")
+                    tell("train", {**figures, "tokens_per_s": speed})
                     tokens, clock = 0, time.perf_counter()
                 if last or step % config.eval_every == 0:
-                    line = {"step": step, "split": "val", **self.evaluate(step)}
-                    log.write(json.dumps(line) + "\n")
+                    tell("val", self.evaluate(step))
                     clock = time.perf_counter()
+                    if step - self.best["step"] >= config.patience * config.eval_every:
+                        return
                 if not last and step % config.checkpoint_every == 0:
                     self.save(step)
 
-    def step(self, step: int) -> tuple[dict[str, float], int]:
-        """One optimiser step: figures for the log, and tokens seen."""
+    def step(self, step: int, with_fidelity: bool = False) -> tuple[dict[str, float], int]:
+        """One optimiser step: figures for the log, and tokens seen.
+
+        Losses are means over the batch, `fidelity` is its last context's.
+        """
         config = self.config
         seed = config.seed * 1_000_003 + step
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)  # dropout draws from the global generator
-        sums: dict[str, float] = {}
+        figures: dict[str, float] = {}
         tokens = 0
         self.mapper.train()
         self.optimizer.zero_grad()
         for micro in range(config.batch):
             path = self._context((step - 1) * config.batch + micro)
-            proxy, target = load_scores(path, config.device, config.crop, generator)
-            total, terms = hybrid_loss(self.mapper(proxy), target, config.weights, generator)
+            proxy, target = self._window(path, generator)
+            logits = self.mapper(proxy)
+            total, terms = hybrid_loss(logits, target, config.weights, generator)
             if not total.isfinite():
                 told = ", ".join(f"{name} {term.item():.3g}" for name, term in terms.items())
                 raise FloatingPointError(
@@ -168,13 +184,22 @@ class Run:
             (total / config.batch).backward()
             tokens += target.shape[-1]
             for name, value in {"total": total.detach(), **terms}.items():
-                sums[name] = sums.get(name, 0.0) + value.item() / config.batch
+                figures[name] = figures.get(name, 0.0) + value.item() / config.batch
+            if with_fidelity and micro == config.batch - 1:
+                figures |= fidelity(logits.detach(), target)
         torch.nn.utils.clip_grad_norm_(self.mapper.parameters(), config.clip)
-        sums["lr"] = learning_rate(step, config)
+        figures["lr"] = learning_rate(step, config)
         for group in self.optimizer.param_groups:
-            group["lr"] = sums["lr"]
+            group["lr"] = figures["lr"]
         self.optimizer.step()
-        return sums, tokens
+        return figures, tokens
+
+    def _window(self, path: Path, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Proxy and target scores of a random window of a context."""
+        crop, shortest = self.config.crop, self.config.shortest
+        if shortest is not None:
+            crop = int(torch.randint(shortest, crop + 1, (), generator=generator))
+        return load_scores(path, self.config.features, self.config.device, crop, generator)
 
     def _context(self, draw: int) -> Path:
         """The draw-th training context: every epoch is a fresh permutation."""
@@ -185,7 +210,7 @@ class Run:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Mean fidelity on the held-out contexts; remembers the best weights."""
-        metrics = mean_fidelity(self.mapper.eval(), self.held_out)
+        metrics = mean_fidelity(self.mapper.eval(), self.held_out, self.config.features)
         choice = sum(metrics[name] for name in CHOICE) / len(CHOICE)
         if choice > self.best["choice"]:
             self.best = {"step": step, "choice": choice, "metrics": metrics}
@@ -212,16 +237,15 @@ class Run:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, step: int) -> None:
-        """Checkpoint: one file, renamed into place, no pickle."""
-        tensors = {f"model.{k}": v for k, v in self.mapper.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best_weights.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+        """Checkpoint: all that the next steps depend on."""
+        state = self.optimizer.state_dict()["state"]
+        groups = {
+            "model": self.mapper.state_dict(),
+            "best": self.best_weights,
+            "optimizer": {f"{i}.{k}": v for i, part in state.items() for k, v in part.items()},
+        }
         about = {"step": str(step), "best": json.dumps(self.best), "run": self._digest()}
-        self.checkpoint.parent.mkdir(exist_ok=True)
-        partial = self.checkpoint.with_name("state.partial")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=about)
-        partial.replace(self.checkpoint)
+        checkpoint.write(self.checkpoint, groups, about)
 
     def resume(self) -> int:
         """Load this run's checkpoint if there is one; return the last step done.
@@ -239,18 +263,12 @@ class Run:
         return step
 
     def _load(self) -> int:
-        if not self.checkpoint.exists():
+        about = checkpoint.read_about(self.checkpoint)
+        if about.get("run") != self._digest():
             return 0
-        with safe_open(self.checkpoint, "pt") as stored:
-            about = stored.metadata()
-        if about["run"] != self._digest():
-            return 0
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
-        for name, tensor in load_file(self.checkpoint, device=self.config.device).items():
-            kind, rest = name.split(".", 1)
-            groups[kind][rest] = tensor
+        groups = checkpoint.read(self.checkpoint, self.config.device)
         self.mapper.load_state_dict(groups["model"])
-        self.best, self.best_weights = json.loads(about["best"]), groups["best"]
+        self.best, self.best_weights = json.loads(about["best"]), groups.get("best", {})
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in groups["optimizer"].items():
             index, key = name.split(".")
@@ -260,10 +278,10 @@ class Run:
         return int(about["step"])
 
 
-def mean_fidelity(mapper: Mapper, files: Sequence[Path]) -> dict[str, float]:
+def mean_fidelity(mapper: Mapper, files: Sequence[Path], features: str) -> dict[str, float]:
     """`fidelity` of the mapper's scores, averaged over contexts."""
     figures = []
     for path in files:
-        proxy, target = load_scores(path, str(mapper.bias.device))
+        proxy, target = load_scores(path, features, str(mapper.bias.device))
         figures.append(fidelity(mapper.score(proxy), target))
     return {name: sum(f[name] for f in figures) / len(figures) for name in figures[0]}

@@ -22,13 +22,14 @@ ORDER = [
     # Methods, and the mapper that one of them trains.
     *("proxykv.fitted",),
     *("proxykv.loss", "proxykv.fidelity", "proxykv.stages", "proxykv.mapper", "proxykv.stored"),
-    *("proxykv.train", "baselines", "proxykv.pipeline"),
+    *("proxykv.checkpoint", "proxykv.train", "baselines", "proxykv.pipeline"),
     # Jobs.
     *("proxykv.journal", "proxykv.provenance", "proxykv.generate", "proxykv.wheels"),
     *(
         "proxykv.pair",
         "proxykv.convert",
         "proxykv.scores",
+        "proxykv.screen",
         "proxykv.fit",
         "proxykv.progress",
         "proxykv.api",
@@ -48,6 +49,7 @@ SCORER_SIDE = {
 TORCHLESS = [
     *("proxykv.examples", "proxykv.data", "proxykv.journal", "proxykv.grade", "proxykv.stats"),
     *("proxykv.tables", "proxykv.plots", "proxykv.report.build", "proxykv.progress"),
+    "proxykv.screen",
 ]
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from proxykv.mapper import build_mapper, load_mapper, save_mapper
 from proxykv.spec import ConfigError
@@ -125,3 +128,32 @@ def test_missing_or_mixed_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a" / "card.json").replace(tmp_path / "b" / "card.json")
     with pytest.raises(ConfigError, match="not the one of its card"):
         load_mapper(tmp_path / "b")
+
+
+class Sizes(TorchDispatchMode):
+    """Notes the shape of every tensor that an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.shapes |= {tuple(t.shape) for t in tree_leaves(made) if isinstance(t, torch.Tensor)}
+        return made
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_memory_beyond_input_and_output_does_not_grow_with_the_context(
+    part: dict[str, Any],
+) -> None:
+    mapper = toy_mapper(**part)
+    work = {}
+    for n in (331, 1327):
+        with Sizes() as sizes:
+            mapper.score(proxy_scores(n), block=32)
+        # Scores in, scores out, and whether those are finite: all have the context's length.
+        whole = {shape for shape in sizes.shapes if n in shape}
+        assert whole <= {(2, 3, n), (4, 2, n)}
+        work[n] = max(math.prod(shape) for shape in sizes.shapes - whole)
+    assert work[331] == work[1327]

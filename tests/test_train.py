@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from proxykv.fidelity import fidelity
 from proxykv.mapper import load_mapper
@@ -89,9 +89,11 @@ def test_writes_mapper_card_and_log(tmp_path: Path) -> None:
     val = [line for line in lines if line["split"] == "val"]
     assert [line["step"] for line in train] == [2, 4, 6, 8, 10, 12]
     assert [line["step"] for line in val] == [4, 8, 12]
+    assert {line["steps"] for line in lines} == {12}
     losses = {"total", "bin", "mse", "fine", "global", "cos", "lr", "tokens_per_s"}
-    assert losses <= set(train[0])
-    assert {"mass@0.05", "global_overlap@0.1", "head_overlap@0.5"} <= set(val[0])
+    metrics = {"mass@0.1", "mass@0.2", "mass@0.3", "mass@0.5", "head_overlap@0.1", "split@0.2"}
+    assert losses | metrics <= set(train[0])
+    assert metrics <= set(val[0])
     best = max(val, key=lambda line: sum(line[f"mass@{r}"] for r in (0.1, 0.2, 0.3)))
     assert card["best_step"] == best["step"] and card["metrics"]["mass@0.2"] == best["mass@0.2"]
 
@@ -115,17 +117,19 @@ def test_resumes_bit_for_bit(
     whole = train_mapper(files, tmp_path / "whole", QUICK, IDENTITY)
     step = Run.step
 
-    def killed(self: Run, at: int) -> Any:
+    def killed(self: Run, at: int, **options: Any) -> Any:
         if at == killed_at:
             raise KeyboardInterrupt
-        return step(self, at)
+        return step(self, at, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "step", killed)
         with pytest.raises(KeyboardInterrupt):
             train_mapper(files, tmp_path / "cut", QUICK, IDENTITY)
     seen: list[int] = []
-    monkeypatch.setattr(Run, "step", lambda self, at: (seen.append(at), step(self, at))[1])
+    monkeypatch.setattr(
+        Run, "step", lambda self, at, **options: (seen.append(at), step(self, at, **options))[1]
+    )
     resumed = train_mapper(files, tmp_path / "cut", QUICK, IDENTITY)
     assert seen[0] == {5: 5, 8: 5, 11: 9}[killed_at]
     assert resumed == whole
@@ -144,6 +148,40 @@ def test_another_runs_checkpoint_is_ignored(
             train_mapper(files, tmp_path / "other", replace(QUICK, lr=1e-2), IDENTITY)
     assert (tmp_path / "other" / "checkpoint").exists()
     assert train_mapper(files, tmp_path / "other", QUICK, IDENTITY) == whole
+
+
+def test_stops_when_nothing_improves_any_more(tmp_path: Path) -> None:
+    files = write_scores(tmp_path / "scores")
+    # A learning rate of nothing: the first evaluation is never improved on.
+    config = replace(QUICK, steps=100, lr=1e-30, eval_every=2, patience=3)
+    card = train_mapper(files, tmp_path / "out", config, IDENTITY)
+    assert card["best_step"] == 2 and log_lines(tmp_path / "out")[-1]["step"] == 8
+
+
+def test_windows_of_random_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    window = Run._window
+
+    def noted(self: Run, *arguments: Any) -> Any:
+        proxy, target = window(self, *arguments)
+        lengths.append(target.shape[-1])
+        return proxy, target
+
+    monkeypatch.setattr(Run, "_window", noted)
+    files = write_scores(tmp_path / "scores")
+    train_mapper(files, tmp_path / "out", replace(QUICK, shortest=20, crop=40), IDENTITY)
+    assert min(lengths) >= 20 and max(lengths) <= 40 and len(set(lengths)) > 5
+
+
+def test_other_features_of_the_proxy(tmp_path: Path) -> None:
+    files = write_scores(tmp_path / "scores")
+    config = replace(QUICK, features="prefill")
+    with pytest.raises(ConfigError, match="no 'prefill' features"):
+        train_mapper(files, tmp_path / "out", config, IDENTITY)
+    for path in files:
+        stored = load_file(path)
+        save_file({"target": stored["target"], "proxy_prefill": stored["proxy"]}, path)
+    assert train_mapper(files, tmp_path / "out", config, IDENTITY)["best_step"]
 
 
 def test_a_loss_that_is_not_finite_names_the_context(tmp_path: Path) -> None:
@@ -180,6 +218,7 @@ def test_fidelity_by_hand() -> None:
     predicted = torch.tensor([[[4.0, 3.0, 2.0, 1.0]], [[0.0, 0.0, 0.0, 0.5]]])
     figures = fidelity(predicted, target, retentions=(0.25,))
     # Budget 2 of 8: true {0.9, 0.8}, predicted {0.9, 0.1}; one per head: {0.9} right, {0.0} wrong.
-    assert figures["global_overlap@0.25"] == 0.5
+    # Of the two, the first head should get one and gets both, the second gets none.
+    assert figures["global_overlap@0.25"] == figures["split@0.25"] == 0.5
     assert figures["mass@0.25"] == pytest.approx(1.0 / 1.7)
     assert figures["head_overlap@0.25"] == 0.5

@@ -6,13 +6,16 @@ rule extract_scores:
         models,
         lambda wildcards: [str(d.path) for d in RUN.datasets(wildcards.family, "train")],
     output:
-        str(RUN.cache / "scores/{family}-{id}/index.json"),
+        str(RUN.cache / "scores/{family}-{pair}/{corpus}-{shard}-of-{shards}.json"),
     log:
-        f"{LOGS}/scores/{{family}}-{{id}}.log",
+        f"{LOGS}/scores/{{family}}-{{pair}}-{{corpus}}-{{shard}}-of-{{shards}}.log",
     benchmark:
-        f"{LOGS}/scores/{{family}}-{{id}}.tsv"
+        f"{LOGS}/scores/{{family}}-{{pair}}-{{corpus}}-{{shard}}-of-{{shards}}.tsv"
     wildcard_constraints:
-        id="[0-9a-f]+",
+        pair="[0-9a-f]+",
+        corpus="[0-9a-f]+",
+        shard="[0-9]+",
+        shards="[0-9]+",
     conda:
         "../envs/proxykv.yaml"
     threads: family_resources("threads")
@@ -22,12 +25,34 @@ rule extract_scores:
     params:
         code=code_digest("proxykv.scores"),
     shell:
-        step("scores {wildcards.family} --threads {threads}")
+        step("scores {wildcards.family} {wildcards.shard} --threads {threads}")
+
+
+# Words only, no model: seconds.
+rule screen_corpus:
+    input:
+        lambda wildcards: [
+            str(d.path)
+            for split in ("train", "eval")
+            for d in RUN.datasets(wildcards.family, split)
+        ],
+    output:
+        str(RUN.dir / "mappers/{family}/screening.json"),
+    log:
+        f"{LOGS}/screen/{{family}}.log",
+    conda:
+        "../envs/proxykv.yaml"
+    params:
+        code=code_digest("proxykv.screen"),
+        settings=digest(RUN.config["decontamination"]),
+    shell:
+        step("screen {wildcards.family}")
 
 
 rule fit_method:
     input:
-        lambda wildcards: str(RUN.scores_dir(wildcards.family) / "index.json"),
+        lambda wildcards: [str(path) for path in RUN.score_lists(wildcards.family)],
+        lambda wildcards: str(RUN.screening(wildcards.family)),
     output:
         str(RUN.dir / "mappers/{family}/{method}/card.json"),
     log:
