@@ -71,7 +71,7 @@ def train_mapper(
     Raises ConfigError for unusable files or settings, FloatingPointError, naming the context,
     when the loss is not finite.
     """
-    train, held_out = split_contexts(score_files, config.val_contexts, config.seed)
+    train, held_out = split_contexts(score_files, config.val_contexts)
     run = Run(out, config, identity, train, held_out)
     start = run.resume()
     with torch.random.fork_rng():
@@ -81,18 +81,19 @@ def train_mapper(
     return card
 
 
-def split_contexts(
-    files: Sequence[Path], held_out: int, seed: int
-) -> tuple[list[Path], list[Path]]:
-    """Training and held-out contexts: a seeded choice that ignores the order of `files`."""
+def split_contexts(files: Sequence[Path], held_out: int) -> tuple[list[Path], list[Path]]:
+    """Training and held-out contexts, chosen by the hash of a context's name.
+
+    The choice ignores the order of `files` and the seed: mappers trained with different seeds or
+    settings are compared on the same held-out contexts.
+    """
     if not 0 < held_out < len(files):
         raise ConfigError(
             f"mapper training: cannot hold out {held_out} of {len(files)} contexts; "
             f"set val_contexts between 1 and {len(files) - 1}"
         )
-    shuffled = sorted(files, key=lambda path: path.name)
-    random.Random(seed).shuffle(shuffled)
-    return shuffled[held_out:], shuffled[:held_out]
+    drawn = sorted(files, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    return drawn[held_out:], drawn[:held_out]
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

@@ -193,9 +193,10 @@ def test_a_loss_that_is_not_finite_names_the_context(tmp_path: Path) -> None:
 def test_bad_files_and_splits_are_refused(tmp_path: Path) -> None:
     files = write_scores(tmp_path / "scores")
     with pytest.raises(ConfigError, match="cannot hold out 8 of 8"):
-        split_contexts(files, 8, 0)
-    train, held_out = split_contexts(files, 3, 0)
+        split_contexts(files, 8)
+    train, held_out = split_contexts(files, 3)
     assert sorted([*train, *held_out]) == sorted(files) and len(held_out) == 3
+    assert split_contexts(files[::-1], 3) == (train, held_out)
     zeros = torch.zeros(2, 2, 64).half()
     save_file({"target": zeros, "proxy": zeros + torch.nan}, train[0])
     with pytest.raises(ConfigError, match=r"leave \[0, 1\]"):

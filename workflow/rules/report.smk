@@ -18,7 +18,7 @@ rule table:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.tables"),
+        code=code_digest("proxykv.tables", "proxykv.ablations"),
     shell:
         step("table")
 

@@ -1,0 +1,17 @@
+"""Ablation: terms of the loss.
+
+ProxyKV trained with terms of the loss left out, minus ProxyKV trained with all of them, on the same
+contexts (95 % intervals). Inside the grey band lie differences that another seed makes too.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from proxykv.plots._ablation import draw_differences
+
+
+def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
+    """Score and KL; None where the run leaves no term out."""
+    return draw_differences(rows, run_dir, "loss")
