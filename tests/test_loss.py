@@ -61,11 +61,6 @@ def test_bin_label_breaks_ties_by_index() -> None:
     assert first < second
 
 
-def test_bin_ignores_a_shift_of_all_logits() -> None:
-    logits, target = torch.randn(2, 2, 50), torch.rand(2, 2, 50)
-    assert torch.allclose(bin_loss(logits, target), bin_loss(logits + 7, target), atol=1e-5)
-
-
 def test_mse_by_hand() -> None:
     # σ(0) = 0.5 against 1 and 0; weights 1.05 and 0.05.
     loss = mse_loss(grid(0.0, 0.0), grid(1.0, 0.0))
@@ -118,6 +113,84 @@ def test_cos_ignores_each_heads_level() -> None:
     logits, target = torch.randn(2, 3, 40), torch.rand(2, 3, 40)
     scaled = target * torch.tensor([1.0, 0.1, 0.5]).reshape(1, 3, 1)
     assert torch.allclose(cos_loss(logits, target), cos_loss(logits, scaled), atol=1e-6)
+
+
+def gradient(term: str, logits: torch.Tensor, target: torch.Tensor) -> list[float]:
+    logits = logits.clone().requires_grad_()
+    hybrid_loss(logits, target, {term: 1.0}, generator())[0].backward()
+    assert logits.grad is not None
+    return logits.grad.flatten().tolist()
+
+
+def test_mse_gradient_by_hand() -> None:
+    # d/ds of w (σ − Y)² / Σw is 2 w (σ − Y) σ (1 − σ) / Σw; at s = 0, σ = 0.5.
+    expected = [2 * 1.05 * -0.5 / 4 / 1.10, 2 * 0.05 * 0.5 / 4 / 1.10]
+    assert gradient("mse", grid(0.0, 0.0), grid(1.0, 0.0)) == pytest.approx(expected)
+
+
+def test_global_gradient_by_hand() -> None:
+    # One pair: d/ds_i of softplus(−(s_i − s_j)) is −σ(s_j − s_i), and its opposite for j.
+    push = 1 / (1 + math.exp(2))
+    assert gradient("global", grid(3.0, 1.0), grid(0.75, 0.25)) == pytest.approx([-push, push], rel=1e-4)
+
+
+def test_fine_gradient_stays_inside_the_top() -> None:
+    target = torch.linspace(1, 0, 10).reshape(1, 1, 10)
+    inside, outside = (g := gradient("fine", torch.zeros(1, 1, 10), target))[:3], g[3:]
+    assert inside[0] < inside[1] < inside[2] and inside[0] < 0 < inside[2]
+    assert outside == [0.0] * 7
+
+
+def test_cos_gradient_turns_each_head_on_its_own() -> None:
+    target = torch.tensor([[[1.0, 0.0]], [[0.5, 0.5]]])
+    first, second, *other = gradient("cos", torch.zeros(2, 1, 2), target)
+    # cos of (σ_1, σ_2) with (1, 0) at σ = 0.5: 1/√2; its derivative by σ_1 is 1/√2, by σ_2 −1/√2.
+    assert [first, second] == pytest.approx([-math.sqrt(0.5) / 8, math.sqrt(0.5) / 8])
+    assert other == pytest.approx([0.0, 0.0], abs=1e-7)  # its direction is right already
+
+
+@pytest.mark.parametrize("term", ["fine", "global"])
+def test_equal_targets_are_not_ranked(term: str) -> None:
+    target = torch.full((1, 2, 30), 0.5)
+    logits = torch.randn(1, 2, 30)
+    assert all_terms(logits, target)[term] == 0
+    assert set(gradient(term, logits, target)) == {0.0}
+
+
+@pytest.mark.parametrize("term", ["fine", "global"])
+def test_equal_logits_cost_ln_2_a_pair(term: str) -> None:
+    target = torch.rand(2, 2, 50)
+    assert all_terms(torch.zeros(2, 2, 50), target)[term].item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("term", ["bin", "fine", "global"])
+def test_ranking_terms_ignore_a_shift_of_all_logits(term: str) -> None:
+    logits, target = torch.randn(2, 2, 50), torch.rand(2, 2, 50)
+    moved = all_terms(logits + 7, target)[term]
+    assert torch.allclose(all_terms(logits, target)[term], moved, atol=1e-5)
+
+
+@pytest.mark.parametrize("term", ["bin", "mse", "cos"])
+def test_terms_without_a_draw_ignore_the_order_of_heads_and_tokens(term: str) -> None:
+    logits, target = torch.randn(3, 2, 40), torch.rand(3, 2, 40)
+    tokens, layers = torch.randperm(40), torch.tensor([2, 0, 1])
+    mixed = all_terms(logits[layers][..., tokens], target[layers][..., tokens])[term]
+    assert torch.allclose(all_terms(logits, target)[term], mixed, atol=1e-6)
+
+
+@pytest.mark.parametrize("term", list(PAPER_WEIGHTS))
+def test_the_right_order_costs_less_than_its_reverse(term: str) -> None:
+    target = torch.rand(2, 2, 100, generator=generator())
+    right = all_terms(target.logit(eps=1e-3), target)[term]
+    assert right < all_terms(-target.logit(eps=1e-3), target)[term]
+
+
+def test_bin_pulls_at_every_retention() -> None:
+    # Falling logits on rising scores: the top half is pulled up, and the more the higher it
+    # belongs, for it is labelled "keep" at more retentions.
+    target, logits = torch.linspace(0, 1, 10), torch.linspace(0.1, -0.1, 10)
+    pull = [-g for g in gradient("bin", logits.reshape(1, 1, 10), target.reshape(1, 1, 10))]
+    assert pull == sorted(pull) and pull[0] < 0 < pull[-1]
 
 
 @pytest.mark.parametrize("term", list(PAPER_WEIGHTS))
