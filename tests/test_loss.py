@@ -131,7 +131,9 @@ def test_mse_gradient_by_hand() -> None:
 def test_global_gradient_by_hand() -> None:
     # One pair: d/ds_i of softplus(−(s_i − s_j)) is −σ(s_j − s_i), and its opposite for j.
     push = 1 / (1 + math.exp(2))
-    assert gradient("global", grid(3.0, 1.0), grid(0.75, 0.25)) == pytest.approx([-push, push], rel=1e-4)
+    assert gradient("global", grid(3.0, 1.0), grid(0.75, 0.25)) == pytest.approx(
+        [-push, push], rel=1e-4
+    )
 
 
 def test_fine_gradient_stays_inside_the_top() -> None:

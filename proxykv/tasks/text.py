@@ -14,6 +14,7 @@ from proxykv.tasks import sources as text_sources
 from proxykv.tasks.haystack import Haystacks, fill
 
 TASKS = ("prose", "code")
+BETWEEN = "\n\n"
 
 
 def build(
@@ -26,10 +27,12 @@ def build(
     split: str,
     sources: Sequence[Mapping[str, Any]],
     downloads: str = "cache/sources",
+    joined: int = 1,
 ) -> list[Example]:
-    """`contexts` stretches of real text of the style `task`, each from another document.
+    """`contexts` contexts of real text of the style `task`, each from another document.
 
-    `sources`, `downloads`: see `proxykv.tasks.sources.load`. Lengths in tokens, cycled over.
+    `sources`, `downloads`: see `proxykv.tasks.sources.load`. Lengths in tokens, cycled over. A
+    context joins `joined` stretches of equal length, each from a document of its own.
     """
     documents = text_sources.load(sources, split, downloads)
     key = f"{seed}/text/{task}/{split}"
@@ -40,9 +43,11 @@ def build(
     for i in range(contexts):
         rng = random.Random(f"{key}/{i}")
         length = lengths[i % len(lengths)]
-        haystack = haystacks.draw(task, i, length, rng)
-        meta = {"split": split, "style": task, "length": length, "documents": list(haystack.names)}
-        context = fill(haystack, (), tokenizer, length, rng)
+        share = length // joined - len(BETWEEN) * (joined > 1)
+        drawn = [haystacks.draw(task, i * joined + j, share, rng) for j in range(joined)]
+        context = BETWEEN.join(fill(h, (), tokenizer, share, rng) for h in drawn)
+        names = [name for haystack in drawn for name in haystack.names]
+        meta = {"split": split, "style": task, "length": length, "documents": names}
         examples.append(Example(f"text-{split}-{task}-{i:04d}", task, context, (), meta))
     return examples
 
