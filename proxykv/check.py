@@ -19,6 +19,8 @@ SIZES = ("contexts", "lengths")
 """What an entry tells it besides its options."""
 
 VARIABLE = re.compile(r"\$\{?\w+\}?")
+HELD_OUT = {"scbench": {"repoqa", "repoqa_and_kv"}}
+"""Tasks that no mapper is trained on: they show zero-shot transfer (the paper's figure 4)."""
 
 
 def config_problems(config: Mapping[str, Any]) -> list[str]:
@@ -169,6 +171,9 @@ def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
         for i, entry in enumerate(config.get(section, ())):
             where = f"config.{section}[{i}]"
             name = entry["benchmark"]
+            for task in sorted(HELD_OUT.get(name, set()) & set(entry["tasks"])):
+                if section == "corpus":
+                    yield f"{where}: {name}/{task} is held out from all training; remove it"
             if name not in known:
                 yield f"{where}: unknown benchmark {name!r}; {did_you_mean(name, known)}"
                 continue

@@ -393,3 +393,11 @@ def test_the_schema_knows_exactly_the_settings_of_training() -> None:
 
     known = set(catalog.schema("config")["properties"]["training"]["properties"])
     assert known == {field.name for field in fields(TrainConfig)} - {"seed"}
+
+
+def test_what_shows_transfer_is_not_trained_on() -> None:
+    config = valid()
+    dataset("corpus", benchmark="scbench", tasks=["kv", "repoqa"])(config)
+    assert "config.corpus[0]: scbench/repoqa is held out from all training; remove it" in (
+        config_problems(config)
+    )
