@@ -89,7 +89,8 @@ def write_run(run_dir: Path, rows: pd.DataFrame, *, mapper: bool = True) -> list
         paths.append(run_dir / "rows" / str(family) / str(benchmark) / f"{task}.parquet")
         paths[-1].parent.mkdir(parents=True, exist_ok=True)
         group.to_parquet(paths[-1], index=False)
-    (run_dir / "config.json").write_text(json.dumps({"run": run_dir.name, "seed": 0}))
+    config = {"run": run_dir.name, "seed": 0, "methods": sorted(rows.method.unique())}
+    (run_dir / "config.json").write_text(json.dumps(config))
     if mapper:
         for family in rows.family.unique():
             _write_mapper(run_dir / "mappers" / family / "proxykv")

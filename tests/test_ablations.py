@@ -13,6 +13,7 @@ from rows_fixture import make_rows, write_run
 
 from proxykv import plots
 from proxykv.ablations import COLUMNS, ablations, variants, write_ablations
+from proxykv.plots.training import read_logs
 from proxykv.tables import LOW
 
 WEIGHTS = {"bin": 10, "mse": 20}
@@ -64,6 +65,7 @@ def run_dir(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
         metrics = {"head_overlap@0.1": level, "global_overlap@0.1": 0.7}
         (folder / "card.json").write_text(json.dumps({"metrics": metrics}))
+        (folder / "log.jsonl").write_text('{"step": 1, "split": "train", "total": 1.0}\n')
     return tmp_path
 
 
@@ -108,6 +110,7 @@ def test_differences_below_the_seed_spread_are_none(run_dir: Path) -> None:
 def test_table_and_figures_are_written(run_dir: Path) -> None:
     path = write_ablations(run_dir)
     assert path is not None and len(pd.read_csv(path)) == len(ablations(rows_of(run_dir), run_dir))
+    assert set(read_logs(run_dir)) == {"tiny · proxykv"}  # variants would be dozens
     for name in ("ablation_loss", "ablation_mapper", "ablation_weights"):
         figure = plots.draw(name, rows_of(run_dir), run_dir)
         assert figure is not None and len(figure.axes) == 2

@@ -1,9 +1,10 @@
 """Training of the mapper.
 
-A line of panels per mapper: total loss, each loss term, mass reconstruction on held-out contexts
-(score mass captured by the predicted top ρ over that captured by the true top ρ), and how far the
-kept set overlaps KVzip's. Global overlap is high even for a constant score per head, hence the
-overlap within heads beside it.
+A line of panels per mapper, but for an ablation's variants: total loss, each loss term, mass
+reconstruction on held-out contexts (score mass captured by the predicted top ρ over that captured
+by the true top ρ), and how far the kept set overlaps KVzip's there. Global overlap is high even for
+a constant score per head, hence its two parts beside it: overlap within heads, and the share of the
+budget that the right heads get (split).
 """
 
 import json
@@ -37,9 +38,11 @@ def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
         total, terms, mass, overlap = axes[4 * i : 4 * i + 4]
         _lines(total, log, {"total": "#D55E00"}, logarithmic=True)
         _lines(terms, log, TERMS, logarithmic=True)
-        _lines(mass, log, _by_retention(log, "mass@"))
-        _lines(overlap, log, _by_retention(log, "head_overlap@"), label="head {}")
-        _lines(overlap, log, _by_retention(log, "global_overlap@"), label="global {}", style="--")
+        held_out = log.query("split == 'val'")
+        _lines(mass, held_out, _by_retention(log, "mass@"))
+        for name, style in (("head_overlap", "-"), ("global_overlap", "--"), ("split", ":")):
+            label = f"{name.removesuffix('_overlap')} {{}}"
+            _lines(overlap, held_out, _by_retention(log, f"{name}@"), label=label, style=style)
     for axis in axes:
         axis.set_xlabel("step")
         if axis.get_legend_handles_labels()[0]:
@@ -55,9 +58,17 @@ def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
 
 
 def read_logs(run_dir: Path) -> dict[str, pd.DataFrame]:
-    """Training logs of a run's mappers, `family · method` -> one line per logged step."""
+    """Training logs of a run's mappers, `family · method` -> one line per logged step.
+
+    Methods that the config derives from others are left out: an ablation has dozens.
+    """
     logs = {}
-    for path in sorted((run_dir / "mappers").glob("*/*/log.jsonl")):
+    paths = sorted((run_dir / "mappers").glob("*/*/log.jsonl"))
+    config = json.loads((run_dir / "config.json").read_text(encoding="utf-8")) if paths else {}
+    derived = {m["id"] for m in config.get("methods", []) if isinstance(m, dict)}
+    for path in paths:
+        if path.parts[-2] in derived:
+            continue
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
         if lines:
             logs[f"{path.parts[-3]} · {path.parts[-2]}"] = pd.DataFrame(lines)
