@@ -168,9 +168,7 @@ class Proxy:
         self._forget()
         return prefill.once(
             (features, *ids.tolist()),
-            lambda: proxy_scores(
-                prefill.model, proxy, ids, prefill.prefix_len, features=features
-            ),
+            lambda: proxy_scores(prefill.model, proxy, ids, prefill.prefix_len, features=features),
             self._memo,
         )
 

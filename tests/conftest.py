@@ -49,6 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from proxykv.data import make_dataset
     from proxykv.fit import fit
     from proxykv.scores import extract
+    from proxykv.screen import screen
     from proxykv.spec import Run
 
     root = tmp_path_factory.mktemp("trained")
@@ -67,8 +68,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        for dataset in run.datasets("tiny", "train"):
-            make_dataset(run, dataset)
-        extract(run, "tiny")
+        for split in ("train", "eval"):
+            for dataset in run.datasets("tiny", split):
+                make_dataset(run, dataset)
+        extract(run, "tiny", 0)
+        screen(run, "tiny")
         fit(run, "tiny", "proxykv")
     return root

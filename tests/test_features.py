@@ -36,6 +36,6 @@ def test_features_are_scores_of_the_proxys_own_pairs() -> None:
     target, proxy = (Model(net, tokenizer, prefix=(5,), suffix=(), digest="") for net in nets)
     ids = random_ids(31, seed=2)
     for features in FEATURES:
-        scores = proxy_scores(target, proxy, ids, 1, features)
+        scores = proxy_scores(target, proxy, ids, 1, features=features)
         assert scores.shape == (2, 2, 30)
         assert scores.min() >= 0 and scores.max() <= 1
