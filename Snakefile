@@ -3,6 +3,7 @@
 import sys
 
 from proxykv.catalog import code_digest, digest
+from proxykv.lock import Lock
 from proxykv.spec import ConfigError, Run
 
 if not workflow.configfiles:

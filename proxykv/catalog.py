@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 """The checkout."""
 
 NUMBERLESS = frozenset(
-    f"proxykv.{name}" for name in ("catalog", "check", "journal", "signature", "spec")
+    f"proxykv.{name}"
+    for name in ("catalog", "check", "journal", "lock", "parquet", "signature", "spec")
 )
 """Modules that decide what runs and where it is kept, but none of the numbers."""
 

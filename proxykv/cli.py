@@ -6,17 +6,24 @@ Steps import what they need when they run: planning, tables and reports never lo
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from proxykv import catalog
+from proxykv.devices import VISIBLE, claim
+from proxykv.lock import Lock
 from proxykv.spec import ConfigError, Run
+
+log = logging.getLogger(__name__)
 
 Step = Callable[[argparse.Namespace], None]
 
@@ -70,14 +77,32 @@ def _parser() -> argparse.ArgumentParser:
         _status: (),
     }.items():
         sub = add(step, *arguments)
-        sub.add_argument("--config", type=Path, required=True, help="results/<run>/config.json")
-        sub.add_argument("--threads", type=int, default=None, help="CPU threads for torch")
+        _needs_config(sub)
+        if step is _status:
+            sub.add_argument("--json", action="store_true", help="for programs")
+        if step in (_scores, _fit, _generate):
+            sub.add_argument("--threads", type=int, help="CPU threads for torch")
+            sub.add_argument("--gpus", type=int, help="GPUs that no other job has; 0 hides all")
+    recover = add(_recover)
+    recover.add_argument("command", nargs=argparse.REMAINDER, help="snakemake …")
     forget = add(_forget)
-    forget.add_argument("--config", type=Path, required=True, help="results/<run>/config.json")
-    forget.add_argument("--method", required=True, help="drop this method's rows")
-    forget.add_argument("--task", help="of this task only")
+    _needs_config(forget)
+    for name in ("family", "benchmark", "task", "method"):
+        forget.add_argument(f"--{name}", help=f"drop rows of this {name} only")
+    forget.add_argument("--fitted", action="store_true", help="fit the method again, too")
     add(_lm_eval)
     return parser
+
+
+def _needs_config(parser: argparse.ArgumentParser) -> None:
+    default = os.environ.get("PROXYKV_CONFIG")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=default,
+        required=default is None,
+        help="results/<run>/config.json; otherwise $PROXYKV_CONFIG",
+    )
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -106,7 +131,9 @@ def _convert(options: argparse.Namespace) -> None:
 
     run = Run.read(options.config)
     model = run.family(options.family)[options.role]
-    convert(model, run.model_dir(options.family, options.role))
+    folder = run.model_dir(options.family, options.role)
+    with _alone(folder):
+        convert(model, folder)
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -122,8 +149,9 @@ def _scores(options: argparse.Namespace) -> None:
     """store both models' scores of the training contexts"""
     from proxykv.scores import extract
 
-    _set_threads(options.threads)
-    extract(Run.read(options.config), options.family, int(options.shard) - 1)
+    run, shard = Run.read(options.config), int(options.shard) - 1
+    with _hardware(options), _alone(run.score_lists(options.family)[shard]):
+        extract(run, options.family, shard)
 
 
 def _screen(options: argparse.Namespace) -> None:
@@ -137,17 +165,18 @@ def _fit(options: argparse.Namespace) -> None:
     """fit a method (train a mapper) on stored scores"""
     from proxykv.fit import fit
 
-    _set_threads(options.threads)
-    fit(Run.read(options.config), options.family, options.method)
+    run = Run.read(options.config)
+    with _hardware(options), _alone(run.artefact_dir(options.family, options.method)):
+        fit(run, options.family, options.method)
 
 
 def _generate(options: argparse.Namespace) -> None:
     """answer a task's questions with every method at every retention"""
     from proxykv.generate import generate
 
-    _set_threads(options.threads)
     run = Run.read(options.config)
-    generate(run, run.cell(options.family, options.benchmark, options.task))
+    with _hardware(options):
+        generate(run, run.cell(options.family, options.benchmark, options.task))
 
 
 def _grade(options: argparse.Namespace) -> None:
@@ -186,17 +215,27 @@ def _report(options: argparse.Namespace) -> None:
 
 def _status(options: argparse.Namespace) -> None:
     """show how far each job of the run is"""
-    from proxykv.progress import status
+    from proxykv.progress import status, status_table
 
-    print(status(Run.read(options.config)))
+    records = status(Run.read(options.config))
+    print(json.dumps(records, indent=2) if options.json else status_table(records))
 
 
 def _forget(options: argparse.Namespace) -> None:
-    """drop a method's rows, so that the next run computes exactly those again"""
+    """drop rows, so that the next run computes exactly those again"""
     from proxykv.progress import forget
 
-    dropped = forget(Run.read(options.config), options.method, options.task)
+    names = ("family", "benchmark", "task", "method")
+    wanted = {name: value for name in names if (value := getattr(options, name))}
+    dropped = forget(Run.read(options.config), wanted, options.fitted)
     print(f"{dropped} rows dropped")
+
+
+def _recover(options: argparse.Namespace) -> None:
+    """after snakemake was killed: end what it left, unlock, and run its command again"""
+    from proxykv.recover import recover
+
+    sys.exit(recover(options.command))
 
 
 def _lm_eval(options: argparse.Namespace) -> None:
@@ -215,8 +254,21 @@ def _yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
-def _set_threads(threads: int | None) -> None:
+def _alone(path: Path) -> AbstractContextManager[None]:
+    """Be the only process that makes a file or a folder."""
+    return Lock(path.with_name(path.name + ".lock")).held()
+
+
+@contextmanager
+def _hardware(options: argparse.Namespace) -> Iterator[None]:
+    """Give the step its GPUs and threads, and log where it runs."""
     import torch
 
-    if threads:
-        torch.set_num_threads(threads)
+    with ExitStack() as held:
+        if options.gpus is not None:
+            held.enter_context(claim(options.gpus))
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        job, gpus = os.environ.get("SLURM_JOB_ID", "-"), os.environ.get(VISIBLE, "all")
+        log.info("host %s, SLURM job %s, GPUs [%s]", socket.gethostname(), job, gpus)
+        yield

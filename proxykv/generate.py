@@ -16,7 +16,7 @@ import torch
 from proxykv import catalog
 from proxykv.decode import Answer, Ask, answer
 from proxykv.examples import Example, Question, read_jsonl
-from proxykv.journal import Journal, write_parquet
+from proxykv.journal import Journal
 from proxykv.models import (
     Model,
     context_ids,
@@ -25,6 +25,7 @@ from proxykv.models import (
     vocabulary_hash,
     weights_digest,
 )
+from proxykv.parquet import write_parquet
 from proxykv.pipeline import Proxy
 from proxykv.prefill import Prefill, prefill
 from proxykv.provenance import provenance
@@ -67,27 +68,34 @@ class Generator:
     def __init__(self, run: Run, cell: Cell) -> None:
         self.spec, self.cell = run, cell
         self.examples = read_jsonl(cell.dataset.path)
-        self.journal = Journal(cell.file("predictions", ".journal.jsonl"))
-        self.timelines = Journal(cell.file("predictions", ".timelines.jsonl"))
+        self.journal = Journal(cell.journal)
+        self.timelines = Journal(cell.timelines)
         self.pair = {f"{r}_hash": weights_digest(run.model_dir(cell.family, r)) for r in ROLES}
         self.digests = {m.id: self._digest(m) for m in run.methods.values()}
 
     def run(self) -> Path:
         """Compute what is missing, then write the table."""
-        done = {_key(row) for row in self.journal.read()}
-        for i, example in enumerate(self.examples):
-            wanted = self._missing(example, done)
-            if wanted:
-                self.journal.append(self._rows(example, wanted))
-            log.info("%s: %d/%d contexts", self.cell.task, i + 1, len(self.examples))
-        return self._export()
+        with self.journal.lock.held():
+            mine = self.cell.part(self.examples)
+            done = {_key(row) for row in self._done()}
+            for i, example in enumerate(mine):
+                wanted = self._missing(example, done)
+                if wanted:
+                    self.journal.append(self._rows(example, wanted))
+                what = "answered" if wanted else "was done"
+                log.info("%d/%d contexts: %s %s", i + 1, len(mine), example.id, what)
+            return self._export()
+
+    def _done(self) -> Iterator[dict[str, Any]]:
+        for path in self.cell.journals():
+            yield from Journal(path).read()
 
     def _missing(self, example: Example, done: set[Key]) -> list[tuple[Method, float]]:
         """(method, retention) pairs of which some question has no row yet."""
         prompts = [_prompt_hash(example, question) for question in example.questions]
         return [
             (method, retention)
-            for method, retention in grid(self.spec)
+            for method, retention in self.spec.grid
             if any((example.id, p, self.digests[method.id], retention) not in done for p in prompts)
         ]
 
@@ -220,11 +228,11 @@ class Generator:
         """The wanted rows of the journal, in the order of examples, methods and retentions."""
         order = [
             (example.id, _prompt_hash(example, question), self.digests[method.id], retention)
-            for example in self.examples
+            for example in self.cell.part(self.examples)
             for question in example.questions
-            for method, retention in grid(self.spec)
+            for method, retention in self.spec.grid
         ]
-        rows = {_key(row): row for row in self.journal.read()}
+        rows = {_key(row): row for row in self._done()}
         path = self.cell.file("predictions")
         write_parquet(path, pd.DataFrame([rows[key] for key in order]))
         return path
@@ -270,16 +278,6 @@ class Generator:
         family = self.spec.models(self.cell.family)
         run = (self.spec.seed, self.spec.protocol, self.spec.schedule)
         return catalog.digest([method.digest, weights, used, family, self.pair, *run])
-
-
-def grid(run: Run) -> list[tuple[Method, float]]:
-    """Every (method, retention) that is run: `full` at 1, the others below."""
-    return [
-        (method, retention)
-        for method in run.methods.values()
-        for retention in run.retentions
-        if (retention == 1) == (method.scope == "none")
-    ]
 
 
 def _ask(model: Model, question: Question) -> Ask:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from proxykv import catalog, check
 from proxykv.examples import read_jsonl
-from proxykv.journal import write_parquet
+from proxykv.parquet import read_parquet, write_parquet
 from proxykv.spec import Cell, ConfigError
 
 
@@ -26,7 +26,7 @@ def grade(cell: Cell) -> Path:
         for index, question in enumerate(example.questions)
     }
     path = cell.file("rows")
-    rows = pd.read_parquet(cell.file("predictions")).to_dict("records")
+    rows = read_parquet(cell.file("predictions")).to_dict("records")
     for number, row in enumerate(rows):
         row["references"] = list(row["references"])
         question = questions[row["context_id"], row["question"]]

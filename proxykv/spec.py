@@ -6,16 +6,17 @@ This is the only module that the Snakefile imports; it does not import torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from proxykv import catalog, check
 from proxykv.catalog import digest
 
 ROLES = ("target", "proxy")
+T = TypeVar("T")
 
 
 class ConfigError(Exception):
@@ -62,22 +63,52 @@ class Dataset:
     max_context: int
     seed: int
     options: Mapping[str, Any]
+    shards: int
     path: Path
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One job: a family answers one task's questions with every method at every retention."""
+    """One job: a family answers a task's questions with every method at every retention.
+
+    A task may be cut into `shards` jobs; this one has every `shards`-th context, from `shard` on.
+    """
 
     family: str
     benchmark: str
     task: str
     dataset: Dataset
     run_dir: Path
+    shard: int = 0
+    shards: int = 1
 
-    def file(self, kind: str, suffix: str = ".parquet") -> Path:
+    @property
+    def name(self) -> str:
+        """The task's name, with the shard's number behind it if there are several."""
+        return self.task if self.shards == 1 else f"{self.task}@{self.shard}"
+
+    def file(self, kind: str) -> Path:
         """Where this cell's `predictions` or `rows` are."""
-        return self.run_dir / kind / self.family / self.benchmark / f"{self.task}{suffix}"
+        return self.run_dir / kind / self.family / self.benchmark / f"{self.name}.parquet"
+
+    @property
+    def journal(self) -> Path:
+        """Where this cell writes what is done."""
+        return self.file("predictions").with_suffix(".journal.jsonl")
+
+    @property
+    def timelines(self) -> Path:
+        """Where this cell writes when its parallel schedule did what."""
+        return self.file("predictions").with_suffix(".timelines.jsonl")
+
+    def journals(self) -> list[Path]:
+        """Where work on the task is found: other shards' too, of whatever cut."""
+        folder, name = self.journal.parent, f"{self.task}{{}}.journal.jsonl"
+        return sorted([*folder.glob(name.format("")), *folder.glob(name.format("@*"))])
+
+    def part(self, contexts: Sequence[T]) -> Sequence[T]:
+        """This shard's share of the task's contexts."""
+        return contexts[self.shard :: self.shards]
 
 
 class Run:
@@ -153,6 +184,12 @@ class Run:
             for role, model in both.items()
         }
 
+    def resources(self, family: str, step: str) -> Mapping[str, int]:
+        """What a step's job of a family asks for: `threads`, `mem_mb`, `gpu`, `runtime` (min)."""
+        asked = self.family(family)["resources"]
+        common = {key: value for key, value in asked.items() if not isinstance(value, Mapping)}
+        return {"runtime": 240, **common, **asked.get(step, {})}
+
     def datasets(self, family: str, split: str) -> list[Dataset]:
         """What a family is tested on (`eval`), or what its mappers are trained on (`train`)."""
         section = self.config["benchmarks"] if split == "eval" else self.config.get("corpus", [])
@@ -164,20 +201,25 @@ class Run:
 
     def cells(self) -> list[Cell]:
         """Every job of the run."""
-        return [
-            Cell(family, data.benchmark, data.task, data, self.dir)
+        return list(self._cells.values())
+
+    @cached_property
+    def _cells(self) -> Mapping[tuple[str, str, str], Cell]:
+        cells = (
+            Cell(family, data.benchmark, data.task, data, self.dir, shard, data.shards)
             for family in self.families
             for data in self.datasets(family, "eval")
-        ]
+            for shard in range(data.shards)
+        )
+        return {(cell.family, cell.benchmark, cell.name): cell for cell in cells}
 
-    def cell(self, family: str, benchmark: str, task: str) -> Cell:
-        """The job of one task; ConfigError if the run has none of that name."""
-        cells = {f"{c.family} {c.benchmark} {c.task}": c for c in self.cells()}
-        wanted = f"{family} {benchmark} {task}"
-        if wanted not in cells:
-            hint = check.did_you_mean(wanted, cells)
-            raise ConfigError(f"run {self.name!r} has no job {wanted!r}; {hint}")
-        return cells[wanted]
+    def cell(self, family: str, benchmark: str, name: str) -> Cell:
+        """The job of one task or shard; ConfigError if the run has none of that name."""
+        wanted = (family, benchmark, name)
+        if wanted not in self._cells:
+            hint = check.did_you_mean(" ".join(wanted), map(" ".join, self._cells))
+            raise ConfigError(f"run {self.name!r} has no job {' '.join(wanted)!r}; {hint}")
+        return self._cells[wanted]
 
     def model_dir(self, family: str, role: str) -> Path:
         """Transformers folder of a family's target or proxy."""
@@ -205,6 +247,16 @@ class Run:
         """Which training contexts a family's mappers may see (see `proxykv.screen`)."""
         return self.dir / "mappers" / family / "screening.json"
 
+    @cached_property
+    def grid(self) -> tuple[tuple[Method, float], ...]:
+        """Every (method, retention) that is run: `full` at 1, the others below."""
+        return tuple(
+            (method, retention)
+            for method in self.methods.values()
+            for retention in self.retentions
+            if (retention == 1) == (method.scope == "none")
+        )
+
     def artefact_dir(self, family: str, method_id: str) -> Path:
         """Folder of a fitted method."""
         return self.dir / "mappers" / family / method_id
@@ -228,7 +280,8 @@ class Run:
         # The same settings on another tokenizer are other data.
         source = self.models(family)["target"]
         name = f"{entry['benchmark']}-{task}-{digest([settings, source])}.jsonl"
-        return Dataset(family, path=self.cache / "data" / family / split / name, **settings)
+        path = self.cache / "data" / family / split / name
+        return Dataset(family, path=path, shards=entry.get("shards", 1), **settings)
 
 
 def model_folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from proxykv.parquet import read_parquet
 from proxykv.spec import ConfigError
 from proxykv.stats import (
     Estimate,
@@ -94,7 +95,7 @@ def read_rows(paths: Iterable[Path]) -> pd.DataFrame:
     one retention, or where protocols are mixed (their scores do not compare).
     """
     paths = sorted(paths)
-    frames = [frame for frame in map(pd.read_parquet, paths) if len(frame)]
+    frames = [frame for frame in map(read_parquet, paths) if len(frame)]
     if not frames:
         raise ConfigError(f"no rows in {len(paths)} Parquet files: run `proxykv grade` first")
     rows = pd.concat(frames, ignore_index=True)

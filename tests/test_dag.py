@@ -5,107 +5,29 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
+from checkout import Checkout
 
-from proxykv import catalog
 from proxykv.check import schema_problems
-from proxykv.spec import Run
 from proxykv.tables import LEADERBOARD_COLUMNS
 
 CONTEXTS = 2
 TASKS = ["single", "vt"]
 METHODS = ["full", "random", "kvzip", "proxykv", "prior", "cross_kvzip_budget"]
-
-
-class Checkout:
-    """A folder in which the workflow runs: its own cache and results, the project's models."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "models").symlink_to(catalog.ROOT / "models")
-        dataset = {"benchmark": "tiny", "contexts": CONTEXTS, "lengths": [96]}
-        self.config: dict[str, Any] = {
-            "run": "dag",
-            "families": ["tiny"],
-            "retentions": [0.1, 1.0],
-            "methods": METHODS,
-            "benchmarks": [{**dataset, "tasks": TASKS}],
-            "corpus": [{**dataset, "tasks": ["single"], "contexts": 3}],
-            "training": {"steps": 3, "warmup": 1, "val_contexts": 1, "crop": 64},
-        }
-
-    @property
-    def run(self) -> Run:
-        return Run(self.config)
-
-    def snakemake(self, *arguments: str) -> str:
-        """Run the workflow; what it said."""
-        path = self.folder / "config.yaml"
-        path.write_text(yaml.safe_dump(self.config), "utf-8")
-        return self.python(
-            "snakemake",
-            *("--snakefile", str(catalog.ROOT / "Snakefile"), "--configfile", str(path)),
-            *("--cores", "1", *arguments),
-        )
-
-    def python(self, module: str, *arguments: str) -> str:
-        done = subprocess.run(
-            self.command(module, *arguments),
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr + self.logs()
-        return done.stdout + done.stderr
-
-    def command(self, module: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", module, *arguments]
-
-    @property
-    def environment(self) -> dict[str, str]:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return {**os.environ, "PATH": path, "PYTHONPATH": str(catalog.ROOT)}
-
-    def logs(self) -> str:
-        found = sorted((self.folder / self.run.dir / "logs").rglob("*.log"))
-        return "".join(f"\n== {path.name}\n{path.read_text('utf-8')}" for path in found)
-
-    def journal(self, task: str) -> Path:
-        cell = self.run.cell("tiny", "tiny", task)
-        return self.folder / cell.file("predictions", ".journal.jsonl")
-
-    def entries(self, task: str) -> list[dict[str, Any]]:
-        """Everything in a journal, duplicates included."""
-        lines = self.journal(task).read_text("utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
-
-    def rows_file(self, task: str) -> str:
-        return str(self.run.cell("tiny", "tiny", task).file("rows"))
-
-    def rows(self, task: str) -> pd.DataFrame:
-        return pd.read_parquet(self.folder / self.rows_file(task))
-
-    def planned(self, *arguments: str) -> list[str]:
-        """Rules of the jobs that a dry run would start, with their wildcards' tasks."""
-        said = self.snakemake("-n", *arguments)
-        jobs, rule = [], ""
-        for line in map(str.strip, said.splitlines()):
-            if line.startswith(("rule ", "localrule ")):
-                rule = line.split()[1].rstrip(":")
-                jobs.append(rule)
-            elif line.startswith("wildcards:") and "task=" in line:
-                jobs[-1] = f"{rule} {line.rsplit('task=', 1)[1].split(',')[0]}"
-        return sorted(job for job in jobs if job != "all")
+DATASET = {"benchmark": "tiny", "contexts": CONTEXTS, "lengths": [96]}
+CONFIG = {
+    "run": "dag",
+    "families": ["tiny"],
+    "retentions": [0.1, 1.0],
+    "methods": METHODS,
+    "benchmarks": [{**DATASET, "tasks": TASKS}],
+    "corpus": [{**DATASET, "tasks": ["single"], "contexts": 3}],
+    "training": {"steps": 3, "warmup": 1, "val_contexts": 1, "crop": 64},
+}
 
 
 def keys(entries: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -115,7 +37,7 @@ def keys(entries: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A finished run; the tests below go on from it in their order."""
-    made = Checkout(tmp_path_factory.mktemp("checkout"))
+    made = Checkout(tmp_path_factory.mktemp("checkout"), CONFIG)
     made.snakemake()
     return made
 
@@ -189,13 +111,10 @@ def test_a_killed_job_goes_on_at_the_next_example(checkout: Checkout) -> None:
     expected = sorted(keys(checkout.entries("single")))
     journal = checkout.journal("single")
     journal.unlink()
-    cell = checkout.run.cell("tiny", "tiny", "single")
+    cell = checkout.cell("single")
     config = str(checkout.run.dir / "config.json")
     arguments = ["generate", "tiny", "tiny", "single", "--config", config]
-    command = checkout.command("proxykv", *arguments)
-    job = subprocess.Popen(
-        command, cwd=checkout.folder, env=checkout.environment, stderr=subprocess.DEVNULL
-    )
+    job = checkout.start("proxykv", *arguments)
     while not journal.exists() or not journal.read_bytes().endswith(b"\n"):
         assert job.poll() is None
         time.sleep(0.01)

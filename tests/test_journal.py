@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 import pytest
 
-from proxykv.journal import Journal, write_parquet
+from proxykv.journal import Journal
+from proxykv.parquet import write_parquet
 
 # U+2028 is a line break to str.splitlines, but not to the journal.
 ROWS = [{"id": i, "text": f"é\u2028\n{i}", "retention": 0.1 * i} for i in range(4)]
@@ -76,8 +78,8 @@ def test_a_table_appears_whole_or_not_at_all(
     assert pd.read_parquet(path).to_dict("records") == ROWS
     before = path.read_bytes()
 
-    def killed(self: pd.DataFrame, target: Path, **_: object) -> None:
-        target.write_bytes(b"half")
+    def killed(self: pd.DataFrame, target: BinaryIO, **_: object) -> None:
+        target.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", killed)

@@ -24,17 +24,10 @@ ORDER = [
     *("proxykv.loss", "proxykv.fidelity", "proxykv.stages", "proxykv.mapper", "proxykv.stored"),
     *("proxykv.checkpoint", "proxykv.train", "baselines", "proxykv.pipeline"),
     # Jobs.
-    *("proxykv.journal", "proxykv.provenance", "proxykv.generate", "proxykv.wheels"),
-    *(
-        "proxykv.pair",
-        "proxykv.convert",
-        "proxykv.scores",
-        "proxykv.screen",
-        "proxykv.fit",
-        "proxykv.progress",
-        "proxykv.api",
-        "proxykv.cli",
-    ),
+    *("proxykv.devices", "proxykv.lock", "proxykv.journal", "proxykv.parquet"),
+    *("proxykv.provenance", "proxykv.generate", "proxykv.wheels", "proxykv.pair"),
+    *("proxykv.convert", "proxykv.scores", "proxykv.screen", "proxykv.fit"),
+    *("proxykv.progress", "proxykv.recover", "proxykv.api", "proxykv.cli"),
 ]
 """Every module may import those before it. `baselines` stands for its files."""
 
@@ -47,8 +40,9 @@ SCORER_SIDE = {
 """What a method's file may use, besides other methods' files."""
 
 TORCHLESS = [
-    *("proxykv.examples", "proxykv.data", "proxykv.journal", "proxykv.grade", "proxykv.stats"),
-    *("proxykv.tables", "proxykv.plots", "proxykv.report.build", "proxykv.progress"),
+    *("proxykv.examples", "proxykv.data", "proxykv.journal", "proxykv.parquet", "proxykv.grade"),
+    *("proxykv.stats", "proxykv.tables", "proxykv.plots", "proxykv.report.build"),
+    *("proxykv.devices", "proxykv.lock", "proxykv.progress", "proxykv.recover"),
     "proxykv.screen",
 ]
 
@@ -145,4 +139,4 @@ def test_the_workflow_plans_with_the_spec_alone() -> None:
     used = {
         line.split()[1] for line in lines if line.startswith(("from proxykv", "import proxykv"))
     }
-    assert used <= {"proxykv.spec", "proxykv.catalog"}
+    assert used <= {"proxykv.catalog", "proxykv.lock", "proxykv.spec"}

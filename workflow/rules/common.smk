@@ -3,8 +3,16 @@
 
 LOGS = f"results/{RUN.name}/logs"
 
+# Not in the commands: what runs share would be made anew for each, as a command that has changed.
+shell.prefix(f"set -euo pipefail; export PROXYKV_CONFIG={RUN.dir}/config.json; ")
+
+
+# Given back when the process ends, however it ends.
+ALONE = Lock(RUN.dir / "workflow.lock")
+
 
 onstart:
+    ALONE.take(patience=0)
     RUN.write()
 
 
@@ -23,14 +31,34 @@ wildcard_constraints:
     method="[^/]+",
 
 
-def step(call):
-    """Shell command of a rule: a step of the package, logged."""
-    return f"python -m proxykv {call} --config {RUN.dir}/config.json >{{log}} 2>&1"
+def step(call, network=False):
+    """Shell command of a rule: a step of the package. Its log, and one of all attempts at it."""
+    offline = "" if network else "HF_HUB_OFFLINE=1 "
+    return f"{offline}python -m proxykv {call} 2>&1 | tee -a {{log}}.all >{{log}}"
 
 
-def family_resources(name):
-    """A resource of the job's family, from its file."""
-    return lambda wildcards: RUN.family(wildcards.family)["resources"][name]
+def model_step(call):
+    """The same for a step that runs models, with what the job was given."""
+    return step(f"{call} --threads {{threads}} --gpus {{resources.gpu}}")
+
+
+def asks(step):
+    """What a family's job asks for. A retry gets half as much memory and time again."""
+
+    def amount(name, grows):
+        def ask(wildcards, attempt):
+            base = RUN.resources(wildcards.family, step)[name]
+            return base * (attempt + 1) // 2 if grows else base
+
+        return ask
+
+    return {
+        # Not `threads`, which --cores of the login node would cut.
+        "cpus_per_task": amount("threads", False),
+        "gpu": amount("gpu", False),
+        "mem_mb": amount("mem_mb", True),
+        "runtime": amount("runtime", True),
+    }
 
 
 def models(wildcards):

@@ -1,4 +1,5 @@
 # Contexts and questions, made for a family's tokenizer. The path's digest names the settings.
+# A local rule, since what they are made from may have to be downloaded.
 
 
 rule make_dataset:
@@ -11,6 +12,7 @@ rule make_dataset:
     wildcard_constraints:
         split="train|eval",
         id="[0-9a-f]+",
+    localrule: True
     conda:
         "../envs/proxykv.yaml"
     params:
@@ -18,4 +20,4 @@ rule make_dataset:
             "proxykv.data", f"proxykv.tasks.{wildcards.benchmark}"
         ),
     shell:
-        step("data {output}")
+        step("data {output}", network=True)

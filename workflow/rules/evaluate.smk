@@ -17,19 +17,16 @@ rule generate:
         f"{LOGS}/generate/{{family}}-{{benchmark}}-{{task}}.tsv"
     conda:
         "../envs/proxykv.yaml"
-    threads: family_resources("threads")
+    threads: lambda wildcards: RUN.resources(wildcards.family, "generate")["threads"]
     resources:
-        mem_mb=family_resources("mem_mb"),
-        gpu=family_resources("gpu"),
+        **asks("generate"),
     params:
         methods=digest({m.id: m.digest for m in RUN.methods.values()}),
         retentions=digest(RUN.retentions),
         how=digest([RUN.seed, RUN.protocol, RUN.schedule]),
         family=lambda wildcards: digest(RUN.models(wildcards.family)),
     shell:
-        step(
-            "generate {wildcards.family} {wildcards.benchmark} {wildcards.task} --threads {threads}"
-        )
+        model_step("generate {wildcards.family} {wildcards.benchmark} {wildcards.task}")
 
 
 rule grade:
@@ -48,3 +45,14 @@ rule grade:
         ),
     shell:
         step("grade {wildcards.family} {wildcards.benchmark} {wildcards.task}")
+
+
+# A target for each benchmark: `snakemake ruler` makes its rows, `snakemake ruler -R grade` again.
+for BENCHMARK in sorted({cell.benchmark for cell in RUN.cells()}):
+
+    rule:
+        name:
+            BENCHMARK
+        input:
+            [str(c.file("rows")) for c in RUN.cells() if c.benchmark == BENCHMARK],
+        localrule: True

@@ -18,14 +18,13 @@ rule extract_scores:
         shards="[0-9]+",
     conda:
         "../envs/proxykv.yaml"
-    threads: family_resources("threads")
+    threads: lambda wildcards: RUN.resources(wildcards.family, "scores")["threads"]
     resources:
-        mem_mb=family_resources("mem_mb"),
-        gpu=family_resources("gpu"),
+        **asks("scores"),
     params:
         code=code_digest("proxykv.scores"),
     shell:
-        step("scores {wildcards.family} {wildcards.shard} --threads {threads}")
+        model_step("scores {wildcards.family} {wildcards.shard}")
 
 
 # Words only, no model: seconds.
@@ -61,10 +60,9 @@ rule fit_method:
         f"{LOGS}/fit/{{family}}-{{method}}.tsv"
     conda:
         "../envs/proxykv.yaml"
-    threads: family_resources("threads")
+    threads: lambda wildcards: RUN.resources(wildcards.family, "fit")["threads"]
     resources:
-        mem_mb=family_resources("mem_mb"),
-        gpu=family_resources("gpu"),
+        **asks("fit"),
     params:
         code=lambda wildcards: code_digest(
             f"baselines.{RUN.methods[wildcards.method].base}"
@@ -73,4 +71,4 @@ rule fit_method:
             [RUN.seed, RUN.training, RUN.methods[wildcards.method].params]
         ),
     shell:
-        step("fit {wildcards.family} {wildcards.method} --threads {threads}")
+        model_step("fit {wildcards.family} {wildcards.method}")

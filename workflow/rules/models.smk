@@ -1,4 +1,5 @@
 # Weights out of their published form into a plain safetensors folder, once for all runs.
+# A local rule: the nodes of a cluster often reach no network.
 
 
 rule convert_model:
@@ -6,12 +7,13 @@ rule convert_model:
         str(RUN.cache / "models/{family}/{role}/provenance.json"),
     log:
         f"{LOGS}/convert/{{family}}-{{role}}.log",
+    localrule: True
     conda:
         "../envs/proxykv.yaml"
     resources:
         mem_mb=16000,
     shell:
-        step("convert {wildcards.family} {wildcards.role}")
+        step("convert {wildcards.family} {wildcards.role}", network=True)
 
 
 # Not part of a run, which uses the weights that ship in models/tiny:
