@@ -53,6 +53,11 @@ def test_every_format_gives_the_same_records(tmp_path: Path) -> None:
     assert read(tmp_path / "object") == RECORDS[:1]
 
 
+def test_a_file_that_is_named_is_the_table(tmp_path: Path) -> None:
+    write(tmp_path, other_jsonl=JSONL, kv_jsonl="{}")
+    assert read(tmp_path / "other.jsonl") == read(tmp_path / "other.jsonl", "a/kv") == RECORDS
+
+
 def test_shards_are_one_table_in_order(tmp_path: Path) -> None:
     for i in (1, 0):
         parquet(tmp_path / "kv" / f"test-{i:05d}-of-00002.parquet", RECORDS[i : i + 1])

@@ -30,7 +30,7 @@ def read_records(source: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
     Args:
         source: one of
-            {path: folder or zip}, which may hold $VARIABLES;
+            {path: folder, zip or the file itself}, which may hold $VARIABLES;
             {hub: dataset, revision: commit}, files of a dataset repository.
         name: of the table.
 
@@ -38,7 +38,7 @@ def read_records(source: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
         ConfigError: if the source is not there, or not exactly one table fits, or it is malformed.
     """
     if set(source) == {"path"}:
-        where, attempts = f"source {source['path']}", iter([_local(str(source["path"]))])
+        where, attempts = f"source {source['path']}", iter([_local(str(source["path"]), name)])
     elif set(source) == {"hub", "revision"}:
         where = f"source {source['hub']}@{source['revision']}"
         attempts = _hub(source["hub"], str(source["revision"]), name, where)
@@ -51,12 +51,14 @@ def read_records(source: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     raise ConfigError(f"{where}: no {name}.jsonl, .json or .parquet in it, nor in a zip in it")
 
 
-def _local(path: str) -> Files:
+def _local(path: str, name: str) -> Files:
     place = Path(os.path.expandvars(path)).expanduser()
     if "$" in str(place):
         raise ConfigError(f"source {path}: set the environment variable that it names")
     if place.is_file():
-        return {place.name: partial(place.open, "rb")}
+        # A file that is named itself is the table, whatever it is called.
+        called = place.name if place.suffix == ".zip" else name + place.suffix
+        return {called: partial(place.open, "rb")}
     if not place.is_dir():
         raise ConfigError(f"source {path}: no such folder or file")
     found = sorted(file for file in place.rglob("*") if file.is_file())
@@ -77,7 +79,7 @@ def _hub(repository: str, revision: str, name: str, where: str) -> Iterator[File
                 f"{where}: {' '.join(str(error).split())}; download it once where there is a "
                 "network, or give a local `path`"
             ) from error
-        yield _local(folder)
+        yield _local(folder, name)
 
 
 def _archives(files: Files, where: str) -> Iterator[Files]:
