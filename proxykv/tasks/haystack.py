@@ -75,7 +75,8 @@ class Haystacks:
 
 def count_tokens(tokenizer: Tokenizer, text: str) -> int:
     """Tokens of `text`, without special ones."""
-    return len(tokenizer.encode(text, add_special_tokens=False).ids)
+    # The batch form can leave out the offsets, a quarter of the time of a long text.
+    return len(tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
 
 def fill(
