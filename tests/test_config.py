@@ -92,8 +92,8 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
         "config.methods[1].params.preset: 'orignal' is not one of ['original', 'kvpress']",
     ),
     "parameter in the way of those that are given": (
-        method(base="kvzip", params={"bench": 1}),
-        "config.methods[1].params: unknown key 'bench'; known: chunk",
+        method(base="streaming", params={"bench": 1}),
+        "config.methods[1].params: unknown key 'bench'; known: sinks",
     ),
     "setting of training among the parameters": (
         method(base="proxykv", params={"step": 9}),
