@@ -18,7 +18,7 @@ from proxykv.fitted import load_fitted, save_fitted
 from proxykv.prefill import Prefill
 from proxykv.scorer import Bench
 from proxykv.stored import load_scores
-from proxykv.tensors import Scores
+from proxykv.tensors import Features, Scores
 
 TINY = 1e-6
 """Norms and spreads below it are a silent head's."""
@@ -40,18 +40,28 @@ class KVzipIAM:
 
     def __init__(self, bench: Bench, artefact: Path, rescaled: bool = False) -> None:
         """`rescaled`: give each head the mean and the spread that its scores had when fitted."""
-        fitted, self.card = load_fitted(artefact, bench.pair)
+        fitted, card = load_fitted(artefact, bench.pair)
         self.heads, self.slope, self.offset = fitted["heads"], fitted["slope"], fitted["offset"]
         self.proxy, self.rescaled = bench.proxy, rescaled
+        self.key = ("kvzip_iam", card["weights_sha256"], rescaled)
+        self.ahead = True
 
     def score(self, prefill: Prefill) -> Scores:
+        """The aligned scores, where the target is."""
+        return prefill.once(self.key, lambda: self._score(prefill))
+
+    def map(self, proxy_scores: Features) -> Scores:
         """`S_proxy[map(l, h)]`; rescaled, a line of it per head."""
-        proxy = self.proxy.scores(prefill, prefill.input_ids).flatten(0, 1).float()
+        proxy = proxy_scores.flatten(0, 1).float()
         scores = proxy[self.heads.to(proxy.device)]
-        if self.rescaled:
-            slope, offset = self.slope.to(proxy.device), self.offset.to(proxy.device)
-            scores = slope[..., None] * scores + offset[..., None]
-        return scores.to(prefill.input_ids.device)
+        if not self.rescaled:
+            return scores
+        slope, offset = self.slope.to(proxy.device), self.offset.to(proxy.device)
+        return slope[..., None] * scores + offset[..., None]
+
+    def _score(self, prefill: Prefill) -> Scores:
+        features = self.proxy.scores(prefill, prefill.input_ids)
+        return self.map(features).to(prefill.input_ids.device)
 
 
 def fit(

@@ -12,7 +12,7 @@ from proxykv import catalog
 from proxykv.decode import Ask, answer
 from proxykv.models import Model
 from proxykv.prefill import Prefill
-from proxykv.scorer import Bench, Scorer, build, kept_by, scores_of
+from proxykv.scorer import Bench, Mapped, Scorer, build, kept_by, scores_of
 from proxykv.select import budget, select
 from proxykv.spec import ConfigError, Method, Run
 from proxykv.tensors import Keep, Scores
@@ -46,6 +46,22 @@ def test_scores(
     # Deterministic, and the same whether or not other methods scored the context before.
     assert torch.equal(own, scorer.score(filled))
     assert torch.equal(own, scores[method_id])
+
+
+def test_scoring_ahead_gives_the_same(
+    bench: Bench, run: Run, filled: Prefill, scores: Mapping[str, Scores]
+) -> None:
+    scorers = {method.id: build(method, bench) for method in run.methods.values()}
+    ahead = {m: s for m, s in scorers.items() if isinstance(s, Mapped) and s.ahead}
+    assert {"proxykv", "kvzip_iam", "kvzip_iam_rescaled"} <= ahead.keys()
+    for method, scorer in ahead.items():
+        features = bench.proxy.scores(filled, filled.input_ids)
+        assert torch.equal(scorer.map(features), scores[method])
+        # What was scored ahead is found, and charged.
+        filled.put(scorer.key, scores[method] + 1, seconds=2.5)
+        found, seconds = filled.timed(lambda s=scorer: s.score(filled))
+        assert torch.equal(found, scores[method] + 1)
+        assert seconds >= 2.5
 
 
 @pytest.mark.parametrize("method_id", [m for m in METHODS if m != "full"])
