@@ -88,7 +88,10 @@ class Pair:
         target = self.target
         ids, prefix_len = context_ids(target, text), len(target.prefix)
         maps = {"proxykv": self.mapper.score}
-        request = prefill_and_score(target, self.proxy, ids, prefix_len, maps, self.schedule)
+        seen = self.card["training"]["features"]
+        request = prefill_and_score(
+            target, self.proxy, ids, prefix_len, maps, self.schedule, features=seen
+        )
         timeline = request.timeline
         with timeline.phase("select", target.device):
             scores = request.mapped["proxykv"].to(target.device)

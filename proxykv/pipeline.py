@@ -50,6 +50,7 @@ def prefill_and_score(
     maps: Mapping[str, Callable[[Features], Scores]],
     schedule: Schedule,
     donor: Ids | None = None,
+    features: str = "kvzip",
 ) -> Request:
     """Prefill prefix + context `ids` (1-D) on the target, and score them with the proxy.
 
@@ -61,6 +62,7 @@ def prefill_and_score(
         maps: by method, from the proxy's scores to the target's.
         schedule: whether the two sides run at the same time.
         donor: ids of another context, for controls.
+        features: kind of proxy scores that `maps` read (see `FEATURES`).
 
     Raises:
         SideError: in `parallel`, naming the side that failed; the other one is cancelled.
@@ -74,7 +76,7 @@ def prefill_and_score(
             return prefill(target, ids, prefix_len, donor)
 
     def proxy_side() -> tuple[Features, dict[str, Scores]]:
-        scores = proxy_scores(target, proxy, theirs, prefix_len, timeline)
+        scores = proxy_scores(target, proxy, theirs, prefix_len, timeline, features)
         mapped: dict[str, Scores] = {}
         for method, mapper in maps.items():
             with timeline.phase("mapper", proxy.device, method):

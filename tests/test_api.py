@@ -69,6 +69,12 @@ def pair_scores(pair: proxykv.Pair, text: str) -> torch.Tensor:
     return proxy_scores(pair.target, pair.proxy, ids, len(pair.target.prefix))
 
 
+def test_the_mapper_reads_what_it_was_trained_on(pair: proxykv.Pair, text: str) -> None:
+    other = {**pair.card, "training": {**pair.card["training"], "features": "prefill"}}
+    bits = [p.prune(text, RETENTION).cache.layers for p in (pair, replace(pair, card=other))]
+    assert any(a.counts != b.counts for a, b in zip(*bits, strict=True))
+
+
 def test_what_is_pruned_is_free(
     pair: proxykv.Pair, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
