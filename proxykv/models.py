@@ -151,10 +151,10 @@ def refuse_unsupported(config: Any, where: object) -> None:
     elif kinds or getattr(config, "sliding_window", None):
         why = "sliding-window attention drops keys by itself, and no full cache exists"
     elif config.model_type not in SUPPORTED:
-        why = f"architecture {config.model_type!r} is not one of {', '.join(SUPPORTED)}"
+        why = f"its architecture is not one of {', '.join(SUPPORTED)}"
     else:
         return
-    raise ConfigError(f"{where}: this model cannot be pruned: {why}")
+    raise ConfigError(f"{where}: a {config.model_type} model cannot be pruned: {why}")
 
 
 @cache

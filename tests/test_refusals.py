@@ -56,12 +56,14 @@ WINDOWED = Qwen2Config(use_sliding_window=True, max_window_layers=2, num_hidden_
         (WINDOWED, "sliding-window"),
         (Qwen3NextConfig(), "linear_attention layers keep a state"),
         (DeepseekV3Config(), "multi-latent"),
-        (GPT2Config(), "architecture 'gpt2' is not one of llama, qwen2, qwen3"),
+        (GPT2Config(), "its architecture is not one of llama, qwen2, qwen3"),
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )
 def test_other_attention(config: Any, why: str) -> None:
-    with pytest.raises(ConfigError, match=f"some/folder: this model cannot be pruned: .*{why}"):
+    with pytest.raises(
+        ConfigError, match=f"some/folder: a {config.model_type} model cannot be pruned: .*{why}"
+    ):
         refuse_unsupported(config, "some/folder")
 
 

@@ -57,7 +57,8 @@ def byte_tokenizer(prefix_len: int) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     if prefix_len:
-        fast.chat_template = prefix_text(prefix_len) + "{{ messages[0]['content'] }}</user>\n"
+        turns = "{% for turn in messages %}{{ turn['content'] }}</{{ turn['role'] }}>\n{% endfor %}"
+        fast.chat_template = prefix_text(prefix_len) + turns
     return fast
 
 
