@@ -246,7 +246,7 @@ def rows(root: Path, name: str, **settings: Any) -> tuple[pd.DataFrame, list[dic
     )
     write_jsonl(cell.dataset.path, examples)
     generate(run, cell)
-    lines = cell.file("predictions", ".timelines.jsonl").read_text("utf-8").split("\n")
+    lines = cell.timelines.read_text("utf-8").split("\n")
     return pd.read_parquet(grade(cell)), [json.loads(line) for line in lines if line]
 
 
