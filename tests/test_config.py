@@ -347,7 +347,7 @@ def test_a_variant_of_a_fitted_method_is_fitted_itself() -> None:
         (["forget", "--config", "run.json", "--method", "kvzipp"], "did you mean 'kvzip'?"),
         (
             ["forget", "--config", "run.json", "--method", "kvzip", "--task", "vt"],
-            "run 'test' has no 'vt'",
+            "run 'test' has no task 'vt'; known: single",
         ),
     ],
 )
