@@ -149,12 +149,12 @@ def test_other_weights_are_refused(copies: Path, role: str) -> None:
     name = next(iter(weights))
     weights[name] = weights[name] * 1.01
     save_file(weights, copies / role / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=rf"trained for {role}_hash .* this pair has"):
+    with pytest.raises(ConfigError, match=rf"fitted for {role}_hash .* this pair has"):
         load(copies)
 
 
 def test_swapped_models_are_refused(copies: Path) -> None:
-    with pytest.raises(ConfigError, match="trained for target_hash"):
+    with pytest.raises(ConfigError, match="fitted for target_hash"):
         proxykv.load_pair(copies / "proxy", copies / "target", copies / "mapper")
 
 
@@ -171,7 +171,7 @@ def test_another_vocabulary_is_refused(copies: Path, roles: list[str], says: str
 
 
 @pytest.mark.parametrize(
-    ("part", "says"), [("target", "no safetensors"), ("mapper", "no trained mapper")]
+    ("part", "says"), [("target", "no safetensors"), ("mapper", "nothing fitted")]
 )
 def test_a_missing_folder_is_named(copies: Path, part: str, says: str) -> None:
     shutil.rmtree(copies / part)
