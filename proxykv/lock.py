@@ -120,7 +120,7 @@ def _locked(file: TextIO) -> bool:
 
 def _read(file: TextIO) -> Holder | None:
     file.seek(0)
-    with suppress(json.JSONDecodeError):
+    with suppress(json.JSONDecodeError, TypeError):
         return Holder(**json.loads(file.read()))
     return None
 

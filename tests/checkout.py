@@ -20,8 +20,8 @@ class Checkout:
     """The project's workflow and models, with a config, a cache and results of its own."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        self.folder = folder
-        self.config = config
+        self.folder, self.config = folder, config
+        self.started: list[subprocess.Popen[str]] = []
         (folder / "models").symlink_to(catalog.ROOT / "models")
 
     @property
@@ -51,7 +51,7 @@ class Checkout:
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a module; what it says goes to the pipe."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=self.folder,
             env=self.environment,
@@ -59,6 +59,8 @@ class Checkout:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self.started.append(process)
+        return process
 
     @property
     def environment(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import BinaryIO
@@ -10,7 +11,8 @@ import pandas as pd
 import pytest
 
 from proxykv.journal import Journal
-from proxykv.parquet import write_parquet
+from proxykv.parquet import read_parquet, write_parquet
+from proxykv.spec import ConfigError
 
 # U+2028 is a line break to str.splitlines, but not to the journal.
 ROWS = [{"id": i, "text": f"é\u2028\n{i}", "retention": 0.1 * i} for i in range(4)]
@@ -70,6 +72,20 @@ def test_a_damaged_line_in_the_middle_is_dropped_with_a_warning(
     assert "1 damaged line(s)" in caplog.text
 
 
+def test_a_line_that_still_is_json_but_was_changed_is_dropped(journal: Journal) -> None:
+    journal.append(ROWS)
+    text = journal.path.read_text("utf-8")
+    assert text.count('"id": 2') == 1
+    journal.path.write_text(text.replace('"id": 2', '"id": 7'), "utf-8")
+    assert journal.read() == [*ROWS[:2], ROWS[3]]
+
+
+def test_other_programs_read_it_as_json_lines(journal: Journal) -> None:
+    journal.append(ROWS)
+    lines = [json.loads(line) for line in journal.path.read_text("utf-8").split("\n") if line]
+    assert [{**line, "crc": None} for line in lines] == [{**row, "crc": None} for row in ROWS]
+
+
 def test_a_table_appears_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,3 +102,19 @@ def test_a_table_appears_whole_or_not_at_all(
     with pytest.raises(KeyboardInterrupt):
         write_parquet(path, pd.DataFrame(ROWS[:1]))
     assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("part", [0, 3, 0.5])
+def test_a_damaged_table_is_named(tmp_path: Path, part: float) -> None:
+    path = tmp_path / "rows.parquet"
+    write_parquet(path, pd.DataFrame(ROWS))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content)) if part < 1 else int(part)])
+    with pytest.raises(ConfigError, match=r"rows.parquet: damaged .*; delete it"):
+        read_parquet(path)
+
+
+def test_a_missing_table_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_parquet(tmp_path / "rows.parquet")

@@ -41,7 +41,7 @@ class Copy(Checkout):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.config, self.settings = folder, CONFIG, {}
+        self.folder, self.config, self.settings, self.started = folder, CONFIG, {}, []
         command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, check=True)
         for name in filter(None, listed.stdout.decode().split("\0")):
@@ -118,6 +118,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def checkout(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+def checkout(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     """A copy of the project."""
-    return Copy(tmp_path_factory.mktemp("copy"))
+    made = Copy(tmp_path_factory.mktemp("copy"))
+    yield made
+    for workflow in made.started:
+        workflow.kill()
