@@ -123,8 +123,14 @@ FITS = ["fit_method prior", "fit_method proxykv"]
     ("change", "scheduled"),
     [
         (add_method, ["fit_method prior_again", *CHAINS]),
-        # Its contexts are held against the corpus, too.
-        (add_task, ["make_dataset multikey", "generate multikey", "grade multikey"]),
+        # Its contexts are held against the corpus, on which the mappers depend.
+        (
+            add_task,
+            [
+                *("make_dataset multikey", "generate multikey", "grade multikey"),
+                *("screen_corpus", *FITS, *CHAINS),
+            ],
+        ),
         # Models, data and scores are shared.
         (another_run, ["screen_corpus", *FITS, *CHAINS]),
     ],
