@@ -127,10 +127,9 @@ def test_model_jobs_have_gpus_of_their_own_and_no_other_job_has_one(
 
 
 def test_a_retry_asks_for_half_as_much_memory_and_time_again(said: str) -> None:
-    jobs = slurm_jobs("rule_generate_wildcards_tiny_tiny_vt")
-    killed, second = jobs[:2]
-    # The retry may be among what the killed snakemake leaves behind; then there is a third.
-    assert (killed["JobState"], jobs[-1]["JobState"]) == ("FAILED", "COMPLETED")
+    killed, second = slurm_jobs("rule_generate_wildcards_tiny_tiny_vt")[:2]
+    # How the second ends is left open: it may be among what the killed snakemake leaves behind.
+    assert killed["JobState"] == "FAILED"
     assert (killed["MinMemoryNode"], second["MinMemoryNode"]) == ("2000M", "3000M")
     assert (killed["TimeLimit"], second["TimeLimit"]) == ("00:30:00", "00:45:00")
 
