@@ -12,7 +12,7 @@ import jaxtyping
 import pytest
 import torch
 
-pytest_plugins = ["bench_fixture", "checkout"]
+pytest_plugins = ["bench_fixture"]
 torch.set_num_threads(1)
 SHAPED = [
     *(
