@@ -16,7 +16,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -75,23 +75,19 @@ class Process:
         return json.loads(line)
 
 
-def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rounds of every length and measurement; the sides take turns in going first."""
     processes = {side: Process(side, options) for side in SIDES}
-    rounds = []
     for length in options.lengths:
-        # The first round warms up and is dropped.
-        for turn in range(-1, options.repeats):
+        for process in processes.values():  # warms up and is dropped
+            process.ask("full", length)
+        for turn in range(options.repeats):
             for name in options.measures:
                 for side in SIDES if turn % 2 else reversed(SIDES):
                     found = processes[side].ask(name, length)
-                    if turn >= 0:
-                        rounds.append(
-                            {"length": length, "measure": name, "side": side, "turn": turn, **found}
-                        )
+                    yield {"length": length, "measure": name, "side": side, "turn": turn, **found}
     for process in processes.values():
         process.close()
-    return rounds
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
@@ -156,12 +152,11 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048])
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3, help="rounds after the warm-up")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds after a warm-up")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=MEASURES)
     parser.add_argument("--out", type=Path, required=True, help="JSON with every figure")
     parser.add_argument("--verbose", action="store_true", help="show what the sides print")
     options = parser.parse_args()
-    rounds = measure(options)
     setting = {
         "model": str(options.model),
         "dtype": options.dtype,
@@ -170,7 +165,12 @@ def main() -> None:
         "versions": {name: version(name) for name in ("torch", "transformers", "kvpress")},
         "command": sys.argv,
     }
-    options.out.write_text(json.dumps({**setting, "rounds": rounds}, indent=1), encoding="utf-8")
+    rounds: list[dict[str, Any]] = []
+    for found in measure(options):
+        rounds.append(found)
+        print(json.dumps(found), file=sys.stderr)
+        # After every round: what a killed run has measured is not lost.
+        options.out.write_text(json.dumps({**setting, "rounds": rounds}, indent=1), "utf-8")
     print("\n".join(table(rounds)))
 
 
