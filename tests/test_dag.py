@@ -1,52 +1,29 @@
-"""The workflow itself, on the tiny family: complete, idempotent, incremental, safe to kill."""
+"""The workflow itself, on the tiny family: complete, idempotent, exact in what it does again."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from checkout import Checkout
+from checkout import CONTEXTS, DATASET, METHODS, TASKS, Checkout, copy_project
 
 from proxykv.check import schema_problems
+from proxykv.cli import main
 from proxykv.tables import LEADERBOARD_COLUMNS
 
-CONTEXTS = 2
-TASKS = ["single", "vt"]
-METHODS = ["full", "random", "kvzip", "proxykv", "prior", "cross_kvzip_budget"]
-DATASET = {"benchmark": "tiny", "contexts": CONTEXTS, "lengths": [96]}
-CONFIG = {
-    "run": "dag",
-    "families": ["tiny"],
-    "retentions": [0.1, 1.0],
-    "methods": METHODS,
-    "benchmarks": [{**DATASET, "tasks": TASKS}],
-    "corpus": [{**DATASET, "tasks": ["single"], "contexts": 3}],
-    "training": {"steps": 3, "warmup": 1, "val_contexts": 1, "crop": 64},
-}
+REPORTING = ["plot", "report", "table"]
+CHAINS = [f"{rule} {task}" for rule in ("generate", "grade") for task in TASKS]
 
 
 def keys(entries: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [(e["context_id"], e["question"], e["method"], e["retention"]) for e in entries]
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A finished run; the tests below go on from it in their order."""
-    made = Checkout(tmp_path_factory.mktemp("checkout"), CONFIG)
-    made.snakemake()
-    return made
-
-
-REPORTING = ["plot", "report", "table"]
-
-
-def test_a_run_is_complete(checkout: Checkout) -> None:
-    folder = checkout.folder / checkout.run.dir
+def test_a_run_is_complete(finished_run: Checkout) -> None:
+    folder = finished_run.folder / finished_run.run.dir
     expected = [
         *("config.json", "report/index.html", "tables/leaderboard.csv", "tables/provenance.json"),
         *("figures/accuracy_retention.svg", "figures/pareto.svg"),
@@ -54,12 +31,12 @@ def test_a_run_is_complete(checkout: Checkout) -> None:
         *(f"predictions/tiny/tiny/{task}.parquet" for task in TASKS),
     ]
     assert [path for path in expected if not (folder / path).stat().st_size] == []
-    assert not list(checkout.folder.rglob("*.partial"))
+    assert not list(finished_run.folder.rglob("*.partial"))
     leaderboard = pd.read_csv(folder / "tables" / "leaderboard.csv")
     assert list(leaderboard.columns) == LEADERBOARD_COLUMNS
     assert set(leaderboard["method"]) == set(METHODS)
     for task in TASKS:
-        rows = checkout.rows(task)
+        rows = finished_run.rows(task)
         assert len(rows) == len(rows[["context_id", "question"]].drop_duplicates()) * len(METHODS)
         assert rows["context_id"].nunique() == CONTEXTS
         for row in rows.to_dict("records"):
@@ -70,31 +47,52 @@ def test_a_run_is_complete(checkout: Checkout) -> None:
         assert rows["commit"].str.fullmatch(r"[0-9a-f]{12}(-dirty)?").all()
 
 
-def test_a_second_call_does_nothing(checkout: Checkout) -> None:
-    assert checkout.planned() == []
-    assert "Nothing to be done" in checkout.snakemake()
+def test_a_second_call_does_nothing(finished_run: Checkout) -> None:
+    assert finished_run.planned() == []
+    assert "Nothing to be done" in finished_run.snakemake()
 
 
-def test_forgetting_schedules_exactly_that_tasks_chain(checkout: Checkout) -> None:
+@pytest.mark.parametrize(
+    ("forgotten", "scheduled"),
+    [
+        (["--task", "vt"], ["generate vt", "grade vt"]),
+        (["--task", "vt", "--method", "random"], ["generate vt", "grade vt"]),
+        (["--method", "random"], CHAINS),
+        (["--benchmark", "tiny"], CHAINS),
+        (["--family", "tiny"], CHAINS),
+        (["--method", "prior", "--fitted"], ["fit_method prior", *CHAINS]),
+    ],
+)
+def test_what_is_forgotten_is_scheduled_and_what_depends_on_it(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, forgotten: list[str], scheduled: list[str]
+) -> None:
+    monkeypatch.chdir(checkout.folder)
+    assert main(["forget", "--config", str(checkout.run.dir / "config.json"), *forgotten]) == 0
+    assert checkout.planned() == sorted([*scheduled, *REPORTING])
+
+
+def test_what_is_forgotten_is_computed_again_and_nothing_else(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = checkout.entries("vt")
-    config = str(checkout.run.dir / "config.json")
-    said = checkout.python(
-        "proxykv", "forget", "--config", config, "--method", "random", "--task", "vt"
-    )
     dropped = [e for e in before if e["method"] == "random"]
-    assert f"{len(dropped)} rows dropped" in said
-    assert checkout.planned() == sorted(["generate vt", "grade vt", *REPORTING])
+    monkeypatch.chdir(checkout.folder)
+    config = str(checkout.run.dir / "config.json")
+    assert main(["forget", "--config", config, "--task", "vt", "--method", "random"]) == 0
     checkout.snakemake(checkout.rows_file("vt"))
     entries = checkout.entries("vt")
     assert entries[: len(before) - len(dropped)] == [e for e in before if e not in dropped]
     assert sorted(keys(entries)) == sorted(keys(before))
 
 
+def test_a_benchmark_is_a_target(checkout: Checkout) -> None:
+    assert checkout.planned("tiny", "-R", "grade") == ["grade single", "grade vt", "tiny"]
+
+
 def test_another_retention_computes_only_that(checkout: Checkout) -> None:
     before = {task: checkout.entries(task) for task in TASKS}
     checkout.config["retentions"] = [0.1, 0.3, 1.0]
-    chains = [f"{rule} {task}" for rule in ("generate", "grade") for task in TASKS]
-    assert checkout.planned() == sorted([*chains, *REPORTING])
+    assert checkout.planned() == sorted([*CHAINS, *REPORTING])
     checkout.snakemake(*map(checkout.rows_file, TASKS))
     for task in TASKS:
         entries = checkout.entries(task)
@@ -106,30 +104,73 @@ def test_another_retention_computes_only_that(checkout: Checkout) -> None:
         assert len(set(keys(entries))) == len(entries) == len(checkout.rows(task))
 
 
-def test_a_killed_job_goes_on_at_the_next_example(checkout: Checkout) -> None:
-    """SIGKILL after the first example: the rerun does the others, each once."""
-    expected = sorted(keys(checkout.entries("single")))
-    journal = checkout.journal("single")
-    journal.unlink()
-    cell = checkout.cell("single")
-    config = str(checkout.run.dir / "config.json")
-    arguments = ["generate", "tiny", "tiny", "single", "--config", config]
-    job = checkout.start("proxykv", *arguments)
-    while not journal.exists() or not journal.read_bytes().endswith(b"\n"):
-        assert job.poll() is None
-        time.sleep(0.01)
-    os.kill(job.pid, signal.SIGKILL)
-    assert job.wait() == -signal.SIGKILL
-    first = checkout.entries("single")
-    assert 0 < len(first) < len(expected)
-    # What a kill in the middle of a write leaves behind.
-    with journal.open("a", encoding="utf-8") as file:
-        file.write('\n{"context_id": "cut sh')
+def add_method(config: dict[str, Any]) -> None:
+    config["methods"] += [{"id": "prior_again", "base": "prior", "params": {"draw": "mean"}}]
 
-    checkout.python("proxykv", *arguments)
-    lines = journal.read_text("utf-8").split("\n")
-    whole = [json.loads(line) for line in lines if line.endswith("}")]
-    assert whole[: len(first)] == first
-    assert sorted(keys(whole)) == expected
-    table = pd.read_parquet(checkout.folder / cell.file("predictions"))
-    assert sorted(keys(table.to_dict("records"))) == expected
+
+def add_task(config: dict[str, Any]) -> None:
+    config["benchmarks"].append({**DATASET, "tasks": ["multikey"]})
+
+
+def another_run(config: dict[str, Any]) -> None:
+    config["run"] = "another"
+
+
+FITS = ["fit_method prior", "fit_method proxykv"]
+
+
+@pytest.mark.parametrize(
+    ("change", "scheduled"),
+    [
+        (add_method, ["fit_method prior_again", *CHAINS]),
+        # Its contexts are held against the corpus, on which the mappers depend.
+        (
+            add_task,
+            [
+                *("make_dataset multikey", "generate multikey", "grade multikey"),
+                *("screen_corpus", *FITS, *CHAINS),
+            ],
+        ),
+        # Models, data and scores are shared.
+        (another_run, ["screen_corpus", *FITS, *CHAINS]),
+    ],
+)
+def test_what_is_added_is_scheduled_and_nothing_else(
+    checkout: Checkout, change: Callable[[dict[str, Any]], None], scheduled: list[str]
+) -> None:
+    change(checkout.config)
+    assert checkout.planned() == sorted([*scheduled, *REPORTING])
+
+
+def test_a_new_family_brings_its_own_jobs_only(checkout: Checkout) -> None:
+    checkout.config["families"] = ["tiny", "qwen-coder"]
+    said = checkout.snakemake("-n")
+    assert "family=qwen-coder" in said
+    assert "family=tiny" not in said
+
+
+def test_code_is_rerun_for_what_it_does_not_for_how_it_reads(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    checkout.project = copy_project(tmp_path / "project")
+    scorer = checkout.project / "baselines" / "random.py"
+    text = scorer.read_text("utf-8")
+    scorer.write_text(text + "\n# A remark.\n", "utf-8")
+    assert checkout.planned() == []
+    scorer.write_text(text + "\nUNUSED = 1\n", "utf-8")
+    # The prior draws with this code, too.
+    assert checkout.planned() == sorted(["fit_method prior", *CHAINS, *REPORTING])
+
+
+def test_shards_share_a_tasks_contexts(checkout: Checkout) -> None:
+    """Cut anew, a task is not answered anew; and its rows are all there."""
+    before = checkout.rows("single")
+    checkout.config["benchmarks"] = [
+        {**DATASET, "tasks": ["single"], "shards": 2},
+        {**DATASET, "tasks": ["vt"]},
+    ]
+    names = [cell.name for cell in checkout.run.cells()]
+    assert names == ["single@0", "single@1", "vt"]
+    checkout.snakemake()
+    after = pd.concat([checkout.rows(name) for name in names[:2]]).to_dict("records")
+    assert sorted(map(str, after)) == sorted(map(str, before.to_dict("records")))
