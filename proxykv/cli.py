@@ -193,8 +193,9 @@ def _table(options: argparse.Namespace) -> None:
     from proxykv.tables import write_tables
 
     run = Run.read(options.config)
-    write_tables([cell.file("rows") for cell in run.cells()], run.dir / "tables")
-    write_ablations(run.dir)
+    rows = _rows(run)
+    write_tables(rows, run.dir / "tables")
+    write_ablations(rows, run.dir)
 
 
 def _plot(options: argparse.Namespace) -> None:
@@ -202,7 +203,7 @@ def _plot(options: argparse.Namespace) -> None:
     from proxykv.plots import draw_figures
 
     run = Run.read(options.config)
-    draw_figures(run.dir, run.dir / "figures")
+    draw_figures(_rows(run), run.dir, run.dir / "figures")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -210,7 +211,7 @@ def _report(options: argparse.Namespace) -> None:
     from proxykv.report.build import build_report
 
     run = Run.read(options.config)
-    build_report(run.dir, run.dir / "report" / "index.html")
+    build_report(_rows(run), run.dir, run.dir / "report" / "index.html")
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -252,6 +253,14 @@ def _yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: no such file") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _rows(run: Run) -> list[Path]:
+    """Files of rows that are there, of the run's own jobs.
+
+    The folder may hold others: of tasks that the config no longer names, or that it cuts otherwise.
+    """
+    return [path for cell in run.cells() if (path := cell.file("rows")).exists()]
 
 
 def _alone(path: Path) -> AbstractContextManager[None]:
