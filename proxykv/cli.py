@@ -190,9 +190,12 @@ def _grade(options: argparse.Namespace) -> None:
 def _table(options: argparse.Namespace) -> None:
     """write the run's tables"""
     from proxykv.ablations import write_ablations
+    from proxykv.screen import require_clean
     from proxykv.tables import write_tables
 
     run = Run.read(options.config)
+    for family in run.families if run.artefacts else ():
+        require_clean(run, family)
     rows = _rows(run)
     write_tables(rows, run.dir / "tables")
     write_ablations(rows, run.dir)

@@ -22,13 +22,14 @@ from proxykv.spec import Cell, Run
 
 CONTEXTS = 5
 TASKS = ["single", "vt"]
-METHODS = ["full", "random", "kvzip", "proxykv", "prior", "cross_kvzip_budget"]
+ABLATION = {"id": "linear", "base": "proxykv", "params": {"mapper": {"variant": "linear"}}}
+METHODS = ["full", "snapkv", "kvzip", "proxykv", "cross_kvzip_budget", "linear"]
 DATASET = {"benchmark": "tiny", "contexts": CONTEXTS, "lengths": [96]}
 CONFIG: dict[str, Any] = {
     "run": "dag",
     "families": ["tiny"],
     "retentions": [0.1, 1.0],
-    "methods": METHODS,
+    "methods": [*METHODS[:-1], ABLATION],
     "benchmarks": [{**DATASET, "tasks": TASKS}],
     "corpus": [{**DATASET, "tasks": ["single"], "contexts": 3}],
     "training": {"steps": 3, "warmup": 1, "val_contexts": 1, "crop": 64},
@@ -100,8 +101,8 @@ class Checkout:
         return "".join(f"\n== {path.name}\n{path.read_text('utf-8')}" for path in found)
 
     def cell(self, task: str) -> Cell:
-        """The only family's and benchmark's job of a task."""
-        return next(cell for cell in self.run.cells() if cell.task == task)
+        """The only family's and benchmark's job of a task or shard."""
+        return next(cell for cell in self.run.cells() if cell.name == task)
 
     def journal(self, task: str) -> Path:
         return self.folder / self.cell(task).journal

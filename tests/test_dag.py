@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from checkout import CONTEXTS, DATASET, METHODS, TASKS, Checkout, copy_project
 
 from proxykv.check import schema_problems
 from proxykv.cli import main
+from proxykv.journal import Journal
 from proxykv.tables import LEADERBOARD_COLUMNS
 
 REPORTING = ["plot", "report", "table"]
@@ -26,8 +28,9 @@ def test_a_run_is_complete(finished_run: Checkout) -> None:
     folder = finished_run.folder / finished_run.run.dir
     expected = [
         *("config.json", "report/index.html", "tables/leaderboard.csv", "tables/provenance.json"),
+        "tables/ablations.csv",
         *("figures/accuracy_retention.svg", "figures/pareto.svg"),
-        *(f"mappers/tiny/{method}/card.json" for method in ("proxykv", "prior")),
+        *(f"mappers/tiny/{method}/card.json" for method in ("proxykv", "linear")),
         *(f"predictions/tiny/tiny/{task}.parquet" for task in TASKS),
     ]
     assert [path for path in expected if not (folder / path).stat().st_size] == []
@@ -56,11 +59,11 @@ def test_a_second_call_does_nothing(finished_run: Checkout) -> None:
     ("forgotten", "scheduled"),
     [
         (["--task", "vt"], ["generate vt", "grade vt"]),
-        (["--task", "vt", "--method", "random"], ["generate vt", "grade vt"]),
-        (["--method", "random"], CHAINS),
+        (["--task", "vt", "--method", "snapkv"], ["generate vt", "grade vt"]),
+        (["--method", "snapkv"], CHAINS),
         (["--benchmark", "tiny"], CHAINS),
-        (["--family", "tiny"], CHAINS),
-        (["--method", "prior", "--fitted"], ["fit_method prior", *CHAINS]),
+        (["--method", "linear"], CHAINS),
+        (["--method", "linear", "--fitted"], ["fit_method linear", *CHAINS]),
     ],
 )
 def test_what_is_forgotten_is_scheduled_and_what_depends_on_it(
@@ -71,14 +74,40 @@ def test_what_is_forgotten_is_scheduled_and_what_depends_on_it(
     assert checkout.planned() == sorted([*scheduled, *REPORTING])
 
 
+def test_one_family_can_be_forgotten(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside another that is taken for finished."""
+    monkeypatch.chdir(checkout.folder)
+    checkout.config["families"] = ["tiny", "qwen-coder"]
+    run, other = checkout.run, "qwen-coder"
+    cells = [cell for cell in run.cells() if cell.family == other]
+    for path in [
+        *(run.model_ready(other, role) for role in ("target", "proxy")),
+        *(data.path for split in ("train", "eval") for data in run.datasets(other, split)),
+        *(*run.score_lists(other), run.screening(other), run.dropped(other)),
+        *(run.artefact_dir(other, artefact) / "card.json" for artefact in run.artefacts),
+        *(cell.file(kind) for kind in ("predictions", "rows") for cell in cells),
+    ]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for cell in cells:
+        Journal(cell.journal).append([{"family": other, "task": cell.task}])
+    checkout.snakemake("--touch")
+    assert checkout.planned() == []
+    run.write()
+    config = str(run.dir / "config.json")
+    assert main(["forget", "--config", config, "--family", other]) == 0
+    assert checkout.planned() == sorted([*CHAINS, *REPORTING])
+    assert set(re.findall("family=([^,\n]+)", checkout.snakemake("-n"))) == {other}
+
+
 def test_what_is_forgotten_is_computed_again_and_nothing_else(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = checkout.entries("vt")
-    dropped = [e for e in before if e["method"] == "random"]
+    dropped = [e for e in before if e["method"] == "snapkv"]
     monkeypatch.chdir(checkout.folder)
     config = str(checkout.run.dir / "config.json")
-    assert main(["forget", "--config", config, "--task", "vt", "--method", "random"]) == 0
+    assert main(["forget", "--config", config, "--task", "vt", "--method", "snapkv"]) == 0
     checkout.snakemake(checkout.rows_file("vt"))
     entries = checkout.entries("vt")
     assert entries[: len(before) - len(dropped)] == [e for e in before if e not in dropped]
@@ -112,27 +141,28 @@ def add_task(config: dict[str, Any]) -> None:
     config["benchmarks"].append({**DATASET, "tasks": ["multikey"]})
 
 
+def add_task_and_retention(config: dict[str, Any]) -> None:
+    add_task(config)
+    config["retentions"] = [0.1, 0.3, 1.0]
+
+
 def another_run(config: dict[str, Any]) -> None:
     config["run"] = "another"
 
 
-FITS = ["fit_method prior", "fit_method proxykv"]
+FITS = ["fit_method linear", "fit_method proxykv"]
+# Its contexts are held against the corpus; what they do not change is not fitted again.
+ADDED = ["make_dataset multikey", "screen_tiny", "generate multikey", "grade multikey"]
 
 
 @pytest.mark.parametrize(
     ("change", "scheduled"),
     [
         (add_method, ["fit_method prior_again", *CHAINS]),
-        # Its contexts are held against the corpus, on which the mappers depend.
-        (
-            add_task,
-            [
-                *("make_dataset multikey", "generate multikey", "grade multikey"),
-                *("screen_corpus", *FITS, *CHAINS),
-            ],
-        ),
+        (add_task, ADDED),
+        (add_task_and_retention, [*ADDED, *CHAINS]),
         # Models, data and scores are shared.
-        (another_run, ["screen_corpus", *FITS, *CHAINS]),
+        (another_run, ["screen_tiny", *FITS, *CHAINS]),
     ],
 )
 def test_what_is_added_is_scheduled_and_nothing_else(
@@ -153,13 +183,19 @@ def test_code_is_rerun_for_what_it_does_not_for_how_it_reads(
     checkout: Checkout, tmp_path: Path
 ) -> None:
     checkout.project = copy_project(tmp_path / "project")
-    scorer = checkout.project / "baselines" / "random.py"
+    scorer = checkout.project / "baselines" / "snapkv.py"
     text = scorer.read_text("utf-8")
     scorer.write_text(text + "\n# A remark.\n", "utf-8")
     assert checkout.planned() == []
     scorer.write_text(text + "\nUNUSED = 1\n", "utf-8")
-    # The prior draws with this code, too.
-    assert checkout.planned() == sorted(["fit_method prior", *CHAINS, *REPORTING])
+    assert checkout.planned() == sorted([*CHAINS, *REPORTING])
+    before = checkout.entries("vt")
+    checkout.snakemake(checkout.rows_file("vt"))
+    entries = checkout.entries("vt")
+    assert entries[: len(before)] == before
+    assert sorted(keys(entries[len(before) :])) == sorted(
+        keys([entry for entry in before if entry["method"] == "snapkv"])
+    )
 
 
 def test_shards_share_a_tasks_contexts(checkout: Checkout) -> None:
