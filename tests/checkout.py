@@ -120,10 +120,13 @@ class Checkout:
 
     def log(self, task: str) -> str:
         """What all attempts at answering a task's questions logged."""
+        path = self.log_file(task)
+        return path.read_text("utf-8") if path.exists() else ""
+
+    def log_file(self, task: str) -> Path:
         cell = self.cell(task)
         name = f"{cell.family}-{cell.benchmark}-{task}.log.all"
-        path = self.folder / self.run.dir / "logs" / "generate" / name
-        return path.read_text("utf-8") if path.exists() else ""
+        return self.folder / self.run.dir / "logs" / "generate" / name
 
     def contexts(self, task: str, what: str) -> list[str]:
         """Contexts of which a task's log says `what`, in its order."""
