@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -164,6 +165,11 @@ def test_what_is_added_is_scheduled_and_nothing_else(
     assert checkout.planned() == sorted([*scheduled, *REPORTING])
 
 
+def test_mappers_are_fitted_anew_where_other_contexts_are_dropped(checkout: Checkout) -> None:
+    (checkout.folder / checkout.run.dropped("tiny")).write_text('["tiny-single-train-0-00000"]')
+    assert checkout.planned() == sorted([*FITS, *CHAINS, *REPORTING])
+
+
 def test_a_new_family_brings_its_own_jobs_only(checkout: Checkout) -> None:
     checkout.config["families"] = ["tiny", "qwen-coder"]
     said = checkout.snakemake("-n")
@@ -190,6 +196,19 @@ def test_code_is_rerun_for_what_it_does_not_for_how_it_reads(
     assert sorted(keys(entries[len(before) :])) == sorted(
         keys([entry for entry in before if entry["method"] == "snapkv"])
     )
+
+
+def test_the_papers_grid_is_planned_in_seconds(checkout: Checkout) -> None:
+    paper = str(catalog.ROOT / "config" / "paper.yaml")
+    arguments = [*checkout.arguments("-n", "--quiet", "rules"), "--configfile", paper]
+    planning = checkout.start("snakemake", *arguments)
+    assert planning.stdout
+    said = planning.stdout.read()
+    _, status, usage = os.wait4(planning.pid, 0)
+    assert status == 0, said
+    assert int(re.findall(r"^total +(\d+)$", said, re.MULTILINE)[0]) > 500
+    assert usage.ru_utime + usage.ru_stime < 30
+    assert usage.ru_maxrss < 1e6, "kilobytes"
 
 
 def test_shards_share_a_tasks_contexts(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
