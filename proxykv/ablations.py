@@ -11,7 +11,7 @@ are the same variant, trained again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,9 @@ def ablations(rows: pd.DataFrame, run_dir: Path) -> pd.DataFrame:
     return pd.DataFrame(records).reindex(columns=COLUMNS)
 
 
-def write_ablations(run_dir: Path) -> Path | None:
+def write_ablations(rows_paths: Iterable[Path], run_dir: Path) -> Path | None:
     """Write `tables/ablations.csv`; None, and no file, for a run without variants."""
-    rows = read_rows((run_dir / "rows").glob("*/*/*.parquet"))
-    table = ablations(rows, run_dir)
+    table = ablations(read_rows(rows_paths), run_dir)
     if table.empty:
         return None
     path = run_dir / "tables" / "ablations.csv"

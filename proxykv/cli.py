@@ -190,11 +190,15 @@ def _grade(options: argparse.Namespace) -> None:
 def _table(options: argparse.Namespace) -> None:
     """write the run's tables"""
     from proxykv.ablations import write_ablations
+    from proxykv.screen import require_clean
     from proxykv.tables import write_tables
 
     run = Run.read(options.config)
-    write_tables([cell.file("rows") for cell in run.cells()], run.dir / "tables")
-    write_ablations(run.dir)
+    for family in run.families if run.artefacts else ():
+        require_clean(run, family)
+    rows = _rows(run)
+    write_tables(rows, run.dir / "tables")
+    write_ablations(rows, run.dir)
 
 
 def _plot(options: argparse.Namespace) -> None:
@@ -202,7 +206,7 @@ def _plot(options: argparse.Namespace) -> None:
     from proxykv.plots import draw_figures
 
     run = Run.read(options.config)
-    draw_figures(run.dir, run.dir / "figures")
+    draw_figures(_rows(run), run.dir, run.dir / "figures")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -210,7 +214,7 @@ def _report(options: argparse.Namespace) -> None:
     from proxykv.report.build import build_report
 
     run = Run.read(options.config)
-    build_report(run.dir, run.dir / "report" / "index.html")
+    build_report(_rows(run), run.dir, run.dir / "report" / "index.html")
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -252,6 +256,14 @@ def _yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: no such file") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _rows(run: Run) -> list[Path]:
+    """Files of rows that are there, of the run's own jobs.
+
+    The folder may hold others: of tasks that the config no longer names, or that it cuts otherwise.
+    """
+    return [path for cell in run.cells() if (path := cell.file("rows")).exists()]
 
 
 def _alone(path: Path) -> AbstractContextManager[None]:

@@ -20,9 +20,10 @@ def fit(run: Run, family: str, artefact: str) -> Path:
     """
     method = run.methods[artefact]
     files, pair = stored(run.score_lists(family))
-    screening = json.loads(run.screening(family).read_text("utf-8"))
-    clean = kept(files, screening)
+    dropped = json.loads(run.dropped(family).read_text("utf-8"))
+    clean = kept(files, dropped)
     corpus = catalog.digest(sorted(path.name for path in clean))
+    screening = {**run.config["decontamination"], "dropped": dropped}
     identity = {**pair, "corpus": corpus, "decontamination": screening}
     out = run.artefact_dir(family, artefact)
     module = importlib.import_module(f"baselines.{method.base}")

@@ -30,6 +30,7 @@ from proxykv.pipeline import Proxy
 from proxykv.prefill import Prefill, prefill
 from proxykv.provenance import provenance
 from proxykv.scorer import Bench, Mapped, Scorer, build, kept_by, scores_of
+from proxykv.scratch import local
 from proxykv.select import select
 from proxykv.spec import ROLES, Cell, Method, Run
 from proxykv.tensors import Ids, Keep, Scores
@@ -70,7 +71,8 @@ class Generator:
         self.examples = read_jsonl(cell.dataset.path)
         self.journal = Journal(cell.journal)
         self.timelines = Journal(cell.timelines)
-        self.pair = {f"{r}_hash": weights_digest(run.model_dir(cell.family, r)) for r in ROLES}
+        folders = {role: local(run.model_dir(cell.family, role)) for role in ROLES}
+        self.pair = {f"{role}_hash": weights_digest(folders[role]) for role in ROLES}
         self.digests = {m.id: self._digest(m) for m in run.methods.values()}
 
     def run(self) -> Path:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from proxykv.cache import ATTENTION
+from proxykv.scratch import local
 from proxykv.spec import ConfigError, Run
 from proxykv.tensors import Ids
 
@@ -131,7 +132,7 @@ def load(run: Run, family: str, role: str) -> Model:
     """Load a family's target or proxy as its file says."""
     model = run.family(family)[role]
     return load_model(
-        run.model_dir(family, role),
+        local(run.model_dir(family, role)),
         dtype=model["dtype"],
         device=model["device"],
         chat=model["chat"],

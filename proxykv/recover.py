@@ -60,6 +60,7 @@ def end_processes() -> None:
         if holder.host == socket.gethostname():
             log.info("ending %s", holder)
             os.kill(holder.pid, signal.SIGTERM)
+            os.kill(holder.pid, signal.SIGCONT)  # one that is stopped would never know
     _await(_holders, "processes")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ def screen(run: Run, family: str) -> Path:
 
     Writes, beside the family's mappers, the settings, the contexts that were dropped with the share
     of their n-grams that an evaluation context holds too, and the largest share among those kept.
+    The names of those dropped, on which mappers depend, go to a file of their own that is touched
+    only if they change: evaluation contexts that share no text cost no training.
     Raises ConfigError if nothing is left to train on.
     """
     settings = run.config["decontamination"]
@@ -38,12 +40,24 @@ def screen(run: Run, family: str) -> Path:
         "dropped": dropped,
         "largest_share_kept": max(shares[name] for name in shares if name not in dropped),
     }
-    path = run.screening(family)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    partial.replace(path)
-    return path
+    path = run.dropped(family)
+    if not path.exists() or json.loads(path.read_text("utf-8")) != sorted(dropped):
+        _write(path, sorted(dropped))
+    _write(run.screening(family), report)
+    return run.screening(family)
+
+
+def require_clean(run: Run, family: str) -> None:
+    """Raise ConfigError if a method was fitted without just those contexts that are dropped now."""
+    dropped = json.loads(run.dropped(family).read_text("utf-8"))
+    for artefact in run.artefacts:
+        folder = run.artefact_dir(family, artefact)
+        card = json.loads((folder / "card.json").read_text("utf-8"))
+        if card["decontamination"]["dropped"] != dropped:
+            raise ConfigError(
+                f"{folder}: new evaluation contexts share text with what it was fitted on; "
+                "run the same command again, which fits it anew"
+            )
 
 
 def overlaps(train: Sequence[Example], test: Iterable[Example], ngram: int) -> dict[str, float]:
@@ -61,6 +75,13 @@ def ngrams(text: str, size: int) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + size]) for i in range(max(len(words) - size, 0) + 1)]
 
 
-def kept(files: Sequence[Path], screening: Mapping[str, Any]) -> list[Path]:
+def kept(files: Sequence[Path], dropped: Collection[str]) -> list[Path]:
     """Score files of the contexts that were not dropped."""
-    return [path for path in files if path.stem.rpartition("-")[0] not in screening["dropped"]]
+    return [path for path in files if path.stem.rpartition("-")[0] not in dropped]
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    partial.replace(path)

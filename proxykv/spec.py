@@ -244,8 +244,17 @@ class Run:
         return [folder / f"{corpus}-{i + 1}-of-{shards}.json" for i in range(shards)]
 
     def screening(self, family: str) -> Path:
-        """Which training contexts a family's mappers may see (see `proxykv.screen`)."""
+        """What the training contexts share with the evaluation contexts (see `proxykv.screen`)."""
         return self.dir / "mappers" / family / "screening.json"
+
+    def dropped(self, family: str) -> Path:
+        """Names of the training contexts that a family's mappers may not see.
+
+        The file's name tells what is screened and how, not against which evaluation contexts.
+        """
+        corpus = [str(d.path) for d in self.datasets(family, "train")]
+        name = f"dropped-{digest([corpus, self.config['decontamination']])}.json"
+        return self.dir / "mappers" / family / name
 
     @cached_property
     def grid(self) -> tuple[tuple[Method, float], ...]:

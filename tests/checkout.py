@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import yaml
 
 from proxykv import catalog
 from proxykv.spec import Cell, Run
+
+CONTEXTS = 5
+TASKS = ["single", "vt"]
+ABLATION = {"id": "linear", "base": "proxykv", "params": {"mapper": {"variant": "linear"}}}
+METHODS = ["full", "snapkv", "kvzip", "proxykv", "cross_kvzip_budget", "linear"]
+DATASET = {"benchmark": "tiny", "contexts": CONTEXTS, "lengths": [96]}
+CONFIG: dict[str, Any] = {
+    "run": "dag",
+    "families": ["tiny"],
+    "retentions": [0.1, 1.0],
+    "methods": [*METHODS[:-1], ABLATION],
+    "benchmarks": [{**DATASET, "tasks": TASKS}],
+    "corpus": [{**DATASET, "tasks": ["single"], "contexts": 3}],
+    "training": {"steps": 3, "warmup": 1, "val_contexts": 1, "crop": 64},
+}
+"""Everything the workflow has, as small as can be."""
 
 
 class Checkout:
@@ -21,8 +42,16 @@ class Checkout:
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.folder, self.config = folder, config
+        self.project = catalog.ROOT
         self.started: list[subprocess.Popen[str]] = []
         (folder / "models").symlink_to(catalog.ROOT / "models")
+
+    def copy(self, folder: Path) -> Checkout:
+        """Another folder with the same in it, to go on from."""
+        made = Checkout(folder, deepcopy(self.config))
+        for part in ("results", "cache", ".snakemake"):
+            shutil.copytree(self.folder / part, folder / part)
+        return made
 
     @property
     def run(self) -> Run:
@@ -34,8 +63,8 @@ class Checkout:
         path.write_text(yaml.safe_dump(self.config), "utf-8")
         return [
             *arguments,
-            *("--snakefile", str(catalog.ROOT / "Snakefile"), "--configfile", str(path)),
-            *("--cores", "1"),
+            *("--snakefile", str(self.project / "Snakefile"), "--configfile", str(path)),
+            *("--cores", "2"),
         ]
 
     def snakemake(self, *arguments: str) -> str:
@@ -65,15 +94,15 @@ class Checkout:
     @property
     def environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return {**os.environ, "PATH": path, "PYTHONPATH": str(catalog.ROOT)}
+        return {**os.environ, "PATH": path, "PYTHONPATH": str(self.project)}
 
     def logs(self) -> str:
         found = sorted((self.folder / self.run.dir / "logs").rglob("*.all"))
         return "".join(f"\n== {path.name}\n{path.read_text('utf-8')}" for path in found)
 
     def cell(self, task: str) -> Cell:
-        """The only family's and benchmark's job of a task."""
-        return next(cell for cell in self.run.cells() if cell.task == task)
+        """The only family's and benchmark's job of a task or shard."""
+        return next(cell for cell in self.run.cells() if cell.name == task)
 
     def journal(self, task: str) -> Path:
         return self.folder / self.cell(task).journal
@@ -91,19 +120,53 @@ class Checkout:
 
     def log(self, task: str) -> str:
         """What all attempts at answering a task's questions logged."""
-        cell = self.cell(task)
-        name = f"{cell.family}-{cell.benchmark}-{task}.log.all"
-        path = self.folder / self.run.dir / "logs" / "generate" / name
+        path = self.log_file(task)
         return path.read_text("utf-8") if path.exists() else ""
 
+    def log_file(self, task: str) -> Path:
+        cell = self.cell(task)
+        name = f"{cell.family}-{cell.benchmark}-{task}.log.all"
+        return self.folder / self.run.dir / "logs" / "generate" / name
+
+    def contexts(self, task: str, what: str) -> list[str]:
+        """Contexts of which a task's log says `what`, in its order."""
+        return re.findall(rf"contexts: (\S+) {what}$", self.log(task), re.MULTILINE)
+
     def planned(self, *arguments: str) -> list[str]:
-        """Rules of the jobs that a dry run would start, with their wildcards' tasks."""
+        """Jobs that a dry run would start: their rules, with the task or method they are for."""
         said = self.snakemake("-n", *arguments)
-        jobs, rule = [], ""
+        jobs = []
         for line in map(str.strip, said.splitlines()):
             if line.startswith(("rule ", "localrule ")):
-                rule = line.split()[1].rstrip(":")
-                jobs.append(rule)
-            elif line.startswith("wildcards:") and "task=" in line:
-                jobs[-1] = f"{rule} {line.rsplit('task=', 1)[1].split(',')[0]}"
+                jobs.append(line.split()[1].rstrip(":"))
+            elif found := re.match("wildcards:.*(?:task|method)=([^,]+)", line):
+                jobs[-1] += f" {found[1]}"
         return sorted(job for job in jobs if job != "all")
+
+
+def copy_project(folder: Path) -> Path:
+    """A copy of the project's files, as a clone would have them."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, check=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (catalog.ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((catalog.ROOT / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """The workflow from its beginning to its end; not to be changed."""
+    made = Checkout(tmp_path_factory.mktemp("finished"), CONFIG)
+    made.snakemake()
+    return made
+
+
+@pytest.fixture
+def checkout(finished_run: Checkout, tmp_path: Path) -> Iterator[Checkout]:
+    """A copy of the finished run, to go on from."""
+    made = finished_run.copy(tmp_path)
+    yield made
+    for process in made.started:
+        process.kill()

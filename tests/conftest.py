@@ -12,7 +12,7 @@ import jaxtyping
 import pytest
 import torch
 
-pytest_plugins = ["bench_fixture"]
+pytest_plugins = ["bench_fixture", "checkout"]
 torch.set_num_threads(1)
 SHAPED = [
     *(

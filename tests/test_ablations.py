@@ -70,8 +70,11 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def rows_of(run_dir: Path) -> pd.DataFrame:
-    paths = (run_dir / "rows").glob("*/*/*.parquet")
-    return pd.concat([pd.read_parquet(path) for path in paths])
+    return pd.concat([pd.read_parquet(path) for path in files(run_dir)])
+
+
+def files(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / "rows").glob("*/*/*.parquet"))
 
 
 def test_variants_are_grouped_by_what_differs_besides_the_seed() -> None:
@@ -87,7 +90,8 @@ def test_variants_are_grouped_by_what_differs_besides_the_seed() -> None:
 @pytest.mark.parametrize("methods", [["full", "proxykv"], ["full", CONFIG["methods"][2]]])
 def test_a_run_without_variants_has_no_table(run_dir: Path, methods: list[Any]) -> None:
     (run_dir / "config.json").write_text(json.dumps({**CONFIG, "methods": methods}))
-    assert ablations(rows_of(run_dir), run_dir).empty and write_ablations(run_dir) is None
+    assert ablations(rows_of(run_dir), run_dir).empty
+    assert write_ablations(files(run_dir), run_dir) is None
 
 
 def test_differences_below_the_seed_spread_are_none(run_dir: Path) -> None:
@@ -108,7 +112,7 @@ def test_differences_below_the_seed_spread_are_none(run_dir: Path) -> None:
 
 
 def test_table_and_figures_are_written(run_dir: Path) -> None:
-    path = write_ablations(run_dir)
+    path = write_ablations(files(run_dir), run_dir)
     assert path is not None and len(pd.read_csv(path)) == len(ablations(rows_of(run_dir), run_dir))
     assert set(read_logs(run_dir)) == {"tiny · proxykv"}  # variants would be dozens
     for name in ("ablation_loss", "ablation_mapper", "ablation_weights"):

@@ -1,65 +1,47 @@
-"""The workflow itself, on the tiny family: complete, idempotent, incremental, safe to kill."""
+"""The workflow itself, on the tiny family: complete, idempotent, exact in what it does again."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import time
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from checkout import Checkout
+from checkout import CONTEXTS, DATASET, METHODS, TASKS, Checkout, copy_project
 
+from proxykv import catalog
 from proxykv.check import schema_problems
+from proxykv.cli import main
+from proxykv.journal import Journal
 from proxykv.tables import LEADERBOARD_COLUMNS
 
-CONTEXTS = 2
-TASKS = ["single", "vt"]
-METHODS = ["full", "random", "kvzip", "proxykv", "prior", "cross_kvzip_budget"]
-DATASET = {"benchmark": "tiny", "contexts": CONTEXTS, "lengths": [96]}
-CONFIG = {
-    "run": "dag",
-    "families": ["tiny"],
-    "retentions": [0.1, 1.0],
-    "methods": METHODS,
-    "benchmarks": [{**DATASET, "tasks": TASKS}],
-    "corpus": [{**DATASET, "tasks": ["single"], "contexts": 3}],
-    "training": {"steps": 3, "warmup": 1, "val_contexts": 1, "crop": 64},
-}
+REPORTING = ["plot", "report", "table"]
+CHAINS = [f"{rule} {task}" for rule in ("generate", "grade") for task in TASKS]
 
 
 def keys(entries: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [(e["context_id"], e["question"], e["method"], e["retention"]) for e in entries]
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A finished run; the tests below go on from it in their order."""
-    made = Checkout(tmp_path_factory.mktemp("checkout"), CONFIG)
-    made.snakemake()
-    return made
-
-
-REPORTING = ["plot", "report", "table"]
-
-
-def test_a_run_is_complete(checkout: Checkout) -> None:
-    folder = checkout.folder / checkout.run.dir
+def test_a_run_is_complete(finished_run: Checkout) -> None:
+    folder = finished_run.folder / finished_run.run.dir
     expected = [
         *("config.json", "report/index.html", "tables/leaderboard.csv", "tables/provenance.json"),
+        "tables/ablations.csv",
         *("figures/accuracy_retention.svg", "figures/pareto.svg"),
-        *(f"mappers/tiny/{method}/card.json" for method in ("proxykv", "prior")),
+        *(f"mappers/tiny/{method}/card.json" for method in ("proxykv", "linear")),
         *(f"predictions/tiny/tiny/{task}.parquet" for task in TASKS),
     ]
     assert [path for path in expected if not (folder / path).stat().st_size] == []
-    assert not list(checkout.folder.rglob("*.partial"))
+    assert not list(finished_run.folder.rglob("*.partial"))
     leaderboard = pd.read_csv(folder / "tables" / "leaderboard.csv")
     assert list(leaderboard.columns) == LEADERBOARD_COLUMNS
     assert set(leaderboard["method"]) == set(METHODS)
     for task in TASKS:
-        rows = checkout.rows(task)
+        rows = finished_run.rows(task)
         assert len(rows) == len(rows[["context_id", "question"]].drop_duplicates()) * len(METHODS)
         assert rows["context_id"].nunique() == CONTEXTS
         for row in rows.to_dict("records"):
@@ -70,66 +52,182 @@ def test_a_run_is_complete(checkout: Checkout) -> None:
         assert rows["commit"].str.fullmatch(r"[0-9a-f]{12}(-dirty)?").all()
 
 
-def test_a_second_call_does_nothing(checkout: Checkout) -> None:
+def test_a_second_call_does_nothing(finished_run: Checkout) -> None:
+    assert "Nothing to be done" in finished_run.snakemake()
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "scheduled"),
+    [
+        (["--task", "vt"], ["generate vt", "grade vt"]),
+        (["--task", "vt", "--method", "snapkv"], ["generate vt", "grade vt"]),
+        (["--method", "snapkv"], CHAINS),
+        (["--benchmark", "tiny"], CHAINS),
+        (["--method", "linear"], CHAINS),
+        (["--method", "linear", "--fitted"], ["fit_method linear", *CHAINS]),
+    ],
+)
+def test_what_is_forgotten_is_scheduled_and_what_depends_on_it(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, forgotten: list[str], scheduled: list[str]
+) -> None:
+    monkeypatch.chdir(checkout.folder)
+    assert main(["forget", "--config", str(checkout.run.dir / "config.json"), *forgotten]) == 0
+    assert checkout.planned() == sorted([*scheduled, *REPORTING])
+
+
+def test_one_family_can_be_forgotten(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside another that is taken for finished."""
+    monkeypatch.chdir(checkout.folder)
+    checkout.config["families"] = ["tiny", "qwen-coder"]
+    run, other = checkout.run, "qwen-coder"
+    cells = [cell for cell in run.cells() if cell.family == other]
+    for path in [
+        *(run.model_ready(other, role) for role in ("target", "proxy")),
+        *(data.path for split in ("train", "eval") for data in run.datasets(other, split)),
+        *(*run.score_lists(other), run.screening(other), run.dropped(other)),
+        *(run.artefact_dir(other, artefact) / "card.json" for artefact in run.artefacts),
+        *(cell.file(kind) for kind in ("predictions", "rows") for cell in cells),
+    ]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for cell in cells:
+        Journal(cell.journal).append([{"family": other, "task": cell.task}])
+    checkout.snakemake("--touch")
     assert checkout.planned() == []
-    assert "Nothing to be done" in checkout.snakemake()
+    run.write()
+    config = str(run.dir / "config.json")
+    assert main(["forget", "--config", config, "--family", other]) == 0
+    families = re.findall("family=([^,\n]+)", checkout.snakemake("-n"))
+    assert families == [other] * len(CHAINS)
 
 
-def test_forgetting_schedules_exactly_that_tasks_chain(checkout: Checkout) -> None:
+def test_a_benchmark_is_a_target(checkout: Checkout) -> None:
+    assert checkout.planned("tiny", "-R", "grade") == ["grade single", "grade vt", "tiny"]
+
+
+def step(checkout: Checkout, *arguments: str) -> None:
+    """What a job of the workflow calls, without its start-up time."""
+    assert main([*arguments, "--config", str(checkout.run.write())]) == 0
+
+
+def test_another_retention_computes_only_that(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout.folder)
     before = checkout.entries("vt")
-    config = str(checkout.run.dir / "config.json")
-    said = checkout.python(
-        "proxykv", "forget", "--config", config, "--method", "random", "--task", "vt"
-    )
-    dropped = [e for e in before if e["method"] == "random"]
-    assert f"{len(dropped)} rows dropped" in said
-    assert checkout.planned() == sorted(["generate vt", "grade vt", *REPORTING])
-    checkout.snakemake(checkout.rows_file("vt"))
-    entries = checkout.entries("vt")
-    assert entries[: len(before) - len(dropped)] == [e for e in before if e not in dropped]
-    assert sorted(keys(entries)) == sorted(keys(before))
-
-
-def test_another_retention_computes_only_that(checkout: Checkout) -> None:
-    before = {task: checkout.entries(task) for task in TASKS}
     checkout.config["retentions"] = [0.1, 0.3, 1.0]
-    chains = [f"{rule} {task}" for rule in ("generate", "grade") for task in TASKS]
-    assert checkout.planned() == sorted([*chains, *REPORTING])
-    checkout.snakemake(*map(checkout.rows_file, TASKS))
-    for task in TASKS:
-        entries = checkout.entries(task)
-        assert entries[: len(before[task])] == before[task]
-        new = entries[len(before[task]) :]
-        assert {(e["method"], e["retention"]) for e in new} == {
-            (method, 0.3) for method in METHODS if method != "full"
-        }
-        assert len(set(keys(entries))) == len(entries) == len(checkout.rows(task))
+    assert checkout.planned() == sorted([*CHAINS, *REPORTING])
+    step(checkout, "generate", "tiny", "tiny", "vt")
+    entries = checkout.entries("vt")
+    assert entries[: len(before)] == before
+    assert {(e["method"], e["retention"]) for e in entries[len(before) :]} == {
+        (method, 0.3) for method in METHODS if method != "full"
+    }
+    assert len(set(keys(entries))) == len(entries)
 
 
-def test_a_killed_job_goes_on_at_the_next_example(checkout: Checkout) -> None:
-    """SIGKILL after the first example: the rerun does the others, each once."""
-    expected = sorted(keys(checkout.entries("single")))
-    journal = checkout.journal("single")
-    journal.unlink()
-    cell = checkout.cell("single")
-    config = str(checkout.run.dir / "config.json")
-    arguments = ["generate", "tiny", "tiny", "single", "--config", config]
-    job = checkout.start("proxykv", *arguments)
-    while not journal.exists() or not journal.read_bytes().endswith(b"\n"):
-        assert job.poll() is None
-        time.sleep(0.01)
-    os.kill(job.pid, signal.SIGKILL)
-    assert job.wait() == -signal.SIGKILL
-    first = checkout.entries("single")
-    assert 0 < len(first) < len(expected)
-    # What a kill in the middle of a write leaves behind.
-    with journal.open("a", encoding="utf-8") as file:
-        file.write('\n{"context_id": "cut sh')
+def add_method(config: dict[str, Any]) -> None:
+    config["methods"] += [{"id": "prior_again", "base": "prior", "params": {"draw": "mean"}}]
 
-    checkout.python("proxykv", *arguments)
-    lines = journal.read_text("utf-8").split("\n")
-    whole = [json.loads(line) for line in lines if line.endswith("}")]
-    assert whole[: len(first)] == first
-    assert sorted(keys(whole)) == expected
-    table = pd.read_parquet(checkout.folder / cell.file("predictions"))
-    assert sorted(keys(table.to_dict("records"))) == expected
+
+def add_task(config: dict[str, Any]) -> None:
+    config["benchmarks"].append({**DATASET, "tasks": ["multikey"]})
+
+
+def add_task_and_retention(config: dict[str, Any]) -> None:
+    add_task(config)
+    config["retentions"] = [0.1, 0.3, 1.0]
+
+
+def another_run(config: dict[str, Any]) -> None:
+    config["run"] = "another"
+
+
+FITS = ["fit_method linear", "fit_method proxykv"]
+# Its contexts are held against the corpus; what they do not change is not fitted again.
+ADDED = ["make_dataset multikey", "screen_tiny", "generate multikey", "grade multikey"]
+
+
+@pytest.mark.parametrize(
+    ("change", "scheduled"),
+    [
+        (add_method, ["fit_method prior_again", *CHAINS]),
+        (add_task, ADDED),
+        (add_task_and_retention, [*ADDED, *CHAINS]),
+        # Models, data and scores are shared.
+        (another_run, ["screen_tiny", *FITS, *CHAINS]),
+    ],
+)
+def test_what_is_added_is_scheduled_and_nothing_else(
+    checkout: Checkout, change: Callable[[dict[str, Any]], None], scheduled: list[str]
+) -> None:
+    change(checkout.config)
+    assert checkout.planned() == sorted([*scheduled, *REPORTING])
+
+
+def test_mappers_are_fitted_anew_where_other_contexts_are_dropped(checkout: Checkout) -> None:
+    (checkout.folder / checkout.run.dropped("tiny")).write_text('["tiny-single-train-0-00000"]')
+    assert checkout.planned() == sorted([*FITS, *CHAINS, *REPORTING])
+
+
+def test_a_new_family_brings_its_own_jobs_only(checkout: Checkout) -> None:
+    checkout.config["families"] = ["tiny", "qwen-coder"]
+    said = checkout.snakemake("-n")
+    assert "family=qwen-coder" in said
+    assert "family=tiny" not in said
+
+
+def test_code_is_rerun_for_what_it_does_not_for_how_it_reads(
+    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout.folder)
+    checkout.project = copy_project(tmp_path / "project")
+    scorer = checkout.project / "baselines" / "snapkv.py"
+    text = scorer.read_text("utf-8")
+    scorer.write_text(text + "\n# A remark.\n", "utf-8")
+    assert checkout.planned() == []
+    scorer.write_text(text + "\nUNUSED = 1\n", "utf-8")
+    assert checkout.planned() == sorted([*CHAINS, *REPORTING])
+    before = checkout.entries("vt")
+    monkeypatch.setattr(catalog, "ROOT", checkout.project)
+    step(checkout, "generate", "tiny", "tiny", "vt")
+    entries = checkout.entries("vt")
+    assert entries[: len(before)] == before
+    assert sorted(keys(entries[len(before) :])) == sorted(
+        keys([entry for entry in before if entry["method"] == "snapkv"])
+    )
+
+
+def test_the_papers_grid_is_planned_in_seconds(checkout: Checkout) -> None:
+    paper = str(catalog.ROOT / "config" / "paper.yaml")
+    arguments = [*checkout.arguments("-n", "--quiet", "rules"), "--configfile", paper]
+    planning = checkout.start("snakemake", *arguments)
+    assert planning.stdout
+    said = planning.stdout.read()
+    _, status, usage = os.wait4(planning.pid, 0)
+    assert status == 0, said
+    assert int(re.findall(r"^total +(\d+)$", said, re.MULTILINE)[0]) > 500
+    assert usage.ru_utime + usage.ru_stime < 30
+    assert usage.ru_maxrss < 1e6, "kilobytes"
+
+
+def test_shards_share_a_tasks_contexts(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut anew, a task is not answered anew; its rows are all there, and reported once."""
+    monkeypatch.chdir(checkout.folder)
+    before = checkout.rows("single")
+    checkout.config["benchmarks"] = [
+        {**DATASET, "tasks": ["single"], "shards": 2},
+        {**DATASET, "tasks": ["vt"]},
+    ]
+    names = [cell.name for cell in checkout.run.cells()]
+    assert names == ["single@0", "single@1", "vt"]
+    shards = [f"{rule} {name}" for rule in ("generate", "grade") for name in names[:2]]
+    assert checkout.planned() == sorted([*shards, *REPORTING])
+    for name in names[:2]:
+        step(checkout, "generate", "tiny", "tiny", name)
+        assert not checkout.journal(name).exists()
+        step(checkout, "grade", "tiny", "tiny", name)
+    for reporting in REPORTING:
+        step(checkout, reporting)
+    after = pd.concat([checkout.rows(name) for name in names[:2]]).to_dict("records")
+    assert sorted(map(str, after)) == sorted(map(str, before.to_dict("records")))

@@ -16,7 +16,7 @@ ORDER = [
     # What a run consists of.
     *("proxykv.catalog", "proxykv.signature", "proxykv.check", "proxykv.spec", "proxykv.examples"),
     # Scores, kept sets, caches, models.
-    *("proxykv.together", "proxykv.timeline"),
+    *("proxykv.together", "proxykv.timeline", "proxykv.lock", "proxykv.scratch"),
     *("proxykv.tensors", "proxykv.select", "proxykv.attention", "proxykv.cache", "proxykv.sweep"),
     *("proxykv.pruned", "proxykv.models", "proxykv.prefill", "proxykv.decode", "proxykv.scorer"),
     # Methods, and the mapper that one of them trains.
@@ -24,7 +24,7 @@ ORDER = [
     *("proxykv.loss", "proxykv.fidelity", "proxykv.stages", "proxykv.mapper", "proxykv.stored"),
     *("proxykv.checkpoint", "proxykv.train", "baselines", "proxykv.pipeline"),
     # Jobs.
-    *("proxykv.devices", "proxykv.lock", "proxykv.journal", "proxykv.parquet"),
+    *("proxykv.devices", "proxykv.journal", "proxykv.parquet"),
     *("proxykv.provenance", "proxykv.generate", "proxykv.wheels", "proxykv.pair"),
     *("proxykv.convert", "proxykv.scores", "proxykv.screen", "proxykv.fit"),
     *("proxykv.progress", "proxykv.recover", "proxykv.api", "proxykv.cli"),

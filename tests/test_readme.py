@@ -13,6 +13,7 @@ from proxykv.cli import main
 
 ROOT = catalog.ROOT
 README = (ROOT / "README.md").read_text("utf-8")
+CLUSTER = (ROOT / "docs" / "cluster.md").read_text("utf-8")
 
 
 def test_readme_lists_every_method_and_no_other() -> None:
@@ -32,8 +33,11 @@ def test_make_targets_of_the_readme_exist() -> None:
     assert {"run", "test"} <= set(re.findall(r"(?:`|\$ )make (\w+)", README)) <= set(targets)
 
 
-@pytest.mark.parametrize("line", re.findall(r"^\$ proxykv (.*?)(?:#.*)?$", README, re.MULTILINE))
-def test_commands_of_the_readme_parse(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+COMMANDS = re.findall(r"(?:^\$ |\| `)proxykv ([^`#\n]+)", README + CLUSTER, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith("recover")])
+def test_commands_of_the_documentation_parse(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([*shlex.split(line), "--help"])
     assert stopped.value.code == 0

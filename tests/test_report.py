@@ -50,7 +50,8 @@ def page(run_dir: Path) -> str:
     # In a process of its own, to see what the report imports.
     code = (
         "import sys; from pathlib import Path; from proxykv.report import build_report;"
-        f"build_report(Path({str(run_dir)!r}), Path({str(run_dir)!r}, 'report', 'index.html'));"
+        f"run = Path({str(run_dir)!r}); rows = run.glob('rows/*/*/*.parquet');"
+        "build_report(rows, run, run / 'report' / 'index.html');"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
@@ -253,7 +254,8 @@ def test_every_plot_is_found_described_and_drawn_reproducibly(rows: pd.DataFrame
 
 
 def test_draw_figures_writes_svg_and_png(run_dir: Path, tmp_path: Path):
-    written = plots.draw_figures(run_dir, tmp_path, only=["pareto"])
+    paths = (run_dir / "rows").glob("*/*/*.parquet")
+    written = plots.draw_figures(paths, run_dir, tmp_path, only=["pareto"])
     assert [p.name for p in written] == ["pareto.svg", "pareto.png"]
     assert all(p.stat().st_size > 1000 for p in written)
 
@@ -332,8 +334,8 @@ def test_report_of_two_families_without_mapper_or_oracle(tmp_path: Path):
     rows = make_rows(
         families=("a", "b"), tasks=("single",), contexts=1, methods=("proxykv",), retentions=(0.1,)
     )
-    write_run(tmp_path / "run", rows.assign(kl=np.nan), mapper=False)
-    build_report(tmp_path / "run", tmp_path / "page.html")
+    paths = write_run(tmp_path / "run", rows.assign(kl=np.nan), mapper=False)
+    build_report(paths, tmp_path / "run", tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "KVzip was not run" in text and "a · tiny" in text and "b · tiny" in text
 
@@ -346,7 +348,7 @@ def test_a_mended_metric_is_told_beside_the_official_one(rows: pd.DataFrame, tmp
     assert table.fixed["single"].isna().all()
     pages = []
     for name, some in (("plain", rows), ("mended", mended)):
-        write_run(tmp_path / name, some, mapper=False)
-        build_report(tmp_path / name, tmp_path / f"{name}.html")
+        paths = write_run(tmp_path / name, some, mapper=False)
+        build_report(paths, tmp_path / name, tmp_path / f"{name}.html")
         pages.append((tmp_path / f"{name}.html").read_text("utf-8"))
     assert [page.count("mended metric") > 0 for page in pages] == [False, True]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxykv.examples import Example, write_jsonl
-from proxykv.screen import kept, ngrams, overlaps, screen
+from proxykv.screen import kept, ngrams, overlaps, require_clean, screen
 from proxykv.spec import ConfigError, Run
 
 TEXT = "a quick brown fox jumps over the lazy dog and runs away from it"
@@ -75,7 +76,38 @@ def test_shared_contexts_are_reported_and_left_out(run: Run) -> None:
         "largest_share_kept": 0.0,
     }
     files = [Path("a-1-0123456789ab.safetensors"), Path("a-2-0123456789ab.safetensors")]
-    assert kept(files, report) == files[1:]
+    assert kept(files, dropped(run)) == files[1:]
+
+
+def dropped(run: Run) -> list[str]:
+    return json.loads(run.dropped("tiny").read_text("utf-8"))
+
+
+def test_the_list_that_mappers_depend_on_is_written_only_if_it_changes(run: Run) -> None:
+    write(run, "train", {"a-1": TEXT, "a-2": "some words of its own, and no others"})
+    write(run, "eval", {"b-1": f"before {TEXT} after"})
+    screen(run, "tiny")
+    os.utime(run.dropped("tiny"), (1, 1))
+    write(run, "eval", {"b-1": f"{TEXT} after", "b-2": "a task that shares no text"})
+    screen(run, "tiny")
+    assert dropped(run) == ["a-1"]
+    assert run.dropped("tiny").stat().st_mtime == 1
+    write(run, "eval", {"b-2": "some words of its own"})
+    screen(run, "tiny")
+    assert dropped(run) == ["a-2"]
+
+
+def test_a_mapper_that_has_seen_what_is_dropped_now_is_refused(run: Run) -> None:
+    write(run, "train", {"a-1": TEXT, "a-2": "some words of its own, and no others"})
+    write(run, "eval", {"b-1": f"before {TEXT} after"})
+    screen(run, "tiny")
+    card = run.artefact_dir("tiny", "prior") / "card.json"
+    card.parent.mkdir()
+    card.write_text(json.dumps({"decontamination": {"dropped": []}}))
+    with pytest.raises(ConfigError, match=r"prior: .* run the same command again"):
+        require_clean(run, "tiny")
+    card.write_text(json.dumps({"decontamination": {"dropped": ["a-1"]}}))
+    require_clean(run, "tiny")
 
 
 def test_a_corpus_of_evaluation_text_is_refused(run: Run) -> None:

@@ -169,9 +169,11 @@ def render(figure: Figure, suffix: str) -> bytes:
     return image.getvalue()
 
 
-def draw_figures(run_dir: Path, out_dir: Path, only: Iterable[str] | None = None) -> list[Path]:
+def draw_figures(
+    rows_paths: Iterable[Path], run_dir: Path, out_dir: Path, only: Iterable[str] | None = None
+) -> list[Path]:
     """Draw the plots of a run (all, or those named) as SVG and PNG; returns what was written."""
-    rows = read_rows((run_dir / "rows").glob("*/*/*.parquet"))
+    rows = read_rows(rows_paths)
     out_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for name in names() if only is None else only:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,13 @@ TASK_METRICS = (cells.SCORE, cells.PERCENT, cells.NLL, cells.KL)
 FIXED_METRICS = (*TASK_METRICS, cells.FIXED)
 
 
-def build_report(run_dir: Path, out: Path) -> None:
-    """Write the report of `run_dir` to the HTML file `out`.
+def build_report(rows_paths: Iterable[Path], run_dir: Path, out: Path) -> None:
+    """Write the report of the run in `run_dir` to the HTML file `out`.
 
-    Tables and figures are computed from `rows/` here, so that page and rows cannot disagree. Raises
-    ConfigError where there are no rows.
+    Tables and figures are computed from the rows here, so that page and rows cannot disagree.
+    Raises ConfigError where there are no rows.
     """
-    rows = tables.read_rows((run_dir / "rows").glob("*/*/*.parquet"))
+    rows = tables.read_rows(rows_paths)
     made = {name: table(rows) for name, table in tables.TABLES.items()}
     order = plots.ranking(made["leaderboard"])
     environment = Environment(

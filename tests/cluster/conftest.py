@@ -13,9 +13,8 @@ from typing import Any
 import one_node
 import pytest
 import yaml
-from checkout import Checkout
+from checkout import Checkout, copy_project
 
-from proxykv import catalog
 from proxykv.lock import Holder, Lock
 
 DATASET = {"benchmark": "tiny", "contexts": 8, "lengths": [256]}
@@ -42,12 +41,7 @@ class Copy(Checkout):
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.config, self.settings, self.started = folder, CONFIG, {}, []
-        command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        listed = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, check=True)
-        for name in filter(None, listed.stdout.decode().split("\0")):
-            if (catalog.ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes((catalog.ROOT / name).read_bytes())
+        self.project = copy_project(folder)
         self.edit("config/families/tiny.yaml", lambda family: family["resources"].update(gpu=1))
         self.edit("slurm/config.yaml", lambda profile: profile.update(IMPATIENT))
         self.use(CONFIG, "config/paper.yaml")
@@ -65,7 +59,7 @@ class Copy(Checkout):
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**super().environment, "PYTHONPATH": str(self.folder), **self.settings}
+        return {**super().environment, **self.settings}
 
     def predictions(self, task: str) -> Path:
         return self.folder / self.cell(task).file("predictions")
@@ -85,10 +79,6 @@ class Copy(Checkout):
         holder = Lock(journal.with_name(journal.name + ".lock")).holder()
         at_work = holder and holder.alive and " answered\n" in self.log(task)
         return holder if at_work else None
-
-    def contexts(self, task: str, what: str) -> list[str]:
-        """Contexts of which a task's log says `what`, in its order."""
-        return re.findall(rf"contexts: (\S+) {what}$", self.log(task), re.MULTILINE)
 
 
 def slurm_jobs(comment: str) -> list[dict[str, str]]:
