@@ -20,6 +20,7 @@ import yaml
 
 from proxykv import catalog
 from proxykv.devices import VISIBLE, claim
+from proxykv.estimate import estimate, table, total
 from proxykv.lock import Lock
 from proxykv.spec import ConfigError, Run
 
@@ -119,9 +120,13 @@ def _check(options: argparse.Namespace) -> None:
     run = Run(_yaml(Path(options.configfile)))
     run.require_variables()
     rows = len(run.methods) - 1, len(run.retentions) - 1
+    parts = estimate(run)
     print(
         f"{options.configfile}: ok; run {run.name!r}: {len(run.cells())} jobs, "
-        f"{rows[0]} methods x {rows[1]} retentions + full cache"
+        f"{rows[0]} methods x {rows[1]} retentions + full cache",
+        *table(parts),
+        total(parts),
+        sep="\n",
     )
 
 

@@ -81,6 +81,7 @@ def _compare(config: Any, shape: Mapping[str, int], where: str) -> None:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     found = {
         "layers": config.num_hidden_layers,
+        "query_heads": config.num_attention_heads,
         "kv_heads": config.num_key_value_heads,
         "head_dim": width,
         "parameters": parameters,

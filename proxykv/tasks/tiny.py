@@ -29,7 +29,10 @@ from proxykv.examples import Example, Question
 from proxykv.spec import ConfigError
 
 TASKS = ("single", "multikey", "multivalue", "vt")
-
+SIZES = {  # for estimates only
+    "single": (None, None, 3, 3), "multikey": (None, None, 4, 3),
+    "multivalue": (None, None, 3, 6), "vt": (None, None, 3, 3),
+}  # fmt: skip
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 QUESTION = "Question :"
 KINDS = ("code", "phone", "price")
