@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NUMBERLESS = frozenset(
     f"proxykv.{name}"
-    for name in ("catalog", "check", "journal", "lock", "parquet", "signature", "spec")
+    for name in ("catalog", "cells", "check", "journal", "lock", "parquet", "signature", "spec")
 )
 """Modules that decide what runs and where it is kept, but none of the numbers."""
 

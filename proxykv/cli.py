@@ -195,7 +195,7 @@ def _grade(options: argparse.Namespace) -> None:
 def _table(options: argparse.Namespace) -> None:
     """write the run's tables"""
     from proxykv.ablations import write_ablations
-    from proxykv.tables import write_tables
+    from proxykv.tabulate import write_tables
 
     run = Run.read(options.config)
     write_tables([cell.file("rows") for cell in run.cells()], run.dir / "tables")

@@ -11,7 +11,8 @@ from itertools import groupby
 from typing import Any
 
 from proxykv import catalog
-from proxykv.spec import Dataset, Run
+from proxykv.cells import Dataset
+from proxykv.spec import Run
 
 
 @dataclass(frozen=True)

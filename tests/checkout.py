@@ -13,7 +13,8 @@ import pandas as pd
 import yaml
 
 from proxykv import catalog
-from proxykv.spec import Cell, Run
+from proxykv.cells import Cell
+from proxykv.spec import Run
 
 
 class Checkout:

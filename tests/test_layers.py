@@ -14,7 +14,7 @@ from proxykv import catalog
 
 ORDER = [
     # What a run consists of.
-    *("proxykv.catalog", "proxykv.signature", "proxykv.check", "proxykv.spec"),
+    *("proxykv.catalog", "proxykv.signature", "proxykv.check", "proxykv.cells", "proxykv.spec"),
     *("proxykv.examples", "proxykv.estimate"),
     # Scores, kept sets, caches, models.
     *("proxykv.together", "proxykv.timeline"),
@@ -26,7 +26,7 @@ ORDER = [
     *("proxykv.checkpoint", "proxykv.train", "baselines", "proxykv.pipeline"),
     # Jobs.
     *("proxykv.devices", "proxykv.lock", "proxykv.journal", "proxykv.parquet"),
-    *("proxykv.provenance", "proxykv.generate", "proxykv.wheels", "proxykv.pair"),
+    *("proxykv.provenance", "proxykv.rows", "proxykv.generate", "proxykv.wheels", "proxykv.pair"),
     *("proxykv.convert", "proxykv.scores", "proxykv.screen", "proxykv.fit"),
     *("proxykv.progress", "proxykv.recover", "proxykv.api", "proxykv.cli"),
 ]
@@ -42,7 +42,13 @@ SCORER_SIDE = {
 
 TORCHLESS = [
     *("proxykv.examples", "proxykv.data", "proxykv.journal", "proxykv.parquet", "proxykv.grade"),
-    *("proxykv.stats", "proxykv.tables", "proxykv.plots", "proxykv.report.build"),
+    *(
+        "proxykv.stats",
+        "proxykv.tables",
+        "proxykv.tabulate",
+        "proxykv.plots",
+        "proxykv.report.build",
+    ),
     *("proxykv.devices", "proxykv.lock", "proxykv.progress", "proxykv.recover"),
     *("proxykv.screen", "proxykv.estimate"),
 ]
