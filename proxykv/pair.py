@@ -72,7 +72,7 @@ def _source(model: Mapping[str, Any], folder: Path) -> tuple[str, dict[str, str]
         return str(folder), {}
     if "hub" in model:
         return model["hub"], {"revision": model["revision"]}
-    raise ConfigError(f"{folder}: not there yet; the workflow's rule convert_model makes it")
+    raise ConfigError(f"{folder}: not there yet; `snakemake -c1 {folder}/provenance.json` makes it")
 
 
 def _compare(config: Any, shape: Mapping[str, int], where: str) -> None:

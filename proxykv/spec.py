@@ -75,7 +75,12 @@ class Run:
         """The run of a config that `write` wrote; ConfigError if there is none."""
         if not path.is_file():
             raise ConfigError(f"{path}: no such file; the workflow writes it when it starts")
-        return cls(json.loads(path.read_text("utf-8")))
+        try:
+            return cls(json.loads(path.read_text("utf-8")))
+        except ValueError:
+            raise ConfigError(
+                f"{path}: not JSON; give the run's results/<run>/config.json"
+            ) from None
 
     def require_variables(self) -> None:
         """Raise ConfigError if a source's path names an environment variable that is not set.
