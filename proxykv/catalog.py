@@ -22,7 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NUMBERLESS = frozenset(
     f"proxykv.{name}"
-    for name in ("catalog", "check", "journal", "lock", "parquet", "scratch", "signature", "spec")
+    for name in (
+        *("catalog", "cells", "check", "journal", "lock", "parquet", "scratch", "signature"),
+        "spec",
+    )
 )
 """Modules that decide what runs and where it is kept, but none of the numbers."""
 
@@ -64,11 +67,17 @@ def module_of(base: str) -> tuple[str, str]:
 @cache
 def tasks() -> Mapping[str, tuple[str, ...]]:
     """Benchmarks to their tasks: `TASKS` of the modules in proxykv/tasks/ that define it."""
-    folder = ROOT / "proxykv" / "tasks"
-    modules = {p.stem: p for p in folder.glob("[!_]*.py")}
-    modules |= {p.parent.name: p for p in folder.glob("*/__init__.py")}
-    literals = {name: _literal(modules[name], "TASKS") for name in sorted(modules)}
-    return {name: tuple(names) for name, names in literals.items() if names}
+    return {name: tuple(names) for name, names in _of_benchmarks("TASKS").items()}
+
+
+@cache
+def sizes() -> Mapping[str, Mapping[str, tuple[int | None, int | None, int, int]]]:
+    """What tasks are like, by benchmark and task, for estimates: `SIZES` of the same modules.
+
+    Contexts and tokens of each, None where a config says so; questions of a context; tokens of an
+    answer at most. Where a config lists lengths, contexts are those of one length.
+    """
+    return _of_benchmarks("SIZES")
 
 
 @cache
@@ -142,6 +151,15 @@ def _parsed(module: str, path: Path) -> tuple[str, tuple[str, ...]]:
         if isinstance(body, list):
             node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
     return ast.dump(tree), tuple(names)
+
+
+def _of_benchmarks(name: str) -> dict[str, Any]:
+    """A literal of every benchmark's module that has it."""
+    folder = ROOT / "proxykv" / "tasks"
+    modules = {p.stem: p for p in folder.glob("[!_]*.py")}
+    modules |= {p.parent.name: p for p in folder.glob("*/__init__.py")}
+    literals = {module: _literal(modules[module], name) for module in sorted(modules)}
+    return {module: literal for module, literal in literals.items() if literal}
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -20,6 +20,7 @@ import yaml
 
 from proxykv import catalog
 from proxykv.devices import VISIBLE, claim
+from proxykv.estimate import estimate, table, total
 from proxykv.lock import Lock
 from proxykv.spec import ConfigError, Run
 
@@ -119,9 +120,13 @@ def _check(options: argparse.Namespace) -> None:
     run = Run(_yaml(Path(options.configfile)))
     run.require_variables()
     rows = len(run.methods) - 1, len(run.retentions) - 1
+    parts = estimate(run)
     print(
         f"{options.configfile}: ok; run {run.name!r}: {len(run.cells())} jobs, "
-        f"{rows[0]} methods x {rows[1]} retentions + full cache"
+        f"{rows[0]} methods x {rows[1]} retentions + full cache",
+        *table(parts),
+        total(parts),
+        sep="\n",
     )
 
 
@@ -191,7 +196,7 @@ def _table(options: argparse.Namespace) -> None:
     """write the run's tables"""
     from proxykv.ablations import write_ablations
     from proxykv.screen import require_clean
-    from proxykv.tables import write_tables
+    from proxykv.tabulate import write_tables
 
     run = Run.read(options.config)
     for family in run.families if run.artefacts else ():
@@ -254,6 +259,8 @@ def _yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 

@@ -7,8 +7,9 @@ from inspect import signature
 
 from tokenizers import Tokenizer
 
+from proxykv.cells import Dataset
 from proxykv.examples import write_jsonl
-from proxykv.spec import Dataset, Run
+from proxykv.spec import Run
 
 
 def make_dataset(run: Run, dataset: Dataset) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 
 from proxykv import catalog
+from proxykv.cells import Cell
 from proxykv.decode import Answer, Ask, answer
-from proxykv.examples import Example, Question, read_jsonl
+from proxykv.examples import Example, read_jsonl
 from proxykv.journal import Journal
 from proxykv.models import (
     Model,
@@ -29,19 +30,14 @@ from proxykv.parquet import write_parquet
 from proxykv.pipeline import Proxy
 from proxykv.prefill import Prefill, prefill
 from proxykv.provenance import provenance
+from proxykv.rows import Key, key_of, outcome, prompt_hash, tokenized
 from proxykv.scorer import Bench, Mapped, Scorer, build, kept_by, scores_of
 from proxykv.scratch import local
 from proxykv.select import select
-from proxykv.spec import ROLES, Cell, Method, Run
+from proxykv.spec import ROLES, Method, Run
 from proxykv.tensors import Ids, Keep, Scores
 
 log = logging.getLogger(__name__)
-
-REFERENCE_TOKENS = 128
-"""Tokens of the reference answer along which NLL and KL are measured."""
-
-Key = tuple[str, str, str, float]
-"""What is done once: (context id, prompt hash, method digest, retention)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class Generator:
         """Compute what is missing, then write the table."""
         with self.journal.lock.held():
             mine = self.cell.part(self.examples)
-            done = {_key(row) for row in self._done()}
+            done = {key_of(row) for row in self._done()}
             for i, example in enumerate(mine):
                 wanted = self._missing(example, done)
                 if wanted:
@@ -94,7 +90,7 @@ class Generator:
 
     def _missing(self, example: Example, done: set[Key]) -> list[tuple[Method, float]]:
         """(method, retention) pairs of which some question has no row yet."""
-        prompts = [_prompt_hash(example, question) for question in example.questions]
+        prompts = [prompt_hash(example, question) for question in example.questions]
         return [
             (method, retention)
             for method, retention in self.spec.grid
@@ -105,7 +101,7 @@ class Generator:
         self, example: Example, wanted: list[tuple[Method, float]]
     ) -> Iterator[dict[str, Any]]:
         filled = self._prefill(example, wanted)
-        asks = [_ask(filled.model, question) for question in example.questions]
+        asks = [tokenized(filled.model, question) for question in example.questions]
         answered = self._answered(example.id, filled, asks, wanted)
         for index, (question, ask, given) in enumerate(
             zip(example.questions, asks, answered, strict=True)
@@ -118,9 +114,9 @@ class Generator:
                     "context_id": example.id,
                     "question": index,
                     **self._about(variant, filled),
-                    **_outcome(filled.model, question, ask, one),
+                    **outcome(filled.model, question, ask, one),
                     "truncated": bool(example.meta.get("truncated", False)),
-                    "prompt_hash": _prompt_hash(example, question),
+                    "prompt_hash": prompt_hash(example, question),
                     **self._provenance,
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
@@ -229,12 +225,12 @@ class Generator:
     def _export(self) -> Path:
         """The wanted rows of the journal, in the order of examples, methods and retentions."""
         order = [
-            (example.id, _prompt_hash(example, question), self.digests[method.id], retention)
+            (example.id, prompt_hash(example, question), self.digests[method.id], retention)
             for example in self.cell.part(self.examples)
             for question in example.questions
             for method, retention in self.spec.grid
         ]
-        rows = {_key(row): row for row in self._done()}
+        rows = {key_of(row): row for row in self._done()}
         path = self.cell.file("predictions")
         write_parquet(path, pd.DataFrame([rows[key] for key in order]))
         return path
@@ -280,43 +276,3 @@ class Generator:
         family = self.spec.models(self.cell.family)
         run = (self.spec.seed, self.spec.protocol, self.spec.schedule)
         return catalog.digest([method.digest, weights, used, family, self.pair, *run])
-
-
-def _ask(model: Model, question: Question) -> Ask:
-    start = question.answer_start
-    asked = (*model.encode(question.text), *model.suffix, *model.encode(start))
-    prompt = (*_history(model, question), *asked)
-    gap = " " if start and not start[-1].isspace() else ""
-    reference = model.encode(gap + question.references[0])[:REFERENCE_TOKENS]
-    # A tokenizer may put something before a lone line break (the last id is the break itself), or
-    # have no break at all: then the model cannot write one.
-    stop = frozenset(ids[-1] for text in question.stop if (ids := model.encode(text)))
-    return Ask(prompt, reference, question.max_new_tokens, stop)
-
-
-def _history(model: Model, question: Question) -> Iterator[int]:
-    """Ids of the conversation that leads to a question."""
-    for text, answered in question.history:
-        yield from (*model.encode(text), *model.suffix, *model.encode(answered), *model.between)
-
-
-def _outcome(model: Model, question: Question, ask: Ask, one: Answer) -> dict[str, Any]:
-    return {
-        "prediction": model.decode(list(one.ids)),
-        "references": list(question.references),
-        "nll": one.nll,
-        "kl": one.kl,
-        "decode_seconds": one.seconds,
-        "decode_rows": one.rows,
-        "question_tokens": len(ask.prompt),
-        "new_tokens": len(one.ids),
-    }
-
-
-def _key(row: Mapping[str, Any]) -> Key:
-    return row["context_id"], row["prompt_hash"], row["method_digest"], row["retention"]
-
-
-def _prompt_hash(example: Example, question: Question) -> str:
-    """Digest of all that decides an answer's text and its likelihoods, but for the model."""
-    return catalog.digest([example.context, example.chat, asdict(question)])

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from proxykv import catalog, check
+from proxykv.cells import Cell
 from proxykv.examples import read_jsonl
 from proxykv.parquet import read_parquet, write_parquet
-from proxykv.spec import Cell, ConfigError
+from proxykv.spec import ConfigError
 
 
 def grade(cell: Cell) -> Path:

@@ -72,7 +72,7 @@ def _source(model: Mapping[str, Any], folder: Path) -> tuple[str, dict[str, str]
         return str(folder), {}
     if "hub" in model:
         return model["hub"], {"revision": model["revision"]}
-    raise ConfigError(f"{folder}: not there yet; the workflow's rule convert_model makes it")
+    raise ConfigError(f"{folder}: not there yet; `snakemake -c1 {folder}/provenance.json` makes it")
 
 
 def _compare(config: Any, shape: Mapping[str, int], where: str) -> None:
@@ -81,6 +81,7 @@ def _compare(config: Any, shape: Mapping[str, int], where: str) -> None:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     found = {
         "layers": config.num_hidden_layers,
+        "query_heads": config.num_attention_heads,
         "kv_heads": config.num_key_value_heads,
         "head_dim": width,
         "parameters": parameters,

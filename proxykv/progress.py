@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from proxykv.cells import Cell
 from proxykv.check import did_you_mean
 from proxykv.journal import Journal
 from proxykv.parquet import read_parquet
-from proxykv.spec import Cell, ConfigError, Run
+from proxykv.spec import ConfigError, Run
 
 STATES = ("done", "running", "failed", "started", "missing")
 """`failed`: the last attempt ended with an error or was killed, and no other has begun."""

@@ -6,17 +6,17 @@ This is the only module that the Snakefile imports; it does not import torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from proxykv import catalog, check
 from proxykv.catalog import digest
+from proxykv.cells import Cell, Dataset
 
 ROLES = ("target", "proxy")
-T = TypeVar("T")
 
 
 class ConfigError(Exception):
@@ -44,71 +44,6 @@ class Method:
         module, _ = catalog.module_of(self.base)
         code = catalog.code_digest(module, "proxykv.generate")
         return digest([self.base, self.scope, dict(self.params), code])
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Contexts of one task, made for one family's tokenizer. `path`: its JSONL file.
-
-    `contexts` and `lengths` are None where the benchmark itself decides; `max_context` is the most
-    tokens that the family's target may see, prompt and answer together.
-    """
-
-    family: str
-    benchmark: str
-    task: str
-    split: str
-    contexts: int | None
-    lengths: tuple[int, ...] | None
-    max_context: int
-    seed: int
-    options: Mapping[str, Any]
-    shards: int
-    path: Path
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One job: a family answers a task's questions with every method at every retention.
-
-    A task may be cut into `shards` jobs; this one has every `shards`-th context, from `shard` on.
-    """
-
-    family: str
-    benchmark: str
-    task: str
-    dataset: Dataset
-    run_dir: Path
-    shard: int = 0
-    shards: int = 1
-
-    @property
-    def name(self) -> str:
-        """The task's name, with the shard's number behind it if there are several."""
-        return self.task if self.shards == 1 else f"{self.task}@{self.shard}"
-
-    def file(self, kind: str) -> Path:
-        """Where this cell's `predictions` or `rows` are."""
-        return self.run_dir / kind / self.family / self.benchmark / f"{self.name}.parquet"
-
-    @property
-    def journal(self) -> Path:
-        """Where this cell writes what is done."""
-        return self.file("predictions").with_suffix(".journal.jsonl")
-
-    @property
-    def timelines(self) -> Path:
-        """Where this cell writes when its parallel schedule did what."""
-        return self.file("predictions").with_suffix(".timelines.jsonl")
-
-    def journals(self) -> list[Path]:
-        """Where work on the task is found: other shards' too, of whatever cut."""
-        folder, name = self.journal.parent, f"{self.task}{{}}.journal.jsonl"
-        return sorted([*folder.glob(name.format("")), *folder.glob(name.format("@*"))])
-
-    def part(self, contexts: Sequence[T]) -> Sequence[T]:
-        """This shard's share of the task's contexts."""
-        return contexts[self.shard :: self.shards]
 
 
 class Run:
@@ -140,7 +75,12 @@ class Run:
         """The run of a config that `write` wrote; ConfigError if there is none."""
         if not path.is_file():
             raise ConfigError(f"{path}: no such file; the workflow writes it when it starts")
-        return cls(json.loads(path.read_text("utf-8")))
+        try:
+            return cls(json.loads(path.read_text("utf-8")))
+        except ValueError:
+            raise ConfigError(
+                f"{path}: not JSON; give the run's results/<run>/config.json"
+            ) from None
 
     def require_variables(self) -> None:
         """Raise ConfigError if a source's path names an environment variable that is not set.

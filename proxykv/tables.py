@@ -13,9 +13,7 @@ KVzip's on the same contexts and retentions. At retention 1.0 nothing is pruned,
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -71,21 +69,6 @@ LEADERBOARD_COLUMNS = [
     "kl_high",
 ]
 FIXED = ["fixed", "fixed_low", "fixed_high"]
-PROVENANCE = [
-    "protocol",
-    "target",
-    "target_hash",
-    "proxy",
-    "proxy_hash",
-    "seed",
-    "config_hash",
-    "code_hash",
-    "commit",
-    "device",
-    "dtype",
-    "threads",
-    "versions",
-]
 
 
 def read_rows(paths: Iterable[Path]) -> pd.DataFrame:
@@ -209,19 +192,6 @@ def coverage(rows: pd.DataFrame) -> pd.DataFrame:
     return table[[*by, "contexts", "expected", "missing", "questions", "truncated"]]
 
 
-def provenance(rows: pd.DataFrame) -> dict[str, Any]:
-    """Every distinct value of the provenance columns, per family, with dates and digests."""
-    result: dict[str, Any] = {}
-    for family, group in rows.groupby("family"):
-        facts: dict[str, Any] = {c: sorted(map(str, group[c].unique())) for c in PROVENANCE}
-        digests = group.groupby("method")["method_digest"].unique()
-        facts["method_digest"] = {method: sorted(map(str, d)) for method, d in digests.items()}
-        facts["created"] = [str(group.created.min()), str(group.created.max())]
-        facts["rows"] = len(group)
-        result[str(family)] = facts
-    return result
-
-
 TABLES = {
     "leaderboard": leaderboard,
     "per_task": per_task,
@@ -229,25 +199,6 @@ TABLES = {
     "paired": paired,
     "coverage": coverage,
 }
-
-
-def write_tables(rows_paths: Sequence[Path], out_dir: Path) -> list[Path]:
-    """Write every table as CSV, and provenance.json with the digest of each file of rows."""
-    rows = read_rows(rows_paths)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, table in TABLES.items():
-        written.append(out_dir / f"{name}.csv")
-        table(rows).to_csv(written[-1], index=False, float_format="%.6g")
-    files = {
-        # Where a file lies on this machine is nobody's business: family/benchmark/task says it all.
-        "/".join(path.parts[-3:]): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(rows_paths)
-    }
-    written.append(out_dir / "provenance.json")
-    facts = {"families": provenance(rows), "rows_sha256": files}
-    written[-1].write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return written
 
 
 def context_means(rows: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from proxykv import catalog
-from proxykv.spec import Cell, Run
+from proxykv.cells import Cell
+from proxykv.spec import Run
 
 CONTEXTS = 5
 TASKS = ["single", "vt"]

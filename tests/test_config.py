@@ -103,6 +103,14 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
         method(base="proxykv", params={"lr": "1e-3"}),
         "config.methods[1].params.lr: '1e-3' is not of type 'number'",
     ),
+    "unknown term of the loss": (
+        change(training={"weights": {"bim": 10}}),
+        "config.training.weights: unknown key 'bim'; did you mean 'bin'?",
+    ),
+    "unknown term among a method's parameters": (
+        method(base="proxykv", params={"weights": {"msee": 1}}),
+        "config.methods[1].params.weights: unknown key 'msee'; did you mean 'mse'?",
+    ),
     "class of no module": (
         method(base="nowhere.methods:Mine"),
         "config.methods[1]: no module 'nowhere.methods', in the checkout or installed; "
@@ -338,6 +346,8 @@ def test_a_variant_of_a_fitted_method_is_fitted_itself() -> None:
     [
         (["check", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["check", "bad.yaml"], "bad.yaml: not YAML"),
+        (["check", "."], ".: cannot be read as text"),
+        (["status", "--config", "list.yaml"], "list.yaml: not JSON; give the run's results"),
         (["check", "list.yaml"], "config: ['full'] is not of type 'object'"),
         (
             ["generate", "tiny", "tiny", "singel", "--config", "run.json"],
@@ -389,10 +399,12 @@ def test_planning_a_bad_config_prints_the_line_and_no_traceback(tmp_path: Path) 
 def test_the_schema_knows_exactly_the_settings_of_training() -> None:
     from dataclasses import fields
 
+    from proxykv.loss import PAPER_WEIGHTS
     from proxykv.train import TrainConfig
 
-    known = set(catalog.schema("config")["properties"]["training"]["properties"])
-    assert known == {field.name for field in fields(TrainConfig)} - {"seed"}
+    known = catalog.schema("config")["properties"]["training"]["properties"]
+    assert set(known) == {field.name for field in fields(TrainConfig)} - {"seed"}
+    assert set(known["weights"]["properties"]) == set(PAPER_WEIGHTS)
 
 
 def test_what_shows_transfer_is_not_trained_on() -> None:

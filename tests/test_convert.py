@@ -219,7 +219,7 @@ def test_shipped_families_fit_the_schema(schema, request):
     ],
 )
 def test_schema_refuses(schema, change):
-    shape = {"layers": 1, "kv_heads": 1, "head_dim": 8, "parameters": 100}
+    shape = {"layers": 1, "query_heads": 1, "kv_heads": 1, "head_dim": 8, "parameters": 100}
     good = {"path": "a", "shape": shape, "dtype": "float32", "device": "cpu", "chat": False}
     resources = {"threads": 1, "mem_mb": 1000, "gpu": 0}
     family = {"family": "x", "license": "MIT", "max_context": 512, "resources": resources}

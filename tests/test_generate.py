@@ -15,9 +15,10 @@ from tokenizers import Tokenizer
 
 from proxykv import catalog
 from proxykv.examples import Example, Question, write_jsonl
-from proxykv.generate import Generator, _ask, generate
+from proxykv.generate import Generator, generate
 from proxykv.grade import grade
 from proxykv.models import load_model
+from proxykv.rows import tokenized
 from proxykv.spec import Run
 from proxykv.tasks import tiny
 
@@ -137,9 +138,9 @@ def test_a_history_is_told_as_the_chat_template_tells_it(tmp_path: Path) -> None
     told = Question("set v02", ("56",), 2, answer_start="the", history=(("set v01", "12 34"),))
     conversation = "Question : set v01 . Repeat : 12 34 . Question : set v02 . Repeat : the"
     model = load_model(folder, chat=True)
-    assert model.decode([*model.prefix, *_ask(model, told).prompt]) == conversation
+    assert model.decode([*model.prefix, *tokenized(model, told).prompt]) == conversation
     model = model.without_template()
-    assert model.decode(list(_ask(model, told).prompt)) == "set v01 12 34 set v02 the"
+    assert model.decode(list(tokenized(model, told).prompt)) == "set v01 12 34 set v02 the"
 
 
 def test_a_lone_context_is_told_from_one_of_the_corpus(examples: list[Example]) -> None:

@@ -14,7 +14,8 @@ from proxykv import catalog
 
 ORDER = [
     # What a run consists of.
-    *("proxykv.catalog", "proxykv.signature", "proxykv.check", "proxykv.spec", "proxykv.examples"),
+    *("proxykv.catalog", "proxykv.signature", "proxykv.check", "proxykv.cells", "proxykv.spec"),
+    *("proxykv.examples", "proxykv.estimate"),
     # Scores, kept sets, caches, models.
     *("proxykv.together", "proxykv.timeline", "proxykv.lock", "proxykv.scratch"),
     *("proxykv.tensors", "proxykv.select", "proxykv.attention", "proxykv.cache", "proxykv.sweep"),
@@ -25,7 +26,7 @@ ORDER = [
     *("proxykv.checkpoint", "proxykv.train", "baselines", "proxykv.pipeline"),
     # Jobs.
     *("proxykv.devices", "proxykv.journal", "proxykv.parquet"),
-    *("proxykv.provenance", "proxykv.generate", "proxykv.wheels", "proxykv.pair"),
+    *("proxykv.provenance", "proxykv.rows", "proxykv.generate", "proxykv.wheels", "proxykv.pair"),
     *("proxykv.convert", "proxykv.scores", "proxykv.screen", "proxykv.fit"),
     *("proxykv.progress", "proxykv.recover", "proxykv.api", "proxykv.cli"),
 ]
@@ -41,9 +42,15 @@ SCORER_SIDE = {
 
 TORCHLESS = [
     *("proxykv.examples", "proxykv.data", "proxykv.journal", "proxykv.parquet", "proxykv.grade"),
-    *("proxykv.stats", "proxykv.tables", "proxykv.plots", "proxykv.report.build"),
+    *(
+        "proxykv.stats",
+        "proxykv.tables",
+        "proxykv.tabulate",
+        "proxykv.plots",
+        "proxykv.report.build",
+    ),
     *("proxykv.devices", "proxykv.lock", "proxykv.progress", "proxykv.recover"),
-    "proxykv.screen",
+    *("proxykv.screen", "proxykv.estimate"),
 ]
 
 
@@ -139,4 +146,4 @@ def test_the_workflow_plans_with_the_spec_alone() -> None:
     used = {
         line.split()[1] for line in lines if line.startswith(("from proxykv", "import proxykv"))
     }
-    assert used <= {"proxykv.catalog", "proxykv.lock", "proxykv.spec"}
+    assert used <= {"proxykv.catalog", "proxykv.estimate", "proxykv.lock", "proxykv.spec"}

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 
 from proxykv import catalog
+from proxykv.cells import Cell
 from proxykv.cli import main
 from proxykv.journal import Journal
 from proxykv.parquet import write_parquet
 from proxykv.progress import forget, status, status_table
-from proxykv.spec import Cell, ConfigError, Run
+from proxykv.spec import ConfigError, Run
 
 DATASET = {"benchmark": "tiny", "contexts": 4, "lengths": [96]}
 CONFIG: dict[str, Any] = {

@@ -21,6 +21,7 @@ from proxykv import plots, tables
 from proxykv.report import build_report
 from proxykv.report.verdict import verdicts
 from proxykv.spec import ConfigError
+from proxykv.tabulate import write_tables
 
 ROOT = Path(__file__).parents[1]
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -176,8 +177,8 @@ def test_unknown_kl_and_absent_oracle_give_nan_not_numbers(rows: pd.DataFrame):
 
 def test_write_tables_gives_the_same_bytes_whatever_the_order(run_dir: Path, tmp_path: Path):
     paths = sorted((run_dir / "rows").glob("*/*/*.parquet"))
-    first = tables.write_tables(paths, tmp_path / "a")
-    second = tables.write_tables(paths[::-1], tmp_path / "b")
+    first = write_tables(paths, tmp_path / "a")
+    second = write_tables(paths[::-1], tmp_path / "b")
     names = {"leaderboard.csv", "per_task.csv", "summary.csv", "paired.csv", "coverage.csv"}
     assert {p.name for p in first} == names | {"provenance.json"}
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]

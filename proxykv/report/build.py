@@ -19,6 +19,7 @@ from proxykv.report import cells
 from proxykv.report.cells import Table, number
 from proxykv.report.explorer import examples
 from proxykv.report.verdict import verdicts
+from proxykv.tabulate import provenance
 
 METRICS = (cells.SCORE, cells.RECOVERY, cells.KL)
 TASK_METRICS = (cells.SCORE, cells.PERCENT, cells.NLL, cells.KL)
@@ -50,7 +51,7 @@ def build_report(rows_paths: Iterable[Path], run_dir: Path, out: Path) -> None:
         figures=_figures(rows, run_dir),
         mappers=_mappers(run_dir),
         coverage=_coverage(made["coverage"]),
-        provenance=tables.provenance(rows),
+        provenance=provenance(rows),
         config=_config(run_dir),
         examples=examples(rows),
         methods=[{"id": m, **_look(look)} for m, look in plots.looks(order).items()],

@@ -30,6 +30,13 @@ from proxykv.tasks.needle_forms import ADJECTIVES, CHAINS, FORMS, NOUNS, WORDS, 
 
 TASKS = ("single", "multikey", "multivalue", "vt")
 
+# For estimates only.
+SIZES = {
+    "single": (None, None, 3, 24),
+    "multikey": (None, None, 3, 24),
+    "multivalue": (None, None, 3, 32),
+    "vt": (None, None, 3, 32),
+}
 QUESTIONS = 3
 KEYS = 8
 VALUES = 3

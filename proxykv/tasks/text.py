@@ -14,6 +14,8 @@ from proxykv.tasks import sources as text_sources
 from proxykv.tasks.haystack import Haystacks, fill
 
 TASKS = ("prose", "code")
+# For estimates only.
+SIZES = {"prose": (None, None, 0, 0), "code": (None, None, 0, 0)}
 BETWEEN = "\n\n"
 
 

@@ -29,7 +29,10 @@ from proxykv.examples import Example, Question
 from proxykv.spec import ConfigError
 
 TASKS = ("single", "multikey", "multivalue", "vt")
-
+SIZES = {  # see proxykv.catalog.sizes
+    "single": (None, None, 3, 3), "multikey": (None, None, 4, 3),
+    "multivalue": (None, None, 3, 6), "vt": (None, None, 3, 3),
+}  # fmt: skip
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 QUESTION = "Question :"
 KINDS = ("code", "phone", "price")
@@ -222,9 +225,6 @@ def _sentences(room: int, rng: random.Random) -> Iterator[str]:
         room -= size
 
 
-_ASKED = {"single": 3, "multikey": 4, "multivalue": 3, "vt": 3}
-
-
 def build(
     task: str,
     *,
@@ -272,7 +272,7 @@ def _ask(task: str, facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
     """The questions to ask: whole chains for vt, a random choice of facts otherwise."""
     if task == "vt":
         return list(facts.questions[: len(facts.questions) // 2])
-    return rng.sample(facts.questions, min(_ASKED[task], len(facts.questions)))
+    return rng.sample(facts.questions, min(SIZES[task][2], len(facts.questions)))
 
 
 def grade(task: str, prediction: str, question: Question) -> dict[str, float]:

@@ -1,5 +1,8 @@
 # What all rules share. Each is one call of the package, `proxykv <step> … --config …`.
 # Rules run in the environment that snakemake was started in, or with `--sdm conda` in one of their own.
+import atexit
+
+from proxykv.estimate import estimate, total
 
 LOGS = f"results/{RUN.name}/logs"
 
@@ -18,6 +21,13 @@ onstart:
 
 onsuccess:
     print(f"Report: {RUN.dir}/report/index.html")
+
+
+# Whether this is a dry run is known only after the rules have been read, and it runs no hooks.
+@atexit.register
+def say_hours():
+    if workflow.dryrun:
+        print(total(estimate(RUN)))
 
 
 report: "../report/workflow.rst"

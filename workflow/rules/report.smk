@@ -20,7 +20,7 @@ rule table:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.tables", "proxykv.ablations"),
+        code=code_digest("proxykv.tabulate", "proxykv.ablations"),
     shell:
         step("table")
 

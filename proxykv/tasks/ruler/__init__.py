@@ -38,6 +38,22 @@ TASKS = (
     "qa_1",
     "qa_2",
 )
+# For estimates only.
+SIZES = {
+    "niah_single_1": (500, None, 1, 128),
+    "niah_single_2": (500, None, 1, 128),
+    "niah_single_3": (500, None, 1, 128),
+    "niah_multikey_1": (500, None, 1, 128),
+    "niah_multikey_2": (500, None, 1, 128),
+    "niah_multikey_3": (500, None, 1, 128),
+    "niah_multivalue": (500, None, 1, 128),
+    "niah_multiquery": (500, None, 1, 128),
+    "vt": (500, None, 1, 30),
+    "cwe": (500, None, 1, 120),
+    "fwe": (500, None, 1, 50),
+    "qa_1": (500, None, 1, 32),
+    "qa_2": (500, None, 1, 32),
+}
 CONTEXTS = 500
 """Contexts of each length, unless a config says how many there are together."""
 

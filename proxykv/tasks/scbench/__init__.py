@@ -31,6 +31,22 @@ TASKS = (
     "summary_with_needles",
     "repoqa_and_kv",
 )
+# Published counts and mean lengths, and questions of a context, of which five are asked at most. An
+# answer of a mixed task counts as the average of its two kinds. For estimates only.
+SIZES = {
+    "kv": (100, 125_000, 5, 150),
+    "prefix_suffix": (100, 112_000, 5, 150),
+    "vt": (90, 124_000, 5, 30),
+    "repoqa": (88, 65_000, 5, 1024),
+    "qa_eng": (69, 198_000, 5, 40),
+    "qa_chn": (35, 1_500_000, 5, 40),
+    "choice_eng": (58, 188_000, 5, 40),
+    "many_shot": (54, 22_000, 5, 10),
+    "summary": (70, 104_000, 5, 200),
+    "mf": (100, 120_000, 2, 5),
+    "summary_with_needles": (70, 105_000, 5, 408),
+    "repoqa_and_kv": (88, 68_000, 5, 552),
+}
 SOURCE = {"hub": "microsoft/SCBench", "revision": "f43226eed3a026f927a67c60739c228390d959c2"}
 VARIANTS = {"official": metrics.OFFICIAL, "fixed": metrics.FIXED}
 
