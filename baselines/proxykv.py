@@ -65,8 +65,9 @@ class ProxyKV:
 def fit(
     files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> None:
-    """Train a mapper on stored scores; `params` are fields of TrainConfig."""
-    train_mapper(files, out, TrainConfig(**params), identity)
+    """Train a mapper on stored scores; `params`, but for `shuffled`, are fields of TrainConfig."""
+    training = {name: value for name, value in params.items() if name != "shuffled"}
+    train_mapper(files, out, TrainConfig(**training), identity)
 
 
 def _wrapped(features: Float[Tensor, "layer kv_head token"], n: int) -> Tensor:

@@ -55,6 +55,37 @@ def settings(method_id: str) -> Mapping[str, Any] | None:
     return {"base": method_id, "scope": "head"}
 
 
+def entries(methods: Iterable[str | Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    """Settings of a config's methods by id, in the config's order; `root` is the catalogue's id.
+
+    An entry's base is an earlier entry, whose settings it takes over, or an id of the catalogue.
+    Entries of an unknown base are left out.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in methods:
+        named = {"id": entry, "base": entry} if isinstance(entry, str) else entry
+        base, own = named["base"], named["id"]
+        if base in found:
+            found[own] = _derived(named, found[base])
+        elif known := settings(base):
+            # Of the catalogue a method is fitted on its own, unless its id shares a folder there.
+            folder = {"artefact": own} if known.get("artefact") == base else {}
+            found[own] = {**_derived(named, {**known, "root": base}), **folder}
+    return found
+
+
+def _derived(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An entry's settings. It shares what its base has fitted unless its parameters differ."""
+    params = {**base.get("params", {}), **entry.get("params", {})}
+    refit = "artefact" in base and params != base.get("params", {})
+    return {
+        **base,
+        "scope": entry.get("scope", base["scope"]),
+        "params": params,
+        **({"artefact": entry["id"]} if refit else {}),
+    }
+
+
 def module_of(base: str) -> tuple[str, str]:
     """Module and name in it of a method's class: `METHOD` of a file, or a user's `module:Class`."""
     module, colon, name = base.partition(":")

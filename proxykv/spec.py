@@ -165,7 +165,7 @@ class Run:
     @cached_property
     def methods(self) -> Mapping[str, Method]:
         """Methods by id, in the config's order."""
-        return {m.id: m for m in map(method_of, self.config["methods"])}
+        return methods_of(self.config["methods"])
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -290,20 +290,16 @@ def model_folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
     return Path(model["path"]) if "path" in model else cache / "models" / family["family"] / role
 
 
-def method_of(entry: str | Mapping[str, Any]) -> Method:
-    """A method of the config: an id of the catalogue, or such an id with other parameters."""
-    if isinstance(entry, str):
-        entry = {"id": entry, "base": entry}
-    known = catalog.settings(entry["base"])
-    assert known is not None, "the config is checked before"
-    artefact = known.get("artefact")
-    params = {**known.get("params", {}), **entry.get("params", {})}
-    return Method(
-        id=entry["id"],
-        base=known["base"],
-        scope=entry.get("scope", known["scope"]),
-        params=params,
-        # A variant of a fitted method is fitted itself, under its own id.
-        artefact=entry["id"] if artefact == entry["base"] else artefact,
-        uses=tuple(params[name] for name in known.get("uses", ())),
-    )
+def methods_of(entries: Sequence[str | Mapping[str, Any]]) -> Mapping[str, Method]:
+    """A config's methods by id: ids of the catalogue, or such ids with other settings."""
+    return {
+        name: Method(
+            id=name,
+            base=known["base"],
+            scope=known["scope"],
+            params=known["params"],
+            artefact=known.get("artefact"),
+            uses=tuple(known["params"][parameter] for parameter in known.get("uses", ())),
+        )
+        for name, known in catalog.entries(entries).items()
+    }
