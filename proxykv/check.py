@@ -124,7 +124,7 @@ def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _base_problems(base: str, ids: Sequence[str], i: int) -> Iterator[str]:
-    """Why the base of entry `i` is unknown; nothing for an earlier entry, which has its own line."""
+    """Why entry `i` has no settings; nothing if its base has none, which is told of that."""
     if base in ids[i + 1 :]:
         yield f"config.methods[{i}]: base {base!r} is listed after it; move {base!r} up"
     elif base not in ids[:i]:

@@ -28,7 +28,8 @@ class Method:
     """A method of a run.
 
     `scope` is how its budget is shared among heads (`none`: it does not prune); `artefact` the
-    method whose fitted folder it loads, if any; `uses` the methods whose scores it combines.
+    method whose fitted folder it loads, if any; `uses` the methods whose scores it combines;
+    `inputs` whether it is fitted on the inputs of the target's layers, too.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Method:
     params: Mapping[str, Any]
     artefact: str | None
     uses: tuple[str, ...]
+    inputs: bool = False
 
     @property
     def digest(self) -> str:
@@ -238,10 +240,16 @@ class Run:
         The score files beside them belong to the pair, whatever corpus or run asked for them.
         """
         pair = digest(self.models(family))
-        corpus = digest([str(d.path) for d in self.datasets(family, "train")])
+        stored = ["inputs"] if self.stores_inputs else []
+        corpus = digest([*(str(d.path) for d in self.datasets(family, "train")), *stored])
         folder = self.cache / "scores" / f"{family}-{pair}"
         shards: int = self.config["score_shards"]
         return [folder / f"{corpus}-{i + 1}-of-{shards}.json" for i in range(shards)]
+
+    @property
+    def stores_inputs(self) -> bool:
+        """Whether a method is fitted on inputs of the target's layers (see `proxykv.inputs`)."""
+        return any(method.inputs for method in self.methods.values())
 
     def screening(self, family: str) -> Path:
         """Which training contexts a family's mappers may see (see `proxykv.screen`)."""
@@ -300,6 +308,7 @@ def methods_of(entries: Sequence[str | Mapping[str, Any]]) -> Mapping[str, Metho
             params=known["params"],
             artefact=known.get("artefact"),
             uses=tuple(known["params"][parameter] for parameter in known.get("uses", ())),
+            inputs=known.get("inputs", False),
         )
         for name, known in catalog.entries(entries).items()
     }

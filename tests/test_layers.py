@@ -19,6 +19,7 @@ ORDER = [
     *("proxykv.together", "proxykv.timeline"),
     *("proxykv.tensors", "proxykv.select", "proxykv.attention", "proxykv.cache", "proxykv.sweep"),
     *("proxykv.pruned", "proxykv.models", "proxykv.prefill", "proxykv.decode", "proxykv.scorer"),
+    *("proxykv.watch", "proxykv.inputs"),
     # Methods, and the mapper that one of them trains.
     *("proxykv.fitted",),
     *("proxykv.loss", "proxykv.fidelity", "proxykv.stages", "proxykv.mapper", "proxykv.stored"),
@@ -35,7 +36,7 @@ SCORER_SIDE = {
     "proxykv.spec",  # for ConfigError
     *("proxykv.attention", "proxykv.cache", "proxykv.models", "proxykv.prefill"),
     *("proxykv.scorer", "proxykv.select", "proxykv.tensors", "proxykv.fitted", "proxykv.mapper"),
-    *("proxykv.stored", "proxykv.train"),
+    *("proxykv.stored", "proxykv.train", "proxykv.watch", "proxykv.inputs"),
 }
 """What a method's file may use, besides other methods' files."""
 

@@ -65,6 +65,8 @@ LOOKS = {
     "kvzip_iam": Look("KVzip+IAM", "#332288", "8", "baseline"),
     "kvzip_iam_rescaled": Look("KVzip+IAM, rescaled", "#6A51A3", (3, 0, 45), "baseline"),
     "kvzip_iam_head": Look("KVzip+IAM, per head", "#AA99DD", (3, 0, 135), "baseline"),
+    "surrogate": Look("Surrogate (no proxy)", "#E7298A", (4, 1, 45), "baseline"),
+    "surrogate_embedding": Look("Surrogate, tokens only", "#F2A0C8", (5, 0, 180), "baseline"),
     "snapkv": Look("SnapKV", "#009E73", "^", "baseline"),
     "snapkv_global": Look("SnapKV, global", "#8BC34A", "h", "baseline"),
     "streaming": Look("Streaming", "#CC79A7", "P", "baseline"),
