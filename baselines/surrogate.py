@@ -22,6 +22,7 @@ from proxykv.inputs import Inputs, load_inputs
 from proxykv.prefill import Prefill
 from proxykv.scorer import Bench
 from proxykv.spec import ConfigError
+from proxykv.stored import Predictor
 from proxykv.tensors import Scores
 from proxykv.train import TrainConfig, train_mapper
 from proxykv.watch import watched
@@ -55,10 +56,7 @@ class Surrogate:
         are the tokens' embeddings, for all (`embedding`); `width`: of the one inner layer, 0 for a
         linear map; `kernel`: tokens that a token's scores are guessed from, itself in the middle.
         """
-        weights, card = load_fitted(artefact, bench.pair)
-        self.net = Net(Shape(**card["mapper"]))
-        self.net.load_state_dict(weights)
-        self.net.eval()
+        self.net, card = _load(artefact, bench.pair)
         self.key = ("surrogate", card["weights_sha256"])
 
     def score(self, prefill: Prefill) -> Scores:
@@ -137,16 +135,28 @@ def fit(
     own = {name: params[name] for name in ("width", "kernel") if name in params}
     # What the run's mappers look like, and what they see of the proxy, is none of its business.
     others = {*own, "inputs", "mapper", "features"}
-    training = {"lr": 1e-3} | {k: v for k, v in params.items() if k not in others}
+    training: dict[str, Any] = {"lr": 1e-3} | {k: v for k, v in params.items() if k not in others}
     config = TrainConfig(**training, mapper=own, features=params.get("inputs", "hidden"))
     train_mapper(files, out, config, identity, build=calibrated_net, load=load_inputs)
+
+
+def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
+    """The network's logits of those tokens of a context whose inputs are stored."""
+    net, card = _load(folder)
+
+    def predict(path: Path) -> tuple[Scores, Scores]:
+        inputs, target = load_inputs(path, card["training"]["features"])
+        return net.score(inputs), target
+
+    return predict
 
 
 def calibrated_net(files: Sequence[Path], overrides: Mapping[str, Any], inputs: str) -> Net:
     """A fresh network with the normalisation and the mean logits of the training contexts."""
     x, target = load_inputs(files[0], inputs)
     net = Net(Shape(len(x), x.shape[-1], *target.shape[:2], **overrides))
-    total, square, logit, tokens = 0.0, 0.0, 0.0, 0
+    total = square = logit = torch.zeros(())
+    tokens = 0
     for path in files:
         x, target = load_inputs(path, inputs)
         total, square = total + x.double().sum(1), square + x.double().square().sum(1)
@@ -157,6 +167,13 @@ def calibrated_net(files: Sequence[Path], overrides: Mapping[str, Any], inputs: 
     net.get_buffer("std").copy_((square / tokens - mean**2).clamp_min(0).sqrt().clamp_min(1e-3))
     net.bias.data.copy_((logit / tokens).view_as(net.bias))
     return net
+
+
+def _load(folder: Path, expected: Mapping[str, str] | None = None) -> tuple[Net, dict[str, Any]]:
+    weights, card = load_fitted(folder, expected)
+    net = Net(Shape(**card["mapper"]))
+    net.load_state_dict(weights)
+    return net.eval(), card
 
 
 METHOD = Surrogate

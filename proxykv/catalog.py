@@ -27,6 +27,10 @@ NUMBERLESS = frozenset(
 """Modules that decide what runs and where it is kept, but none of the numbers."""
 
 
+FITTING = ("params", "corpus", "lengths")
+"""Settings of a method that decide what it is fitted to."""
+
+
 @cache
 def variants() -> Mapping[str, Mapping[str, Any]]:
     """Method ids to their settings: `VARIANTS` of every file in baselines/, plus `base`."""
@@ -75,15 +79,12 @@ def entries(methods: Iterable[str | Mapping[str, Any]]) -> Mapping[str, Mapping[
 
 
 def _derived(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An entry's settings. It shares what its base has fitted unless its parameters differ."""
-    params = {**base.get("params", {}), **entry.get("params", {})}
-    refit = "artefact" in base and params != base.get("params", {})
-    return {
-        **base,
-        "scope": entry.get("scope", base["scope"]),
-        "params": params,
-        **({"artefact": entry["id"]} if refit else {}),
-    }
+    """An entry's settings. It shares what its base has fitted if that would be fitted alike."""
+    base = {"params": {}, **base}
+    given = {key: entry[key] for key in ("scope", "corpus", "lengths") if key in entry}
+    made = {**base, **given, "params": {**base["params"], **entry.get("params", {})}}
+    refit = "artefact" in base and any(made.get(key) != base.get(key) for key in FITTING)
+    return made | ({"artefact": entry["id"]} if refit else {})
 
 
 def module_of(base: str) -> tuple[str, str]:

@@ -112,6 +112,7 @@ def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if problems := list(_class_problems(settings, where)):
             yield from problems
             continue
+        yield from _part_problems(config, settings, where)
         # A method that is fitted under its own name needs no other; its relatives share its folder.
         shared = [settings["artefact"]] if "artefact" in settings else []
         for other in (*shared, *(settings["params"][part] for part in settings.get("uses", ()))):
@@ -121,6 +122,25 @@ def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield "config.methods: 'full' is missing; every method is held against the full cache"
     if any("artefact" in settings for settings in known.values()) and not config.get("corpus"):
         yield "config.corpus: missing, but a method is fitted on it (proxykv, prior, …)"
+
+
+def _part_problems(
+    config: Mapping[str, Any], settings: Mapping[str, Any], where: str
+) -> Iterator[str]:
+    """Whether the corpus has the parts and the lengths that a method is fitted on."""
+    entries = config.get("corpus", ())
+    known = {
+        "corpus": {entry.get("part", task) for entry in entries for task in entry["tasks"]},
+        "lengths": {str(length) for entry in entries for length in entry.get("lengths", ())},
+    }
+    for key in known.keys() & settings.keys():
+        if "artefact" not in settings:
+            yield f"{where}: {settings['root']!r} is not fitted; remove {key!r}"
+            continue
+        for name in map(str, settings[key]):
+            if name not in known[key]:
+                hint = did_you_mean(name, known[key])
+                yield f"{where}.{key}: the corpus has nothing of {name!r}; {hint}"
 
 
 def _base_problems(base: str, ids: Sequence[str], i: int) -> Iterator[str]:
@@ -180,6 +200,8 @@ def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
             for task in entry["tasks"]:
                 if task not in known[name]:
                     yield f"{where}: {name} has no task {task!r}; {did_you_mean(task, known[name])}"
+            for key in {"part", "held_out"} & entry.keys() if section == "benchmarks" else ():
+                yield f"{where}: {key!r} is for the corpus; remove it"
             yield from _build_problems(entry, where)
             seen += [f"{name}/{task}" for task in entry["tasks"]]
         if section == "benchmarks":

@@ -24,7 +24,7 @@ from proxykv.watch import observed
 
 Inputs = Literal["hidden", "embedding"]
 
-BYTES: Mapping[Inputs, int] = {"hidden": 12_000_000, "embedding": 3_000_000}
+BYTES: Mapping[str, int] = {"hidden": 12_000_000, "embedding": 3_000_000}
 """At most so much is stored of a context: all tokens of a small model, 140 of 28 layers x 1536."""
 
 

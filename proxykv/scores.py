@@ -16,6 +16,7 @@ from torch import Tensor
 
 from baselines.kvzip import replays, score_replays
 from proxykv import catalog
+from proxykv.corpus import context_name
 from proxykv.examples import Example, read_jsonl
 from proxykv.inputs import inputs_file, sample_inputs
 from proxykv.models import (
@@ -90,7 +91,7 @@ def stored(lists: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
 
 
 def _file(example: Example) -> str:
-    return f"{example.id}-{catalog.digest(example.context)}.safetensors"
+    return f"{context_name(example)}.safetensors"
 
 
 def _made_by(path: Path) -> str | None:

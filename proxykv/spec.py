@@ -29,7 +29,8 @@ class Method:
 
     `scope` is how its budget is shared among heads (`none`: it does not prune); `artefact` the
     method whose fitted folder it loads, if any; `uses` the methods whose scores it combines;
-    `inputs` whether it is fitted on the inputs of the target's layers, too.
+    `inputs` whether it is fitted on the inputs of the target's layers, too; `corpus` the parts of
+    the corpus and `lengths` the context lengths that it is fitted on, all where empty.
     """
 
     id: str
@@ -39,6 +40,8 @@ class Method:
     artefact: str | None
     uses: tuple[str, ...]
     inputs: bool = False
+    corpus: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -53,7 +56,8 @@ class Dataset:
     """Contexts of one task, made for one family's tokenizer. `path`: its JSONL file.
 
     `contexts` and `lengths` are None where the benchmark itself decides; `max_context` is the most
-    tokens that the family's target may see, prompt and answer together.
+    tokens that the family's target may see, prompt and answer together. As a part of the corpus it
+    is called `part`, and nothing is fitted on its last `held_out` contexts.
     """
 
     family: str
@@ -66,6 +70,8 @@ class Dataset:
     seed: int
     options: Mapping[str, Any]
     shards: int
+    part: str
+    held_out: int
     path: Path
 
 
@@ -289,7 +295,8 @@ class Run:
         source = self.models(family)["target"]
         name = f"{entry['benchmark']}-{task}-{digest([settings, source])}.jsonl"
         path = self.cache / "data" / family / split / name
-        return Dataset(family, path=path, shards=entry.get("shards", 1), **settings)
+        place = {"part": entry.get("part", task), "held_out": entry.get("held_out", 0)}
+        return Dataset(family, path=path, shards=entry.get("shards", 1), **place, **settings)
 
 
 def model_folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
@@ -309,6 +316,8 @@ def methods_of(entries: Sequence[str | Mapping[str, Any]]) -> Mapping[str, Metho
             artefact=known.get("artefact"),
             uses=tuple(known["params"][parameter] for parameter in known.get("uses", ())),
             inputs=known.get("inputs", False),
+            corpus=tuple(known.get("corpus", ())),
+            lengths=tuple(known.get("lengths", ())),
         )
         for name, known in catalog.entries(entries).items()
     }

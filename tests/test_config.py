@@ -109,6 +109,22 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
         ),
         "config.methods[2].params: unknown key 'windw_size'; did you mean 'window_size'?",
     ),
+    "part that the corpus lacks": (
+        method(base="prior", corpus=["singel"]),
+        "config.methods[1].corpus: the corpus has nothing of 'singel'; did you mean 'single'?",
+    ),
+    "length that the corpus lacks": (
+        method(base="prior", lengths=[256]),
+        "config.methods[1].lengths: the corpus has nothing of '256'; known: 128",
+    ),
+    "part for a method that is not fitted": (
+        method(base="kvzip", corpus=["single"]),
+        "config.methods[1]: 'kvzip' is not fitted; remove 'corpus'",
+    ),
+    "contexts held out of what is evaluated": (
+        dataset(held_out=1),
+        "config.benchmarks[0]: 'held_out' is for the corpus; remove it",
+    ),
     "bad scope": (
         change(methods=["full", {"id": "mine", "base": "kvzip", "scope": "token"}]),
         "config.methods[1].scope: 'token' is not one of ['global', 'layer', 'head', 'own']",

@@ -15,6 +15,7 @@ from proxykv import catalog
 ORDER = [
     # What a run consists of.
     *("proxykv.catalog", "proxykv.signature", "proxykv.check", "proxykv.spec", "proxykv.examples"),
+    "proxykv.corpus",
     # Scores, kept sets, caches, models.
     *("proxykv.together", "proxykv.timeline"),
     *("proxykv.tensors", "proxykv.select", "proxykv.attention", "proxykv.cache", "proxykv.sweep"),
@@ -27,7 +28,7 @@ ORDER = [
     # Jobs.
     *("proxykv.devices", "proxykv.lock", "proxykv.journal", "proxykv.parquet"),
     *("proxykv.provenance", "proxykv.generate", "proxykv.wheels", "proxykv.pair"),
-    *("proxykv.convert", "proxykv.scores", "proxykv.screen", "proxykv.fit"),
+    *("proxykv.convert", "proxykv.scores", "proxykv.screen", "proxykv.fit", "proxykv.transfer"),
     *("proxykv.progress", "proxykv.recover", "proxykv.api", "proxykv.cli"),
 ]
 """Every module may import those before it. `baselines` stands for its files."""
@@ -44,7 +45,7 @@ TORCHLESS = [
     *("proxykv.examples", "proxykv.data", "proxykv.journal", "proxykv.parquet", "proxykv.grade"),
     *("proxykv.stats", "proxykv.tables", "proxykv.plots", "proxykv.report.build"),
     *("proxykv.devices", "proxykv.lock", "proxykv.progress", "proxykv.recover"),
-    "proxykv.screen",
+    *("proxykv.screen", "proxykv.corpus"),
 ]
 
 

@@ -174,13 +174,17 @@ def render(figure: Figure, suffix: str) -> bytes:
 def draw_figures(run_dir: Path, out_dir: Path, only: Iterable[str] | None = None) -> list[Path]:
     """Draw the plots of a run (all, or those named) as SVG and PNG; returns what was written."""
     rows = read_rows((run_dir / "rows").glob("*/*/*.parquet"))
+    wanted = names() if only is None else only
+    return [path for name in wanted for path in draw_figure(name, rows, run_dir, out_dir)]
+
+
+def draw_figure(name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path) -> list[Path]:
+    """Draw one plot as SVG and PNG; returns what was written, nothing if there is none to show."""
+    figure = draw(name, rows, run_dir)
+    if figure is None:
+        return []
     out_dir.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name in names() if only is None else only:
-        figure = draw(name, rows, run_dir)
-        if figure is None:
-            continue
-        for suffix in (".svg", ".png"):
-            written.append(out_dir / f"{name}{suffix}")
-            written[-1].write_bytes(render(figure, suffix))
+    written = [out_dir / f"{name}{suffix}" for suffix in (".svg", ".png")]
+    for path in written:
+        path.write_bytes(render(figure, path.suffix))
     return written
