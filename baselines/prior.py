@@ -37,7 +37,8 @@ class Prior:
     def __init__(self, bench: Bench, artefact: Path, draw: Draw = "distribution") -> None:
         """`draw`: `distribution` samples the head's own; `mean` is its mean and a little noise."""
         self.quantiles = load_fitted(artefact, bench.pair)[0]["quantiles"]
-        self.draw, self.seed = draw, bench.seed
+        self.draw: Draw = draw
+        self.seed = bench.seed
 
     def score(self, prefill: Prefill) -> Scores:
         """Scores in [0, 1]."""

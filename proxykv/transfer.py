@@ -5,7 +5,7 @@ a step. Their scores are stored with the others', so that no model runs here and
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
