@@ -24,10 +24,7 @@ from proxykv.spec import ConfigError
 from proxykv.stored import calibrated_mapper, load_scores
 
 Build = Callable[[Sequence[Path], Mapping[str, Any], str], Any]
-"""A fresh module, from training files, `TrainConfig.mapper` and `TrainConfig.features`.
-
-It maps what `Load` gives to logits; `score` does so for evaluation, `config` is its shape.
-"""
+"""A module with a mapper's `config` and `score`, from files, `mapper` and `features`."""
 Load = Callable[..., tuple[Tensor, Tensor]]
 """What a module sees of a file and the target's scores: `load_scores`, or alike."""
 
