@@ -17,7 +17,7 @@ from torch import Tensor
 from proxykv.fitted import load_fitted, save_fitted
 from proxykv.prefill import Prefill
 from proxykv.scorer import Bench
-from proxykv.stored import load_scores
+from proxykv.stored import Predictor, load_scores
 from proxykv.tensors import Features, Scores
 
 TINY = 1e-6
@@ -40,8 +40,7 @@ class KVzipIAM:
 
     def __init__(self, bench: Bench, artefact: Path, rescaled: bool = False) -> None:
         """`rescaled`: give each head the mean and the spread that its scores had when fitted."""
-        fitted, card = load_fitted(artefact, bench.pair)
-        self.heads, self.slope, self.offset = fitted["heads"], fitted["slope"], fitted["offset"]
+        self.fitted, card = load_fitted(artefact, bench.pair)
         self.proxy, self.rescaled = bench.proxy, rescaled
         self.key = ("kvzip_iam", card["weights_sha256"], rescaled)
         self.ahead = True
@@ -52,12 +51,7 @@ class KVzipIAM:
 
     def map(self, proxy_scores: Features) -> Scores:
         """`S_proxy[map(l, h)]`; rescaled, a line of it per head."""
-        proxy = proxy_scores.flatten(0, 1).float()
-        scores = proxy[self.heads.to(proxy.device)]
-        if not self.rescaled:
-            return scores
-        slope, offset = self.slope.to(proxy.device), self.offset.to(proxy.device)
-        return slope[..., None] * scores + offset[..., None]
+        return _aligned(self.fitted, proxy_scores, self.rescaled)
 
     def _score(self, prefill: Prefill) -> Scores:
         features = self.proxy.scores(prefill, prefill.input_ids)
@@ -98,6 +92,24 @@ def fit(
             "mean_cosine": cosine.mean().item(),
         },
     )
+
+
+def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
+    """The aligned scores of a stored context."""
+    fitted = load_fitted(folder)[0]
+
+    def predict(path: Path) -> tuple[Scores, Scores]:
+        proxy, target = load_scores(path)
+        return _aligned(fitted, proxy, params.get("rescaled", False)), target
+
+    return predict
+
+
+def _aligned(fitted: Mapping[str, Tensor], proxy_scores: Features, rescaled: bool) -> Scores:
+    proxy = proxy_scores.flatten(0, 1).float()
+    heads, slope, offset = (fitted[n].to(proxy.device) for n in ("heads", "slope", "offset"))
+    scores = proxy[heads]
+    return slope[..., None] * scores + offset[..., None] if rescaled else scores
 
 
 def _moments(total: Tensor, square: Tensor, tokens: int) -> tuple[Tensor, Tensor]:

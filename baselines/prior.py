@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from baselines.random import uniform
+from baselines.random import seeded_uniform, uniform
 from proxykv.fitted import load_fitted, save_fitted
 from proxykv.prefill import Prefill
 from proxykv.scorer import Bench
-from proxykv.stored import load_scores
+from proxykv.stored import Predictor, load_scores
 from proxykv.tensors import Scores
 
 Draw = Literal["distribution", "mean"]
@@ -36,19 +37,12 @@ class Prior:
     def __init__(self, bench: Bench, artefact: Path, draw: Draw = "distribution") -> None:
         """`draw`: `distribution` samples the head's own; `mean` is its mean and a little noise."""
         self.quantiles = load_fitted(artefact, bench.pair)[0]["quantiles"]
-        self.draw, self.seed = draw, bench.seed
+        self.draw: Draw = draw
+        self.seed = bench.seed
 
     def score(self, prefill: Prefill) -> Scores:
         """Scores in [0, 1]."""
-        noise = uniform(prefill, self.seed)
-        quantiles = self.quantiles.to(noise.device)
-        if self.draw == "mean":
-            # The noise only breaks ties within a head: means of heads rarely lie so close.
-            return quantiles.mean(dim=-1)[..., None] + 1e-4 * noise
-        place = noise * (LEVELS - 1)
-        low = place.floor().long()
-        below, above = quantiles.gather(-1, low), quantiles.gather(-1, low + 1)
-        return torch.lerp(below, above, place - low)
+        return _drawn(self.quantiles, uniform(prefill, self.seed), self.draw)
 
 
 def fit(files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping) -> None:
@@ -59,6 +53,29 @@ def fit(files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: M
     quantiles = torch.stack([torch.stack([h.quantile(levels) for h in layer]) for layer in pooled])
     card = {**identity, "contexts": len(files), "tokens": pooled.shape[-1]}
     save_fitted(out, {"quantiles": quantiles}, card)
+
+
+def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
+    """A draw for a stored context, seeded by its name."""
+    quantiles = load_fitted(folder)[0]["quantiles"]
+
+    def predict(path: Path) -> tuple[Scores, Scores]:
+        target = load_scores(path)[1]
+        noise = seeded_uniform(path.name, tuple(target.shape))
+        return _drawn(quantiles, noise, params["draw"]), target
+
+    return predict
+
+
+def _drawn(quantiles: Tensor, noise: Scores, draw: Draw) -> Scores:
+    quantiles = quantiles.to(noise.device)
+    if draw == "mean":
+        # The noise only breaks ties within a head: means of heads rarely lie so close.
+        return quantiles.mean(dim=-1)[..., None] + 1e-4 * noise
+    place = noise * (LEVELS - 1)
+    low = place.floor().long()
+    below, above = quantiles.gather(-1, low), quantiles.gather(-1, low + 1)
+    return torch.lerp(below, above, place - low)
 
 
 METHOD = Prior

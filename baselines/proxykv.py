@@ -13,6 +13,7 @@ from torch import Tensor
 from proxykv.mapper import load_mapper
 from proxykv.prefill import Prefill
 from proxykv.scorer import Bench
+from proxykv.stored import Predictor, load_scores
 from proxykv.tensors import Features, Scores
 from proxykv.train import TrainConfig, train_mapper
 
@@ -65,8 +66,20 @@ class ProxyKV:
 def fit(
     files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> None:
-    """Train a mapper on stored scores; `params` are fields of TrainConfig."""
-    train_mapper(files, out, TrainConfig(**params), identity)
+    """Train a mapper on stored scores; `params`, but for `shuffled`, are fields of TrainConfig."""
+    training = {name: value for name, value in params.items() if name != "shuffled"}
+    train_mapper(files, out, TrainConfig(**training), identity)
+
+
+def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
+    """The mapper's logits of a stored context."""
+    mapper, card = load_mapper(folder)
+
+    def predict(path: Path) -> tuple[Scores, Scores]:
+        seen, target = load_scores(path, card["training"]["features"])
+        return mapper.score(seen), target
+
+    return predict
 
 
 def _wrapped(features: Float[Tensor, "layer kv_head token"], n: int) -> Tensor:

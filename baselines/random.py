@@ -27,9 +27,14 @@ class Random:
 
 def uniform(prefill: Prefill, seed: int) -> Scores:
     """Uniform noise in [0, 1) of the context's shape, decided by the seed and the context's ids."""
-    text = repr((seed, prefill.context.tolist())).encode()
-    generator = torch.Generator().manual_seed(int.from_bytes(sha256(text).digest()[:7]))
-    return torch.rand(prefill.shape, generator=generator).to(prefill.input_ids.device)
+    noise = seeded_uniform(repr((seed, prefill.context.tolist())), prefill.shape)
+    return noise.to(prefill.input_ids.device)
+
+
+def seeded_uniform(seed: str, shape: tuple[int, ...]) -> Scores:
+    """Uniform noise in [0, 1), decided by a text."""
+    generator = torch.Generator().manual_seed(int.from_bytes(sha256(seed.encode()).digest()[:7]))
+    return torch.rand(shape, generator=generator)
 
 
 METHOD = Random

@@ -1,7 +1,7 @@
 """Ablations: variants of ProxyKV in one run, held against the run's own `proxykv`.
 
-A variant is a method `{id, base: proxykv, params}`; methods whose parameters differ in `seed` alone
-are the same variant, trained again.
+A variant is a method `{id, base: proxykv, params}` under ProxyKV's own scope; methods whose
+parameters differ in `seed` alone are the same variant, trained again.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
@@ -58,7 +58,7 @@ class Variant:
 def variants(config: Mapping[str, Any]) -> list[Variant]:
     """The reference, then the variants in the config's order; nothing where there is none."""
     entries = [m if isinstance(m, dict) else {"id": m, "base": m} for m in config["methods"]]
-    mine = [m for m in entries if SUBJECT in (m["id"], m["base"])]
+    mine = [m for m in entries if SUBJECT in (m["id"], m["base"]) and "scope" not in m]
     terms = config.get("training", {}).get("weights", {})
     groups: dict[str, list[tuple[str, str]]] = {}
     for entry in sorted(mine, key=lambda m: m["id"] != SUBJECT):

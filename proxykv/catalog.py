@@ -30,6 +30,10 @@ NUMBERLESS = frozenset(
 """Modules that decide what runs and where it is kept, but none of the numbers."""
 
 
+FITTING = ("params", "corpus", "lengths")
+"""Settings of a method that decide what it is fitted to."""
+
+
 @cache
 def variants() -> Mapping[str, Mapping[str, Any]]:
     """Method ids to their settings: `VARIANTS` of every file in baselines/, plus `base`."""
@@ -56,6 +60,34 @@ def settings(method_id: str) -> Mapping[str, Any] | None:
     if adapter := known.get(package + colon):
         return {**adapter, "params": {"name": name}}
     return {"base": method_id, "scope": "head"}
+
+
+def entries(methods: Iterable[str | Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    """Settings of a config's methods by id, in the config's order; `root` is the catalogue's id.
+
+    An entry's base is an earlier entry, whose settings it takes over, or an id of the catalogue.
+    Entries of an unknown base are left out.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in methods:
+        named = {"id": entry, "base": entry} if isinstance(entry, str) else entry
+        base, own = named["base"], named["id"]
+        if base in found:
+            found[own] = _derived(named, found[base])
+        elif known := settings(base):
+            # Of the catalogue a method is fitted on its own, unless its id shares a folder there.
+            folder = {"artefact": own} if known.get("artefact") == base else {}
+            found[own] = {**_derived(named, {**known, "root": base}), **folder}
+    return found
+
+
+def _derived(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An entry's settings. It shares what its base has fitted if that would be fitted alike."""
+    base = {"params": {}, **base}
+    given = {key: entry[key] for key in ("scope", "corpus", "lengths") if key in entry}
+    made = {**base, **given, "params": {**base["params"], **entry.get("params", {})}}
+    refit = "artefact" in base and any(made.get(key) != base.get(key) for key in FITTING)
+    return made | ({"artefact": entry["id"]} if refit else {})
 
 
 def module_of(base: str) -> tuple[str, str]:

@@ -15,7 +15,8 @@ class Dataset:
     """Contexts of one task, made for one family's tokenizer. `path`: its JSONL file.
 
     `contexts` and `lengths` are None where the benchmark itself decides; `max_context` is the most
-    tokens that the family's target may see, prompt and answer together.
+    tokens that the family's target may see, prompt and answer together. As a part of the corpus it
+    is called `part`, and nothing is fitted on its last `held_out` contexts.
     """
 
     family: str
@@ -28,6 +29,8 @@ class Dataset:
     seed: int
     options: Mapping[str, Any]
     shards: int
+    part: str
+    held_out: int
     path: Path
 
 

@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
@@ -102,46 +102,66 @@ def _family_problems(config: Mapping[str, Any]) -> Iterator[str]:
 def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
     ids = [m if isinstance(m, str) else m["id"] for m in config["methods"]]
     yield from _repeated(ids, "config.methods")
-    fits = False
-    for i, entry in enumerate(config["methods"]):
-        method: Mapping[str, Any] = {"base": entry} if isinstance(entry, str) else entry
-        base = method["base"]
-        settings = catalog.settings(base)
-        if settings is None:
-            hint = did_you_mean(base, catalog.variants())
-            yield f"config.methods: unknown method {base!r}; {hint}"
+    known = catalog.entries(config["methods"])
+    for i, (name, entry) in enumerate(zip(ids, config["methods"], strict=True)):
+        base = entry if isinstance(entry, str) else entry["base"]
+        if name not in known:
+            yield from _base_problems(base, ids, i)
             continue
-        artefact = settings.get("artefact")
-        fits = fits or bool(artefact)
-        params = {**settings.get("params", {}), **method.get("params", {})}
-        where = f"config.methods[{i}]"
-        if problems := list(_class_problems(base, settings, params, where)):
+        settings, where = known[name], f"config.methods[{i}]"
+        if problems := list(_class_problems(settings, where)):
             yield from problems
             continue
+        yield from _part_problems(config, settings, where)
         # A method that is fitted under its own name needs no other; its relatives share its folder.
-        shared = [artefact] if artefact and artefact != base else []
-        for other in (*shared, *(params[name] for name in settings.get("uses", ()))):
+        shared = [settings["artefact"]] if "artefact" in settings else []
+        for other in (*shared, *(settings["params"][part] for part in settings.get("uses", ()))):
             if other not in ids:
                 yield f"config.methods: {base!r} needs {other!r}; add it to the list"
     if "full" not in ids:
         yield "config.methods: 'full' is missing; every method is held against the full cache"
-    if fits and not config.get("corpus"):
+    if any("artefact" in settings for settings in known.values()) and not config.get("corpus"):
         yield "config.corpus: missing, but a method is fitted on it (proxykv, prior, …)"
 
 
-def _class_problems(
-    base: str, settings: Mapping[str, Any], params: Mapping[str, Any], where: str
+def _part_problems(
+    config: Mapping[str, Any], settings: Mapping[str, Any], where: str
 ) -> Iterator[str]:
+    """Whether the corpus has the parts and the lengths that a method is fitted on."""
+    entries = config.get("corpus", ())
+    known = {
+        "corpus": {entry.get("part", task) for entry in entries for task in entry["tasks"]},
+        "lengths": {str(length) for entry in entries for length in entry.get("lengths", ())},
+    }
+    for key in known.keys() & settings.keys():
+        if "artefact" not in settings:
+            yield f"{where}: {settings['root']!r} is not fitted; remove {key!r}"
+            continue
+        for name in map(str, settings[key]):
+            if name not in known[key]:
+                hint = did_you_mean(name, known[key])
+                yield f"{where}.{key}: the corpus has nothing of {name!r}; {hint}"
+
+
+def _base_problems(base: str, ids: Sequence[str], i: int) -> Iterator[str]:
+    """Why entry `i` has no settings; nothing if its base has none, which is told of that."""
+    if base in ids[i + 1 :]:
+        yield f"config.methods[{i}]: base {base!r} is listed after it; move {base!r} up"
+    elif base not in ids[:i]:
+        hint = did_you_mean(base, {*catalog.variants(), *ids[:i]})
+        yield f"config.methods: unknown method {base!r}; {hint}"
+
+
+def _class_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
     """Whether a method's class is there and takes the parameters."""
+    root, base, params = settings["root"], settings["base"], settings["params"]
     given = ("bench", "artefact")
-    if ":" in base and settings["base"] != base:  # run by an adapter: the class's own parameters
+    if ":" in root and base != root:  # run by an adapter: the class's own parameters
         params = {key: value for key, value in params.items() if key != "name"}
-        given = settings["sets"]
-    else:
-        base = settings["base"]
+        base, given = root, settings["sets"]
     module, name = catalog.module_of(base)
     if catalog.source(module) is None:
-        yield f"{where}: no module {module!r}, in the checkout or installed; {base!r} needs it"
+        yield f"{where}: no module {module!r}, in the checkout or installed; {root!r} needs it"
     elif name not in (known := signature.names(module)):
         near = difflib.get_close_matches(name, known, n=1)
         yield f"{where}: {module} has no {name!r}" + "".join(f"; did you mean {n!r}?" for n in near)
@@ -180,6 +200,8 @@ def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
             for task in entry["tasks"]:
                 if task not in known[name]:
                     yield f"{where}: {name} has no task {task!r}; {did_you_mean(task, known[name])}"
+            for key in {"part", "held_out"} & entry.keys() if section == "benchmarks" else ():
+                yield f"{where}: {key!r} is for the corpus; remove it"
             yield from _build_problems(entry, where)
             seen += [f"{name}/{task}" for task in entry["tasks"]]
         if section == "benchmarks":

@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         _fit: ("family", "method"),
         _generate: ("family", "benchmark", "task"),
         _grade: ("family", "benchmark", "task"),
+        _transfer: (),
         _table: (),
         _plot: (),
         _report: (),
@@ -190,6 +191,19 @@ def _grade(options: argparse.Namespace) -> None:
 
     run = Run.read(options.config)
     grade(run.cell(options.family, options.benchmark, options.task))
+
+
+def _transfer(options: argparse.Namespace) -> None:
+    """hold what is fitted against the corpus' held-out contexts, part by part"""
+    import pandas as pd
+
+    from proxykv.plots import draw_figure
+    from proxykv.transfer import write_transfer
+
+    run = Run.read(options.config)
+    write_transfer(run)
+    # No rows: nothing has been decoded.
+    draw_figure("transfer", pd.DataFrame(), run.dir, run.dir / "figures")
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from scipy.stats import rankdata
+from torch import Tensor, from_numpy
 
 from proxykv.select import select
 from proxykv.tensors import Keep, Scores
@@ -36,6 +37,19 @@ def fidelity(
         kept, true = select(predicted, retention, "head"), select(target, retention, "head")
         figures[f"head_overlap@{retention}"] = _share((kept & true).sum(), true)
     return figures
+
+
+def rank_correlation(predicted: Scores, target: Scores) -> float:
+    """Spearman's ρ along the tokens of a head, mean over heads; 0 for a head of equal scores."""
+    first, second = (_ranks(scores) for scores in (predicted, target))
+    norm = (first.square().sum(-1) * second.square().sum(-1)).sqrt()
+    return ((first * second).sum(-1) / norm.clamp_min(1e-9)).mean().item()
+
+
+def _ranks(scores: Scores) -> Tensor:
+    """Ranks within each head less their mean; equal scores share theirs."""
+    ranks = from_numpy(rankdata(scores.cpu().numpy(), axis=-1))
+    return ranks - ranks.mean(dim=-1, keepdim=True)
 
 
 def _share(found: Tensor, true: Keep) -> float:

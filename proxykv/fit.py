@@ -7,21 +7,28 @@ import json
 from pathlib import Path
 
 from proxykv import catalog
+from proxykv.corpus import fitted_on
 from proxykv.scores import stored
 from proxykv.screen import kept
-from proxykv.spec import Run
+from proxykv.spec import ConfigError, Run
 
 
 def fit(run: Run, family: str, artefact: str) -> Path:
     """Fit a method of the run with the `fit` of its file; returns its folder.
 
     The run's `training` settings and the method's own parameters, which win, decide how. Training
-    contexts that share text with an evaluation context are left out.
+    contexts that share text with an evaluation context are left out, and what the method or the
+    corpus excludes. Raises ConfigError if none is left.
     """
     method = run.methods[artefact]
     files, pair = stored(run.score_lists(family))
     dropped = json.loads(run.dropped(family).read_text("utf-8"))
-    clean = kept(files, dropped)
+    wanted = fitted_on(run, family, method)
+    clean = [path for path in kept(files, dropped) if path.stem in wanted]
+    if not clean:
+        raise ConfigError(
+            f"{artefact}: no context is left to fit on; widen its `corpus`, `lengths`"
+        )
     corpus = catalog.digest(sorted(path.name for path in clean))
     screening = {**run.config["decontamination"], "dropped": dropped}
     identity = {**pair, "corpus": corpus, "decontamination": screening}

@@ -36,6 +36,7 @@ from proxykv.scratch import local
 from proxykv.select import select
 from proxykv.spec import ROLES, Method, Run
 from proxykv.tensors import Ids, Keep, Scores
+from proxykv.watch import Watching, watching
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,23 @@ class Generator:
         ids = context_ids(model, example.context)
         if self.spec.protocol == "query_aware":  # scorers see a prefill of their own
             return prefill(model, ids, len(model.prefix), donor)
-        return self._with_proxy(example.id, model, ids, donor, wanted)
+        return self._seen(example.id, model, ids, donor, wanted)
+
+    def _seen(
+        self,
+        context: str,
+        model: Model,
+        ids: Ids,
+        donor: Ids | None,
+        wanted: list[tuple[Method, float]],
+    ) -> Prefill:
+        """Prefill, watched by the scorers that can score meanwhile."""
+        scorers = [self.scorers[method.id] for method, _ in wanted]
+        watchers = {s.key: s.see for s in scorers if isinstance(s, Watching)}
+        with watching(model, watchers) as notes:
+            filled = self._with_proxy(context, model, ids, donor, wanted)
+        notes.give(filled)
+        return filled
 
     def _with_proxy(
         self,
@@ -177,7 +194,7 @@ class Generator:
         for ask in asks:
             question = torch.tensor(ask.prompt, device=filled.input_ids.device)
             both = torch.cat([filled.input_ids, question])
-            seen = self._with_proxy(context, filled.model, both, filled.donor, wanted)
+            seen = self._seen(context, filled.model, both, filled.donor, wanted)
             variants = list(self._variants(filled, seen, wanted))
             (given,) = answer(filled, [v.keep for v in variants], [ask], rows)
             yield list(zip(variants, given[1:], strict=True))

@@ -148,8 +148,8 @@ def build_mapper(config: MapperConfig) -> Mapper:
     return LinearMapper(config) if config.variant == "linear" else HybridAxialMapper(config)
 
 
-def save_mapper(folder: Path, mapper: Mapper, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the mapper and its card, to which its config is added; see `save_fitted`."""
+def save_mapper(folder: Path, mapper: Any, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a mapper, or a module alike, and its card with its `config`; see `save_fitted`."""
     return save_fitted(folder, mapper.state_dict(), {**card, "mapper": asdict(mapper.config)})
 
 

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from baselines.kvzip import replays, score_replays
 from proxykv import catalog
+from proxykv.corpus import context_name
 from proxykv.examples import Example, read_jsonl
+from proxykv.inputs import inputs_file, sample_inputs
 from proxykv.models import (
     Model,
     context_ids,
@@ -38,6 +41,7 @@ def extract(run: Run, family: str, shard: int) -> Path:
     proxy's scores [L_p, H_p, n] of every kind of `proxykv.pipeline.FEATURES`, in float32: half
     precision would tie the scores near 1. All corpora of a pair share these files. Those that the
     same weights and code made are not computed again, so a killed job goes on at the next context.
+    Where a method of the run is fitted on them, inputs of the target's layers are stored as well.
     """
     path = run.score_lists(family)[shard]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,10 +50,13 @@ def extract(run: Run, family: str, shard: int) -> Path:
     target, proxy = load(run, family, "target"), load(run, family, "proxy")
     require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
     made_by = catalog.digest([target.digest, proxy.digest, catalog.code_digest("proxykv.pipeline")])
+    inputs_by = catalog.digest([target.digest, catalog.code_digest("proxykv.inputs")])
     for i, example in enumerate(mine):
         file = path.with_name(_file(example))
         if _made_by(file) != made_by:
             _store(target, proxy, example, file, made_by)
+        if run.stores_inputs and _made_by(inputs_file(file)) != inputs_by:
+            _store_inputs(target, example, inputs_file(file), inputs_by)
         log.info("scores: %d/%d contexts", i + 1, len(mine))
     listed = {
         "files": [_file(example) for example in mine],
@@ -84,7 +91,7 @@ def stored(lists: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
 
 
 def _file(example: Example) -> str:
-    return f"{example.id}-{catalog.digest(example.context)}.safetensors"
+    return f"{context_name(example)}.safetensors"
 
 
 def _made_by(path: Path) -> str | None:
@@ -100,8 +107,17 @@ def _store(target: Model, proxy: Model, example: Example, path: Path, made_by: s
     filled, own = (prefill(model, ids, len(target.prefix)) for model in (target, proxy))
     scores = {"target": score_replays(filled, replays(target, filled.context))}
     scores |= {tensor_name(kind): compute(target, own) for kind, compute in FEATURES.items()}
+    tensors = {name: t.to("cpu", torch.float32).contiguous() for name, t in scores.items()}
+    _save(path, tensors, example, made_by)
+
+
+def _store_inputs(target: Model, example: Example, path: Path, made_by: str) -> None:
+    ids = context_ids(target, example.context)
+    _save(path, sample_inputs(target, ids, len(target.prefix), path.name), example, made_by)
+
+
+def _save(path: Path, tensors: dict[str, Tensor], example: Example, made_by: str) -> None:
     # Jobs of other runs may be at the same context.
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    tensors = {name: t.to("cpu", torch.float32).contiguous() for name, t in scores.items()}
     save_file(tensors, partial, metadata={"context": example.id, "made_by": made_by})
     partial.replace(path)

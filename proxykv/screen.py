@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from proxykv.corpus import context_name
 from proxykv.examples import Example, read_jsonl
 from proxykv.spec import ConfigError, Run
 
@@ -18,6 +20,8 @@ WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]
 def screen(run: Run, family: str) -> Path:
     """Hold every training context of a run against all its evaluation contexts.
 
+    Those of the corpus that are held out count as evaluation.
+
     Writes, beside the family's mappers, the settings, the contexts that were dropped with the share
     of their n-grams that an evaluation context holds too, and the largest share among those kept.
     The names of those dropped, on which mappers depend, go to a file of their own that is touched
@@ -25,8 +29,11 @@ def screen(run: Run, family: str) -> Path:
     Raises ConfigError if nothing is left to train on.
     """
     settings = run.config["decontamination"]
-    train = [e for d in run.datasets(family, "train") for e in read_jsonl(d.path)]
-    test = (e for d in run.datasets(family, "eval") for e in read_jsonl(d.path))
+    corpus = [(d.held_out, read_jsonl(d.path)) for d in run.datasets(family, "train")]
+    train = [e for last, examples in corpus for e in examples[: len(examples) - last]]
+    held_out = [e for last, examples in corpus for e in examples[len(examples) - last :]]
+    evaluated = (e for d in run.datasets(family, "eval") for e in read_jsonl(d.path))
+    test = chain(held_out, evaluated)
     shares = overlaps(train, test, settings["ngram"])
     dropped = {name: share for name, share in shares.items() if share > settings["limit"]}
     if len(dropped) == len(shares):
@@ -62,7 +69,7 @@ def require_clean(run: Run, family: str) -> None:
 
 def overlaps(train: Sequence[Example], test: Iterable[Example], ngram: int) -> dict[str, float]:
     """Share of each training context's word n-grams that occur in any of the test contexts."""
-    grams = {example.id: ngrams(example.context, ngram) for example in train}
+    grams = {context_name(example): ngrams(example.context, ngram) for example in train}
     # Only the training side is held in memory: whole benchmarks are larger than a corpus.
     wanted = {gram for mine in grams.values() for gram in mine}
     found = {gram for example in test for gram in ngrams(example.context, ngram) if gram in wanted}
@@ -77,7 +84,7 @@ def ngrams(text: str, size: int) -> list[tuple[str, ...]]:
 
 def kept(files: Sequence[Path], dropped: Collection[str]) -> list[Path]:
     """Score files of the contexts that were not dropped."""
-    return [path for path in files if path.stem.rpartition("-")[0] not in dropped]
+    return [path for path in files if path.stem not in dropped]
 
 
 def _write(path: Path, content: Any) -> None:

@@ -6,7 +6,7 @@ This is the only module that the Snakefile imports; it does not import torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,9 @@ class Method:
     """A method of a run.
 
     `scope` is how its budget is shared among heads (`none`: it does not prune); `artefact` the
-    method whose fitted folder it loads, if any; `uses` the methods whose scores it combines.
+    method whose fitted folder it loads, if any; `uses` the methods whose scores it combines;
+    `inputs` whether it is fitted on the inputs of the target's layers, too; `corpus` the parts of
+    the corpus and `lengths` the context lengths that it is fitted on, all where empty.
     """
 
     id: str
@@ -37,6 +39,9 @@ class Method:
     params: Mapping[str, Any]
     artefact: str | None
     uses: tuple[str, ...]
+    inputs: bool = False
+    corpus: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -105,7 +110,7 @@ class Run:
     @cached_property
     def methods(self) -> Mapping[str, Method]:
         """Methods by id, in the config's order."""
-        return {m.id: m for m in map(method_of, self.config["methods"])}
+        return methods_of(self.config["methods"])
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -178,10 +183,16 @@ class Run:
         The score files beside them belong to the pair, whatever corpus or run asked for them.
         """
         pair = digest(self.models(family))
-        corpus = digest([str(d.path) for d in self.datasets(family, "train")])
+        stored = ["inputs"] if self.stores_inputs else []
+        corpus = digest([*(str(d.path) for d in self.datasets(family, "train")), *stored])
         folder = self.cache / "scores" / f"{family}-{pair}"
         shards: int = self.config["score_shards"]
         return [folder / f"{corpus}-{i + 1}-of-{shards}.json" for i in range(shards)]
+
+    @property
+    def stores_inputs(self) -> bool:
+        """Whether a method is fitted on inputs of the target's layers (see `proxykv.inputs`)."""
+        return any(method.inputs for method in self.methods.values())
 
     def screening(self, family: str) -> Path:
         """What the training contexts share with the evaluation contexts (see `proxykv.screen`)."""
@@ -230,7 +241,8 @@ class Run:
         source = self.models(family)["target"]
         name = f"{entry['benchmark']}-{task}-{digest([settings, source])}.jsonl"
         path = self.cache / "data" / family / split / name
-        return Dataset(family, path=path, shards=entry.get("shards", 1), **settings)
+        place = {"part": entry.get("part", task), "held_out": entry.get("held_out", 0)}
+        return Dataset(family, path=path, shards=entry.get("shards", 1), **place, **settings)
 
 
 def model_folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
@@ -239,20 +251,19 @@ def model_folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
     return Path(model["path"]) if "path" in model else cache / "models" / family["family"] / role
 
 
-def method_of(entry: str | Mapping[str, Any]) -> Method:
-    """A method of the config: an id of the catalogue, or such an id with other parameters."""
-    if isinstance(entry, str):
-        entry = {"id": entry, "base": entry}
-    known = catalog.settings(entry["base"])
-    assert known is not None, "the config is checked before"
-    artefact = known.get("artefact")
-    params = {**known.get("params", {}), **entry.get("params", {})}
-    return Method(
-        id=entry["id"],
-        base=known["base"],
-        scope=entry.get("scope", known["scope"]),
-        params=params,
-        # A variant of a fitted method is fitted itself, under its own id.
-        artefact=entry["id"] if artefact == entry["base"] else artefact,
-        uses=tuple(params[name] for name in known.get("uses", ())),
-    )
+def methods_of(entries: Sequence[str | Mapping[str, Any]]) -> Mapping[str, Method]:
+    """A config's methods by id: ids of the catalogue, or such ids with other settings."""
+    return {
+        name: Method(
+            id=name,
+            base=known["base"],
+            scope=known["scope"],
+            params=known["params"],
+            artefact=known.get("artefact"),
+            uses=tuple(known["params"][parameter] for parameter in known.get("uses", ())),
+            inputs=known.get("inputs", False),
+            corpus=tuple(known.get("corpus", ())),
+            lengths=tuple(known.get("lengths", ())),
+        )
+        for name, known in catalog.entries(entries).items()
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ from torch import Tensor
 from proxykv.mapper import Mapper, build_mapper
 from proxykv.spec import ConfigError
 from proxykv.stages import MapperConfig
+from proxykv.tensors import Scores
+
+Predictor = Callable[[Path], tuple[Scores, Scores]]
+"""From a stored context to the scores that a fitted method gives its tokens, and the target's."""
 
 
 def load_scores(

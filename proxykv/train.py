@@ -8,7 +8,7 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,14 @@ from torch import Tensor
 from proxykv import checkpoint
 from proxykv.fidelity import fidelity
 from proxykv.loss import PAPER_WEIGHTS, hybrid_loss
-from proxykv.mapper import Mapper, save_mapper
+from proxykv.mapper import save_mapper
 from proxykv.spec import ConfigError
 from proxykv.stored import calibrated_mapper, load_scores
+
+Build = Callable[[Sequence[Path], Mapping[str, Any], str], Any]
+"""A module with a mapper's `config` and `score`, from files, `mapper` and `features`."""
+Load = Callable[..., tuple[Tensor, Tensor]]
+"""What a module sees of a file and the target's scores: `load_scores`, or alike."""
 
 # The best checkpoint has the highest mean of these on held-out contexts.
 CHOICE = ("mass@0.1", "mass@0.2", "mass@0.3")
@@ -59,7 +64,12 @@ class TrainConfig:
 
 
 def train_mapper(
-    score_files: Sequence[Path], out: Path, config: TrainConfig, identity: Mapping[str, Any]
+    score_files: Sequence[Path],
+    out: Path,
+    config: TrainConfig,
+    identity: Mapping[str, Any],
+    build: Build = calibrated_mapper,
+    load: Load = load_scores,
 ) -> dict[str, Any]:
     """Train on stored scores and write the best mapper, its card and `log.jsonl` to `out`.
 
@@ -72,7 +82,7 @@ def train_mapper(
     when the loss is not finite.
     """
     train, held_out = split_contexts(score_files, config.val_contexts)
-    run = Run(out, config, identity, train, held_out)
+    run = Run(out, config, identity, train, held_out, build, load)
     start = run.resume()
     with torch.random.fork_rng():
         run.fit(start)
@@ -117,15 +127,16 @@ class Run:
         identity: Mapping[str, Any],
         train: list[Path],
         held_out: list[Path],
+        build: Build,
+        load: Load,
     ) -> None:
         self.out, self.config, self.identity = out, config, dict(identity)
-        self.train, self.held_out = train, held_out
+        self.train, self.held_out, self.load = train, held_out, load
         self.log_file = out / "log.jsonl"
         self.checkpoint = out / "checkpoint" / "state.safetensors"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            mapper = calibrated_mapper(train, config.mapper, config.features)
-            self.mapper = mapper.to(config.device)
+            self.mapper = build(train, config.mapper, config.features).to(config.device)
         self.optimizer = torch.optim.AdamW(
             self.mapper.parameters(), weight_decay=config.weight_decay, fused=True
         )
@@ -174,8 +185,8 @@ class Run:
         self.optimizer.zero_grad()
         for micro in range(config.batch):
             path = self._context((step - 1) * config.batch + micro)
-            proxy, target = self._window(path, generator)
-            logits = self.mapper(proxy)
+            seen, target = self._window(path, generator)
+            logits = self.mapper(seen)
             total, terms = hybrid_loss(logits, target, config.weights, generator)
             if not total.isfinite():
                 told = ", ".join(f"{name} {term.item():.3g}" for name, term in terms.items())
@@ -196,11 +207,11 @@ class Run:
         return figures, tokens
 
     def _window(self, path: Path, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Proxy and target scores of a random window of a context."""
+        """What the module sees of a random window of a context, and the target's scores."""
         crop, shortest = self.config.crop, self.config.shortest
         if shortest is not None:
             crop = int(torch.randint(shortest, crop + 1, (), generator=generator))
-        return load_scores(path, self.config.features, self.config.device, crop, generator)
+        return self.load(path, self.config.features, self.config.device, crop, generator)
 
     def _context(self, draw: int) -> Path:
         """The draw-th training context: every epoch is a fresh permutation."""
@@ -211,12 +222,21 @@ class Run:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Mean fidelity on the held-out contexts; remembers the best weights."""
-        metrics = mean_fidelity(self.mapper.eval(), self.held_out, self.config.features)
+        self.mapper.eval()
+        metrics = self._fidelity()
         choice = sum(metrics[name] for name in CHOICE) / len(CHOICE)
         if choice > self.best["choice"]:
             self.best = {"step": step, "choice": choice, "metrics": metrics}
             self.best_weights = {k: v.clone() for k, v in self.mapper.state_dict().items()}
         return metrics
+
+    def _fidelity(self) -> dict[str, float]:
+        """Mean over the held-out contexts."""
+        figures = []
+        for path in self.held_out:
+            seen, target = self.load(path, self.config.features, self.config.device)
+            figures.append(fidelity(self.mapper.score(seen), target))
+        return {name: sum(f[name] for f in figures) / len(figures) for name in figures[0]}
 
     def finish(self) -> dict[str, Any]:
         """Write the best mapper and its card."""
@@ -277,12 +297,3 @@ class Run:
         parameters = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": parameters})
         return int(about["step"])
-
-
-def mean_fidelity(mapper: Mapper, files: Sequence[Path], features: str) -> dict[str, float]:
-    """`fidelity` of the mapper's scores, averaged over contexts."""
-    figures = []
-    for path in files:
-        proxy, target = load_scores(path, features, str(mapper.bias.device))
-        figures.append(fidelity(mapper.score(proxy), target))
-    return {name: sum(f[name] for f in figures) / len(figures) for name in figures[0]}

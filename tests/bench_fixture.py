@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from baselines.kvzip import replays, score_replays
 from proxykv import catalog
 from proxykv.cache import ATTENTION
+from proxykv.inputs import inputs_file, sample_inputs
 from proxykv.models import Model, context_ids
 from proxykv.pipeline import Proxy, proxy_scores
 from proxykv.prefill import Prefill, prefill
@@ -127,6 +128,7 @@ def bench(
             "proxy": proxy_scores(target, proxy, ids, PREFIX),
         }
         save_file({name: t.half().contiguous() for name, t in scores.items()}, path)
+        save_file(sample_inputs(target, ids, PREFIX, path.name), inputs_file(path))
     for artefact in run.artefacts:
         module = importlib.import_module(f"baselines.{run.methods[artefact].base}")
         module.fit(files, folder / artefact, QUICK, PAIR)

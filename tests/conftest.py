@@ -20,13 +20,14 @@ SHAPED = [
         "cache",
         "decode",
         "fidelity",
+        "inputs",
         "loss",
         "mapper",
         "pipeline",
         "prefill",
         "pruned",
     ),
-    *("select", "sweep"),
+    *("select", "sweep", "watch"),
 ]
 # Before any test module imports the package.
 jaxtyping.install_import_hook(

@@ -34,6 +34,7 @@ CONFIG = {
         variant("linear", mapper={"variant": "linear"}),
         variant("bin20", weights={"bin": 20, "mse": 20}),
         variant("mse_seed1", weights={"mse": 20}, seed=1),
+        {"id": "proxykv_layer", "base": "proxykv", "scope": "layer"},  # no other mapper
     ],
 }
 # Score and KL at every retention: two seeds of the reference .02 apart.

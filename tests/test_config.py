@@ -71,6 +71,60 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
         change(methods=["full", {"id": "mine", "base": "kvzipp"}]),
         "config.methods: unknown method 'kvzipp'; did you mean 'kvzip'?",
     ),
+    "base that comes later": (
+        change(
+            methods=[
+                "full",
+                {"id": "few_head", "base": "few", "scope": "head"},
+                {"id": "few", "base": "streaming", "params": {"sinks": 1}},
+            ]
+        ),
+        "config.methods[1]: base 'few' is listed after it; move 'few' up",
+    ),
+    "itself as the base": (
+        change(methods=["full", {"id": "kvzipp", "base": "kvzipp"}]),
+        "config.methods: unknown method 'kvzipp'; did you mean 'kvzip'?",
+    ),
+    "misspelt entry as the base": (
+        change(
+            methods=[
+                "full",
+                {"id": "few_sinks", "base": "streaming", "params": {"sinks": 1}},
+                {"id": "mine", "base": "few_sink"},
+            ]
+        ),
+        "config.methods: unknown method 'few_sink'; did you mean 'few_sinks'?",
+    ),
+    "unknown base of a base": (
+        change(methods=["full", {"id": "mine", "base": "kvzipp"}, {"id": "ours", "base": "mine"}]),
+        "config.methods: unknown method 'kvzipp'; did you mean 'kvzip'?",
+    ),
+    "parameter that an inherited press lacks": (
+        change(
+            methods=[
+                "full",
+                {"id": "snap", "base": "kvpress:SnapKVPress"},
+                {"id": "snap_wide", "base": "snap", "params": {"windw_size": 8}},
+            ]
+        ),
+        "config.methods[2].params: unknown key 'windw_size'; did you mean 'window_size'?",
+    ),
+    "part that the corpus lacks": (
+        method(base="prior", corpus=["singel"]),
+        "config.methods[1].corpus: the corpus has nothing of 'singel'; did you mean 'single'?",
+    ),
+    "length that the corpus lacks": (
+        method(base="prior", lengths=[256]),
+        "config.methods[1].lengths: the corpus has nothing of '256'; known: 128",
+    ),
+    "part for a method that is not fitted": (
+        method(base="kvzip", corpus=["single"]),
+        "config.methods[1]: 'kvzip' is not fitted; remove 'corpus'",
+    ),
+    "contexts held out of what is evaluated": (
+        dataset(held_out=1),
+        "config.benchmarks[0]: 'held_out' is for the corpus; remove it",
+    ),
     "bad scope": (
         change(methods=["full", {"id": "mine", "base": "kvzip", "scope": "token"}]),
         "config.methods[1].scope: 'token' is not one of ['global', 'layer', 'head', 'own']",
@@ -339,6 +393,42 @@ def test_a_variant_of_a_fitted_method_is_fitted_itself() -> None:
     run = Run(valid() | {"methods": ["full", "proxykv", own]})
     assert run.artefacts == ("proxykv", "proxykv_no_conv")
     assert run.methods["proxykv_no_conv"].base == "proxykv"
+
+
+def test_an_entry_takes_over_what_its_base_is_and_has_fitted() -> None:
+    linear = {"id": "linear", "base": "proxykv", "params": {"mapper": {"variant": "linear"}}}
+    methods = [
+        *("full", "proxykv", "prior", linear),
+        {"id": "linear_head", "base": "linear", "scope": "head"},
+        {"id": "linear_layer", "base": "linear_head", "scope": "layer"},
+        {"id": "linear_again", "base": "linear_head", "params": {"seed": 1}},
+        {"id": "prior_head", "base": "prior", "scope": "head"},
+        {"id": "cross_linear", "base": "cross_prior_budget", "params": {"ranking": "linear"}},
+    ]
+    run = Run(valid() | {"methods": methods})
+    # The scope alone trains nothing; another parameter does.
+    assert run.artefacts == ("proxykv", "prior", "linear", "linear_again")
+    shared = {m.id: (m.scope, m.artefact) for m in run.methods.values() if m.artefact}
+    assert shared == {
+        "proxykv": ("global", "proxykv"),
+        "prior": ("global", "prior"),
+        "linear": ("global", "linear"),
+        "linear_head": ("head", "linear"),
+        "linear_layer": ("layer", "linear"),
+        "linear_again": ("head", "linear_again"),
+        "prior_head": ("head", "prior"),
+    }
+    assert run.methods["linear_layer"].params == linear["params"]
+    assert run.methods["linear_again"].params == linear["params"] | {"seed": 1}
+    assert run.methods["cross_linear"].uses == ("prior", "linear")
+
+
+def test_other_parameters_than_a_shared_folder_was_fitted_with_are_fitted() -> None:
+    """Though the catalogue says that the id shares ProxyKV's folder."""
+    other = {"id": "mine", "base": "proxykv_shuffled", "params": {"steps": 9}}
+    run = Run(valid() | {"methods": ["full", "proxykv", "proxykv_shuffled", other]})
+    assert run.methods["proxykv_shuffled"].artefact == "proxykv"
+    assert run.methods["mine"].artefact == "mine"
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from proxykv import catalog
 ORDER = [
     # What a run consists of.
     *("proxykv.catalog", "proxykv.signature", "proxykv.check", "proxykv.cells", "proxykv.spec"),
-    *("proxykv.examples", "proxykv.estimate"),
+    *("proxykv.examples", "proxykv.corpus", "proxykv.estimate"),
     # Scores, kept sets, caches, models.
     *("proxykv.together", "proxykv.timeline", "proxykv.lock", "proxykv.scratch"),
     *("proxykv.tensors", "proxykv.select", "proxykv.attention", "proxykv.cache", "proxykv.sweep"),
     *("proxykv.pruned", "proxykv.models", "proxykv.prefill", "proxykv.decode", "proxykv.scorer"),
+    *("proxykv.watch", "proxykv.inputs"),
     # Methods, and the mapper that one of them trains.
     *("proxykv.fitted",),
     *("proxykv.loss", "proxykv.fidelity", "proxykv.stages", "proxykv.mapper", "proxykv.stored"),
@@ -27,7 +28,7 @@ ORDER = [
     # Jobs.
     *("proxykv.devices", "proxykv.journal", "proxykv.parquet"),
     *("proxykv.provenance", "proxykv.rows", "proxykv.generate", "proxykv.wheels", "proxykv.pair"),
-    *("proxykv.convert", "proxykv.scores", "proxykv.screen", "proxykv.fit"),
+    *("proxykv.convert", "proxykv.scores", "proxykv.screen", "proxykv.fit", "proxykv.transfer"),
     *("proxykv.progress", "proxykv.recover", "proxykv.api", "proxykv.cli"),
 ]
 """Every module may import those before it. `baselines` stands for its files."""
@@ -36,7 +37,7 @@ SCORER_SIDE = {
     "proxykv.spec",  # for ConfigError
     *("proxykv.attention", "proxykv.cache", "proxykv.models", "proxykv.prefill"),
     *("proxykv.scorer", "proxykv.select", "proxykv.tensors", "proxykv.fitted", "proxykv.mapper"),
-    *("proxykv.stored", "proxykv.train"),
+    *("proxykv.stored", "proxykv.train", "proxykv.watch", "proxykv.inputs"),
 }
 """What a method's file may use, besides other methods' files."""
 
@@ -50,7 +51,7 @@ TORCHLESS = [
         "proxykv.report.build",
     ),
     *("proxykv.devices", "proxykv.lock", "proxykv.progress", "proxykv.recover"),
-    *("proxykv.screen", "proxykv.estimate"),
+    *("proxykv.screen", "proxykv.corpus", "proxykv.estimate"),
 ]
 
 

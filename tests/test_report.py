@@ -244,7 +244,7 @@ def test_verdict_survives_poor_runs(rows: pd.DataFrame):
 def test_every_plot_is_found_described_and_drawn_reproducibly(rows: pd.DataFrame, run_dir: Path):
     assert set(plots.names()) == {
         "accuracy_retention", "accuracy_per_task", "kl_retention", "pareto", "training",
-        "ablation_loss", "ablation_mapper", "ablation_weights",
+        "ablation_loss", "ablation_mapper", "ablation_weights", "transfer",
     }  # fmt: skip
     for name in plots.names():
         title, caption = plots.describe(name)
@@ -327,7 +327,7 @@ def test_page_holds_verdict_tables_figures_and_provenance(page: str):
         "0123456789abcdef", "torch 2.13.0, transformers 5.2.0", "context results are there",
     ):  # fmt: skip
         assert text in page
-    drawn = [name for name in plots.names() if not name.startswith("ablation")]
+    drawn = [name for name in plots.names() if not name.startswith(("ablation", "transfer"))]
     assert page.count("data:image/svg+xml;base64,") == len(drawn)
 
 

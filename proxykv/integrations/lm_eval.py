@@ -31,7 +31,7 @@ from proxykv.pipeline import Proxy
 from proxykv.prefill import prefill
 from proxykv.scorer import Bench, build, scores_of
 from proxykv.select import Scope, select
-from proxykv.spec import ConfigError, method_of
+from proxykv.spec import ConfigError, methods_of
 
 TASKS = Path(__file__).with_name("lm_eval_tasks")
 """The benchmarks of this project as lm-eval tasks."""
@@ -89,7 +89,7 @@ class PrunedLM(LM):
             ConfigError: if something that the method needs is missing or does not fit.
         """
         super().__init__()
-        self.method, self.marker = method_of(method), marker
+        self.method, self.marker = methods_of([method])[method], marker
         # The full cache is kept whole, whatever the retention.
         self.retention = 1.0 if self.method.scope == "none" else float(retention)
         self.chat_options = dict(chat_options or {})

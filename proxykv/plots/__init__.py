@@ -65,6 +65,8 @@ LOOKS = {
     "kvzip_iam": Look("KVzip+IAM", "#332288", "8", "baseline"),
     "kvzip_iam_rescaled": Look("KVzip+IAM, rescaled", "#6A51A3", (3, 0, 45), "baseline"),
     "kvzip_iam_head": Look("KVzip+IAM, per head", "#AA99DD", (3, 0, 135), "baseline"),
+    "surrogate": Look("Surrogate (no proxy)", "#E7298A", (4, 1, 45), "baseline"),
+    "surrogate_embedding": Look("Surrogate, tokens only", "#F2A0C8", (5, 0, 180), "baseline"),
     "snapkv": Look("SnapKV", "#009E73", "^", "baseline"),
     "snapkv_global": Look("SnapKV, global", "#8BC34A", "h", "baseline"),
     "streaming": Look("Streaming", "#CC79A7", "P", "baseline"),
@@ -174,13 +176,17 @@ def draw_figures(
 ) -> list[Path]:
     """Draw the plots of a run (all, or those named) as SVG and PNG; returns what was written."""
     rows = read_rows(rows_paths)
+    wanted = names() if only is None else only
+    return [path for name in wanted for path in draw_figure(name, rows, run_dir, out_dir)]
+
+
+def draw_figure(name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path) -> list[Path]:
+    """Draw one plot as SVG and PNG; returns what was written, nothing if there is none to show."""
+    figure = draw(name, rows, run_dir)
+    if figure is None:
+        return []
     out_dir.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name in names() if only is None else only:
-        figure = draw(name, rows, run_dir)
-        if figure is None:
-            continue
-        for suffix in (".svg", ".png"):
-            written.append(out_dir / f"{name}{suffix}")
-            written[-1].write_bytes(render(figure, suffix))
+    written = [out_dir / f"{name}{suffix}" for suffix in (".svg", ".png")]
+    for path in written:
+        path.write_bytes(render(figure, path.suffix))
     return written

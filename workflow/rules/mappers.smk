@@ -50,7 +50,12 @@ for FAMILY in RUN.families:
             "../envs/proxykv.yaml"
         params:
             code=code_digest("proxykv.screen"),
-            settings=digest(RUN.config["decontamination"]),
+            settings=digest(
+                [
+                    RUN.config["decontamination"],
+                    [d.held_out for d in RUN.datasets(FAMILY, "train")],
+                ]
+            ),
         shell:
             step(f"screen {FAMILY}")
 
@@ -75,7 +80,39 @@ rule fit_method:
             f"baselines.{RUN.methods[wildcards.method].base}"
         ),
         settings=lambda wildcards: digest(
-            [RUN.seed, RUN.training, RUN.methods[wildcards.method].params]
+            [
+                RUN.seed,
+                RUN.training,
+                RUN.methods[wildcards.method].params,
+                RUN.methods[wildcards.method].corpus,
+                RUN.methods[wildcards.method].lengths,
+                [
+                    (d.part, d.held_out)
+                    for d in RUN.datasets(wildcards.family, "train")
+                ],
+            ]
         ),
     shell:
         model_step("fit {wildcards.family} {wildcards.method}")
+
+
+# Not part of a run: `snakemake transfer` needs what is fitted and the stored scores, no rows.
+rule transfer:
+    input:
+        [str(path) for family in RUN.families for path in RUN.score_lists(family)],
+        [
+            str(RUN.artefact_dir(family, artefact) / "card.json")
+            for family in RUN.families
+            for artefact in RUN.artefacts
+        ],
+    output:
+        str(RUN.dir / "tables/fidelity.csv"),
+        str(RUN.dir / "figures/transfer.svg"),
+    log:
+        f"{LOGS}/transfer.log",
+    conda:
+        "../envs/proxykv.yaml"
+    params:
+        code=code_digest("proxykv.transfer", "proxykv.plots.transfer"),
+    shell:
+        step("transfer")

@@ -1,0 +1,179 @@
+"""No proxy: the target's own hidden states tell its KVzip scores (like KVzap, arXiv 2601.07891).
+
+While the target prefills, a small network per layer reads what enters the attention layer and
+guesses the scores of its KV heads. It learns from the scores that ProxyKV's mapper learns from,
+with the same loss. `surrogate_embedding` sees no more than the tokens and their neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from proxykv.fitted import load_fitted
+from proxykv.inputs import Inputs, load_inputs
+from proxykv.prefill import Prefill
+from proxykv.scorer import Bench
+from proxykv.spec import ConfigError
+from proxykv.stored import Predictor
+from proxykv.tensors import Scores
+from proxykv.train import TrainConfig, train_mapper
+from proxykv.watch import watched
+
+VARIANTS = {
+    "surrogate": {"scope": "global", "artefact": "surrogate", "inputs": True},
+    "surrogate_embedding": {
+        "scope": "global",
+        "artefact": "surrogate_embedding",
+        "inputs": True,
+        "params": {"inputs": "embedding", "kernel": 9},
+    },
+}
+
+
+class Surrogate:
+    """Logits of the target's KVzip scores, from what enters its attention layers."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        artefact: Path,
+        inputs: Inputs = "hidden",
+        width: int = 64,
+        kernel: int = 1,
+        **fitting: Any,
+    ) -> None:
+        """All but `artefact` says how it was fitted (see `fit`), and is in the card.
+
+        `inputs`: of every layer for its own KV heads (`hidden`), or of the first layer alone, which
+        are the tokens' embeddings, for all (`embedding`); `width`: of the one inner layer, 0 for a
+        linear map; `kernel`: tokens that a token's scores are guessed from, itself in the middle.
+        """
+        self.net, card = _load(artefact, bench.pair)
+        self.key = ("surrogate", card["weights_sha256"])
+
+    def score(self, prefill: Prefill) -> Scores:
+        """Found where the prefill was watched; otherwise from another prefill."""
+        return prefill.once(self.key, lambda: watched(prefill, self.see))
+
+    def see(self, layer: int, inputs: Float[Tensor, "token width"]) -> Float[Tensor, "head token"]:
+        """Logits of the heads that this layer's inputs decide on, which may be none."""
+        if layer >= self.net.config.sources:
+            return inputs.new_empty(0, len(inputs), dtype=torch.float32)
+        return self.net.to(inputs.device).one(layer, inputs.float())
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Shape of a network: `sources` inputs of `input_width`, each for as many of all heads."""
+
+    sources: int
+    input_width: int
+    layers: int
+    heads: int
+    width: int = 64
+    kernel: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        if self.kernel % 2 == 0:
+            raise ConfigError(f"surrogate: kernel {self.kernel} is even; choose an odd number")
+
+
+class Net(nn.Module):
+    """A network of its own for every source: convolution along tokens, GELU, linear."""
+
+    def __init__(self, config: Shape) -> None:
+        super().__init__()
+        self.config = config
+        inner, heads = config.width, config.layers * config.heads // config.sources
+        self.register_buffer("mean", torch.zeros(config.sources, config.input_width))
+        self.register_buffer("std", torch.ones(config.sources, config.input_width))
+        self.bias = nn.Parameter(torch.zeros(config.sources, heads))
+        self.inward = nn.ModuleList(
+            nn.Conv1d(config.input_width, inner or heads, config.kernel, padding="same")
+            for _ in range(config.sources)
+        )
+        self.outward = nn.ModuleList(
+            nn.Conv1d(inner, heads, 1, bias=False) for _ in range(config.sources if inner else 0)
+        )
+
+    def forward(
+        self, inputs: Float[Tensor, "source token width"]
+    ) -> Float[Tensor, "layer kv_head token"]:
+        """Logits of all heads."""
+        logits = torch.cat([self.one(i, part) for i, part in enumerate(inputs)])
+        return logits.unflatten(0, (self.config.layers, self.config.heads))
+
+    def one(self, source: int, inputs: Float[Tensor, "token width"]) -> Float[Tensor, "head token"]:
+        """Logits of one source's heads."""
+        x = (inputs - self.get_buffer("mean")[source]) / self.get_buffer("std")[source]
+        x = self.inward[source](x.T)
+        if self.config.width:
+            x = self.outward[source](F.gelu(x))
+        return x + self.bias[source][:, None]
+
+    @torch.no_grad()
+    def score(
+        self, inputs: Float[Tensor, "source token width"]
+    ) -> Float[Tensor, "layer kv_head token"]:
+        """The logits, for evaluation."""
+        return self(inputs)
+
+
+def fit(
+    files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    """Train on stored scores and inputs; other `params` are fields of TrainConfig, as ProxyKV's."""
+    own = {name: params[name] for name in ("width", "kernel") if name in params}
+    # What the run's mappers look like, and what they see of the proxy, is none of its business.
+    others = {*own, "inputs", "mapper", "features"}
+    training: dict[str, Any] = {"lr": 1e-3} | {k: v for k, v in params.items() if k not in others}
+    config = TrainConfig(**training, mapper=own, features=params.get("inputs", "hidden"))
+    train_mapper(files, out, config, identity, build=calibrated_net, load=load_inputs)
+
+
+def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
+    """The network's logits of those tokens of a context whose inputs are stored."""
+    net, card = _load(folder)
+
+    def predict(path: Path) -> tuple[Scores, Scores]:
+        inputs, target = load_inputs(path, card["training"]["features"])
+        return net.score(inputs), target
+
+    return predict
+
+
+def calibrated_net(files: Sequence[Path], overrides: Mapping[str, Any], inputs: str) -> Net:
+    """A fresh network with the normalisation and the mean logits of the training contexts."""
+    x, target = load_inputs(files[0], inputs)
+    net = Net(Shape(len(x), x.shape[-1], *target.shape[:2], **overrides))
+    total = square = logit = torch.zeros(())
+    tokens = 0
+    for path in files:
+        x, target = load_inputs(path, inputs)
+        total, square = total + x.double().sum(1), square + x.double().square().sum(1)
+        logit = logit + target.flatten(0, 1).double().logit(eps=1e-3).sum(1)
+        tokens += x.shape[1]
+    mean = total / tokens
+    net.get_buffer("mean").copy_(mean)
+    net.get_buffer("std").copy_((square / tokens - mean**2).clamp_min(0).sqrt().clamp_min(1e-3))
+    net.bias.data.copy_((logit / tokens).view_as(net.bias))
+    return net
+
+
+def _load(folder: Path, expected: Mapping[str, str] | None = None) -> tuple[Net, dict[str, Any]]:
+    weights, card = load_fitted(folder, expected)
+    net = Net(Shape(**card["mapper"]))
+    net.load_state_dict(weights)
+    return net.eval(), card
+
+
+METHOD = Surrogate
