@@ -19,9 +19,9 @@ from torch import Tensor
 from proxykv import checkpoint
 from proxykv.fidelity import fidelity
 from proxykv.loss import PAPER_WEIGHTS, hybrid_loss
-from proxykv.mapper import save_mapper
+from proxykv.mapper import Mapper, save_mapper
 from proxykv.spec import ConfigError
-from proxykv.stored import calibrated_mapper, load_scores
+from proxykv.stored import calibrated_mapper, load_scores, match_distributions
 
 Build = Callable[[Sequence[Path], Mapping[str, Any], str], Any]
 """A module with a mapper's `config` and `score`, from files, `mapper` and `features`."""
@@ -37,7 +37,8 @@ class TrainConfig:
     """How to train: `batch` contexts a step, each cut to a random window of `crop` tokens.
 
     `shortest`, if set: windows have random lengths from there up to `crop`. `features` are what
-    the mapper sees of the proxy (see `proxykv.pipeline.FEATURES`); `weights` are the loss's λ;
+    the mapper sees of the proxy (see `proxykv.pipeline.FEATURES`); `weights` are the loss's λ; with
+    `matched`, each head's scores are at last given the distribution of its true ones;
     `mapper` overrides fields of MapperConfig (its shape comes from the scores); `val_contexts` are
     held out; `*_every` count steps. Training ends early when `patience` evaluations in a row have
     not improved on the best one.
@@ -60,6 +61,7 @@ class TrainConfig:
     checkpoint_every: int = 100
     device: str = "cpu"
     weights: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
+    matched: bool = True
     mapper: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -241,13 +243,17 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """Write the best mapper and its card."""
         self.mapper.load_state_dict(self.best_weights)
+        metrics = self.best["metrics"]
+        if self.config.matched and isinstance(self.mapper, Mapper):
+            match_distributions(self.mapper.eval(), self.train, self.config.features)
+            metrics = self._fidelity()
         card = {
             **self.identity,
             "training": asdict(self.config),
             "train_contexts": sorted(path.stem for path in self.train),
             "val_contexts": sorted(path.stem for path in self.held_out),
             "best_step": self.best["step"],
-            "metrics": self.best["metrics"],
+            "metrics": metrics,
         }
         return save_mapper(self.out, self.mapper, card)
 

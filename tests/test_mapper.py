@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from proxykv.mapper import build_mapper, load_mapper, save_mapper
+from proxykv.mapper import LEVELS, build_mapper, load_mapper, save_mapper
 from proxykv.spec import ConfigError
 from proxykv.stages import MapperConfig
 
@@ -81,6 +81,23 @@ def test_extreme_scores_give_finite_ranked_logits() -> None:
         mapper.bias.fill_(40.0)  # σ is 1.0 in float32 for all of them
     scores = mapper.score(proxy_scores(30)).flatten()
     assert (scores.sigmoid() == 1).all() and len(scores.unique()) > 200
+
+
+def test_matching_gives_each_head_its_true_distribution_and_leaves_the_order_in_it() -> None:
+    mapper, scores = toy_mapper(), proxy_scores(LEVELS)
+    before = mapper.score(scores).flatten(0, 1)
+    true = torch.randn(8, LEVELS, generator=torch.Generator().manual_seed(2)).sort().values * 3
+    mapper.match(before.sort().values, true)
+    after = mapper.score(scores).flatten(0, 1)
+    assert (after.sort().values - true).abs().mean() < 0.02 * (
+        before.sort().values - true
+    ).abs().mean()
+    assert torch.equal(after.argsort(), before.argsort())
+    # Also where the true scores cannot tell tokens apart, and beyond all that was seen.
+    mapper.match(before.sort().values, torch.zeros_like(true))
+    tied = mapper.score(scores).flatten(0, 1)
+    assert torch.equal(tied.argsort(), before.argsort())
+    assert (mapper.matched(before + 100) > tied.amax()).all()
 
 
 def test_wrong_input_is_refused() -> None:

@@ -78,7 +78,7 @@ def test_learns_and_beats_the_linear_control(tmp_path: Path) -> None:
 
 def test_writes_mapper_card_and_log(tmp_path: Path) -> None:
     files = write_scores(tmp_path / "scores")
-    card = train_mapper(files, tmp_path / "out", QUICK, IDENTITY)
+    card = train_mapper(files, tmp_path / "out", replace(QUICK, matched=False), IDENTITY)
     mapper, read = load_mapper(tmp_path / "out", expected=IDENTITY)
     assert read == json.loads(json.dumps(card)) and mapper.config.layers == 2
     assert len(card["val_contexts"]) == 2 and len(card["train_contexts"]) == 6
