@@ -41,7 +41,8 @@ CONTROLS = (
     "cross_kvzip_budget",
     "cross_prior_budget",
 )
-REFERENCES = (ORACLE, "snapkv", *CONTROLS)
+RIVALS = ("snapkv", "surrogate", "surrogate_embedding")
+REFERENCES = (ORACLE, *RIVALS, *CONTROLS)
 LOW_RETENTION = 0.3
 LOW = f"<={LOW_RETENTION}"
 POOLS = {LOW: LOW_RETENTION, "<1": 0.9999}  # label -> largest retention pooled

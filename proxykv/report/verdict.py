@@ -16,7 +16,7 @@ import pandas as pd
 
 from proxykv.plots import looks
 from proxykv.report.cells import number
-from proxykv.tables import CELL, CONTROLS, FULL, LOW, LOW_RETENTION, ORACLE, SUBJECT
+from proxykv.tables import CELL, CONTROLS, FULL, LOW, LOW_RETENTION, ORACLE, RIVALS, SUBJECT
 
 ALPHA = 0.05
 LOW_WORDS = f"ρ ≤ {LOW_RETENTION}"
@@ -53,7 +53,7 @@ def _findings(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
         yield from _against_controls(cell, methods)
         yield from _where_controls_suffice(cell)
         yield from _crossed(cell)
-        yield from _against_snapkv(cell)
+        yield from _against_rivals(cell)
     yield from _floors(cell["leaderboard"])
     yield from _size(cell)
     yield from _gaps(cell["coverage"])
@@ -156,15 +156,15 @@ def _crossed(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
     )
 
 
-def _against_snapkv(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
-    test = _test(cell, "snapkv", LOW)
-    if test is not None:
+def _against_rivals(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
+    for rival in RIVALS:
+        test = _test(cell, rival, LOW)
+        if test is None:
+            continue
         verb = {"above": "beats", "below": "is worse than", "tie": "does not differ visibly from"}
         tone = {"above": "good", "below": "bad", "tie": "tie"}[_outcome(test)]
-        text = (
-            f"ProxyKV {verb[_outcome(test)]} SnapKV at {LOW_WORDS}: difference {_difference(test)}."
-        )
-        yield Finding(tone, text)
+        said = f"ProxyKV {verb[_outcome(test)]} {_name(rival)} at {LOW_WORDS}"
+        yield Finding(tone, f"{said}: difference {_difference(test)}.")
 
 
 def _floors(board: pd.DataFrame) -> Iterator[Finding]:
