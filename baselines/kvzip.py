@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from proxykv.prefill import Prefill, prefill
 from proxykv.scorer import Bench
 from proxykv.spec import ConfigError
 from proxykv.tensors import Ids, KeyValues, Queries, Scores, Stored
+from proxykv.watch import observed
 
 CHUNK = 2000
 FIRST = "\n\nRepeat the previous context exactly."
@@ -132,7 +133,7 @@ def score_replays(prefill: Prefill, replays: Sequence[Replay], plus: bool = Fals
         cache = ReplayCache(prefill, slice(start, start + len(chunk)))
         first = len(prefill.input_ids)
         where = torch.arange(first, first + len(ids), device=model.device)
-        with _observed(model.net, plus), suppress(_Scored):
+        with observed(model, cache.note) if plus else nullcontext(), suppress(_Scored):
             model.hidden(ids.to(where.device)[None], where[None], cache)
         parts.append(torch.stack([layer.scores for layer in cache.layers]))
         start += len(chunk)
@@ -153,6 +154,11 @@ class ReplayCache(Cache):
                 for i, layer in enumerate(prefill.cache.layers)
             ]
         )
+        self.blocks: Any = prefill.model.net.base_model.layers
+
+    def note(self, layer: int, hidden: Float[Tensor, "replay width"]) -> None:
+        """Let a layer see what KVzip+ weighs attention with."""
+        self.layers[layer].observe(hidden, self.blocks[layer].self_attn.o_proj)
 
 
 class ReplayLayer(Layer):
@@ -176,7 +182,7 @@ class ReplayLayer(Layer):
         ]
         self.plus: tuple[Tensor, Tensor] | None = None
 
-    def observe(self, hidden: Float[Tensor, "row replay width"], out_proj: nn.Linear) -> None:
+    def observe(self, hidden: Float[Tensor, "replay width"], out_proj: nn.Linear) -> None:
         """Note KVzip+'s weights: 1 / ‖h‖ per query, and ‖W_o v‖ per pair and query head."""
         values = self.context.values[0, :, self.chunk]
         per_head = out_proj.weight.unflatten(1, (len(values), -1, values.shape[-1]))
@@ -184,7 +190,7 @@ class ReplayLayer(Layer):
             torch.stack([(v @ w.mT).float().norm(dim=-1) for w in group.unbind(1)])
             for v, group in zip(values, per_head.unbind(1), strict=True)
         ]
-        self.plus = 1 / hidden[0].float().norm(dim=-1), torch.stack(written)
+        self.plus = 1 / hidden.float().norm(dim=-1), torch.stack(written)
 
     def store(self, keys: KeyValues, values: KeyValues) -> None:
         """Hold the replay's own keys and values for `attend`."""
@@ -252,26 +258,6 @@ class ReplayLayer(Layer):
             context = (self.context.keys[0, head, keys], self.context.values[0, head, keys])
             part = join(part, attend_part(query, *context))
         return part.out
-
-
-@contextmanager
-def _observed(net: PreTrainedModel, plus: bool) -> Iterator[None]:
-    """Let every layer of a replay see what KVzip+ weighs attention with."""
-
-    def note(module: nn.Module, _: tuple, kwargs: dict[str, Any]) -> None:
-        layer = kwargs["past_key_values"].layers[module.layer_idx]
-        layer.observe(kwargs["hidden_states"], module.o_proj)
-
-    layers = net.base_model.layers if plus else []
-    hooks = [
-        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)  # type: ignore[union-attr]
-        for layer in layers  # type: ignore[union-attr]
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _length(part: slice) -> int:

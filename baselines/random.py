@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
-
 import torch
 
+from proxykv.draw import generator
 from proxykv.prefill import Prefill
 from proxykv.scorer import Bench
 from proxykv.tensors import Scores
@@ -33,8 +32,7 @@ def uniform(prefill: Prefill, seed: int) -> Scores:
 
 def seeded_uniform(seed: str, shape: tuple[int, ...]) -> Scores:
     """Uniform noise in [0, 1), decided by a text."""
-    generator = torch.Generator().manual_seed(int.from_bytes(sha256(seed.encode()).digest()[:7]))
-    return torch.rand(shape, generator=generator)
+    return torch.rand(shape, generator=generator(seed))
 
 
 METHOD = Random

@@ -134,9 +134,10 @@ def fit(
     """Train on stored scores and inputs; other `params` are fields of TrainConfig, as ProxyKV's."""
     own = {name: params[name] for name in ("width", "kernel") if name in params}
     # What the run's mappers look like, and what they see of the proxy, is none of its business.
-    others = {*own, "inputs", "mapper", "features"}
+    others = {*own, "inputs", "mapper", "features", "matched"}
     training: dict[str, Any] = {"lr": 1e-3} | {k: v for k, v in params.items() if k not in others}
-    config = TrainConfig(**training, mapper=own, features=params.get("inputs", "hidden"))
+    kind = params.get("inputs", "hidden")
+    config = TrainConfig(**training, mapper=own, features=kind, matched=False)
     train_mapper(files, out, config, identity, build=calibrated_net, load=load_inputs)
 
 

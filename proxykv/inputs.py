@@ -7,15 +7,15 @@ runs without such methods neither make nor miss it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
+from proxykv.draw import generator, window
 from proxykv.models import Model
 from proxykv.prefill import prefill
 from proxykv.spec import ConfigError
@@ -41,15 +41,14 @@ def sample_inputs(model: Model, ids: Ids, prefix_len: int, name: str) -> dict[st
     decides the draw.
     """
     config = model.net.config
-    generator = torch.Generator().manual_seed(int.from_bytes(sha256(name.encode()).digest()[:7]))
+    draws = generator(name)
     n = len(ids) - prefix_len
     few, many = (
         min(n, BYTES[kind] // (2 * config.hidden_size * layers))
         for kind, layers in (("hidden", config.num_hidden_layers), ("embedding", 1))
     )
-    scattered = torch.randperm(n, generator=generator)[:few].sort().values
-    start = int(torch.randint(n - many + 1, (), generator=generator))
-    stretch = torch.arange(start, start + many)
+    scattered = torch.randperm(n, generator=draws)[:few].sort().values
+    stretch = torch.arange(n)[window(n, many, draws)]
     hidden: list[Tensor] = []
     first: list[Tensor] = []
 
@@ -57,7 +56,7 @@ def sample_inputs(model: Model, ids: Ids, prefix_len: int, name: str) -> dict[st
         inputs = inputs[prefix_len:]
         hidden.append(inputs[scattered.to(inputs.device)].half().cpu())
         if layer == 0:
-            first.append(inputs[start : start + many].half().cpu())
+            first.append(inputs[stretch.to(inputs.device)].half().cpu())
 
     with observed(model, note):
         prefill(model, ids, prefix_len)
@@ -83,16 +82,7 @@ def load_inputs(
         raise ConfigError(f"{path}: no inputs of the target's layers beside it; extract them again")
     with safe_open(inputs_file(path), "pt") as stored:
         inputs, tokens = stored.get_tensor(kind), stored.get_tensor(f"{kind}_tokens")
-    part = _window(tokens, crop, generator)
+    part = window(len(tokens), crop, generator)
     with safe_open(path, "pt") as stored:
         target = stored.get_tensor("target")
     return inputs[:, part].to(device).float(), target[..., tokens[part]].to(device).float()
-
-
-def _window(
-    tokens: Int[Tensor, " token"], crop: int | None, generator: torch.Generator | None
-) -> slice:
-    if crop is None or len(tokens) <= crop:
-        return slice(None)
-    start = int(torch.randint(len(tokens) - crop + 1, (), generator=generator))
-    return slice(start, start + crop)

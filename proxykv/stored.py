@@ -11,6 +11,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
+from proxykv.draw import window
 from proxykv.mapper import LEVELS, Mapper, build_mapper
 from proxykv.spec import ConfigError
 from proxykv.stages import MapperConfig
@@ -39,12 +40,8 @@ def load_scores(
         if name not in stored.keys():  # noqa: SIM118  (not a mapping)
             raise ConfigError(f"{path}: holds no {features!r} features of the proxy")
         proxy, target = stored.get_slice(name), stored.get_slice("target")
-        n = target.get_shape()[-1]
-        start, stop = 0, n
-        if crop is not None and n > crop:
-            start = int(torch.randint(n - crop + 1, (), generator=generator))
-            stop = start + crop
-        pieces = [piece[:, :, start:stop].to(device).float() for piece in (proxy, target)]
+        part = window(target.get_shape()[-1], crop, generator)
+        pieces = [piece[:, :, part].to(device).float() for piece in (proxy, target)]
     return pieces[0], pieces[1]
 
 

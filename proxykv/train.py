@@ -19,7 +19,7 @@ from torch import Tensor
 from proxykv import checkpoint
 from proxykv.fidelity import fidelity
 from proxykv.loss import PAPER_WEIGHTS, hybrid_loss
-from proxykv.mapper import Mapper, save_mapper
+from proxykv.mapper import save_mapper
 from proxykv.spec import ConfigError
 from proxykv.stored import calibrated_mapper, load_scores, match_distributions
 
@@ -244,7 +244,7 @@ class Run:
         """Write the best mapper and its card."""
         self.mapper.load_state_dict(self.best_weights)
         metrics = self.best["metrics"]
-        if self.config.matched and isinstance(self.mapper, Mapper):
+        if self.config.matched:
             match_distributions(self.mapper.eval(), self.train, self.config.features)
             metrics = self._fidelity()
         card = {

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from valid_config import Config, valid
 
 from proxykv import catalog
 from proxykv.check import config_problems
 from proxykv.cli import main
 from proxykv.spec import ConfigError, Run
 
-Config = dict[str, Any]
 SHIPPED = [catalog.ROOT / "config.yaml", *sorted((catalog.ROOT / "config").glob("*.yaml"))]
-
-
-def valid() -> Config:
-    dataset = {"benchmark": "tiny", "tasks": ["single"], "contexts": 2, "lengths": [128]}
-    return {
-        "run": "test",
-        "families": ["tiny"],
-        "retentions": [0.1, 1.0],
-        "methods": ["full", "kvzip", "proxykv", "prior", "cross_kvzip_budget"],
-        "benchmarks": [dataset],
-        "corpus": [copy.deepcopy(dataset)],
-    }
 
 
 def change(**parts: Any) -> Callable[[Config], None]:
@@ -386,104 +371,6 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.Mon
     assert [c.dataset.path for c in again.cells()] == [c.dataset.path for c in run.cells()]
     with pytest.raises(ConfigError, match="no such file; the workflow writes it"):
         Run.read(Path("results/other/config.json"))
-
-
-def test_a_variant_of_a_fitted_method_is_fitted_itself() -> None:
-    own = {"id": "proxykv_no_conv", "base": "proxykv", "params": {"mapper": {"variant": "linear"}}}
-    run = Run(valid() | {"methods": ["full", "proxykv", own]})
-    assert run.artefacts == ("proxykv", "proxykv_no_conv")
-    assert run.methods["proxykv_no_conv"].base == "proxykv"
-
-
-def test_an_entry_takes_over_what_its_base_is_and_has_fitted() -> None:
-    linear = {"id": "linear", "base": "proxykv", "params": {"mapper": {"variant": "linear"}}}
-    methods = [
-        *("full", "proxykv", "prior", linear),
-        {"id": "linear_head", "base": "linear", "scope": "head"},
-        {"id": "linear_layer", "base": "linear_head", "scope": "layer"},
-        {"id": "linear_again", "base": "linear_head", "params": {"seed": 1}},
-        {"id": "prior_head", "base": "prior", "scope": "head"},
-        {"id": "cross_linear", "base": "cross_prior_budget", "params": {"ranking": "linear"}},
-    ]
-    run = Run(valid() | {"methods": methods})
-    # The scope alone trains nothing; another parameter does.
-    assert run.artefacts == ("proxykv", "prior", "linear", "linear_again")
-    shared = {m.id: (m.scope, m.artefact) for m in run.methods.values() if m.artefact}
-    assert shared == {
-        "proxykv": ("global", "proxykv"),
-        "prior": ("global", "prior"),
-        "linear": ("global", "linear"),
-        "linear_head": ("head", "linear"),
-        "linear_layer": ("layer", "linear"),
-        "linear_again": ("head", "linear_again"),
-        "prior_head": ("head", "prior"),
-    }
-    assert run.methods["linear_layer"].params == linear["params"]
-    assert run.methods["linear_again"].params == linear["params"] | {"seed": 1}
-    assert run.methods["cross_linear"].uses == ("prior", "linear")
-
-
-def test_other_parameters_than_a_shared_folder_was_fitted_with_are_fitted() -> None:
-    """Though the catalogue says that the id shares ProxyKV's folder."""
-    other = {"id": "mine", "base": "proxykv_shuffled", "params": {"steps": 9}}
-    run = Run(valid() | {"methods": ["full", "proxykv", "proxykv_shuffled", other]})
-    assert run.methods["proxykv_shuffled"].artefact == "proxykv"
-    assert run.methods["mine"].artefact == "mine"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["check", "nowhere.yaml"], "nowhere.yaml: no such file"),
-        (["check", "bad.yaml"], "bad.yaml: not YAML"),
-        (["check", "."], ".: cannot be read as text"),
-        (["status", "--config", "list.yaml"], "list.yaml: not JSON; give the run's results"),
-        (["check", "list.yaml"], "config: ['full'] is not of type 'object'"),
-        (
-            ["generate", "tiny", "tiny", "singel", "--config", "run.json"],
-            "did you mean 'tiny tiny single'?",
-        ),
-        (["status", "--config", "nowhere.json"], "nowhere.json: no such file"),
-        (["forget", "--config", "run.json", "--method", "kvzipp"], "did you mean 'kvzip'?"),
-        (
-            ["forget", "--config", "run.json", "--method", "kvzip", "--task", "vt"],
-            "run 'test' has no task 'vt'; known: single",
-        ),
-    ],
-)
-def test_mistakes_on_the_command_line_are_one_line(
-    arguments: list[str],
-    says: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("bad.yaml").write_text("run: [unclosed\nfamilies: :", "utf-8")
-    Path("list.yaml").write_text("[full]", "utf-8")
-    Run(valid()).write().rename("run.json")
-    assert main(arguments) == 2
-    out, err = capsys.readouterr()
-    assert says in err
-    assert len(err.splitlines()) == 1
-    assert not out
-
-
-def test_planning_a_bad_config_prints_the_line_and_no_traceback(tmp_path: Path) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_text(yaml.safe_dump(valid() | {"methods": ["full", "kvzp"]}), "utf-8")
-    command = [sys.executable, "-m", "snakemake", "-n", "--configfile", str(path)]
-    done = subprocess.run(
-        [*command, "--snakefile", str(catalog.ROOT / "Snakefile")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode != 0
-    assert "config.methods: unknown method 'kvzp'; did you mean 'kvzip'?" in said
-    assert "Traceback" not in said
 
 
 def test_the_schema_knows_exactly_the_settings_of_training() -> None:

@@ -18,7 +18,14 @@ ORDER = [
     *("proxykv.examples", "proxykv.corpus", "proxykv.estimate"),
     # Scores, kept sets, caches, models.
     *("proxykv.together", "proxykv.timeline", "proxykv.lock", "proxykv.scratch"),
-    *("proxykv.tensors", "proxykv.select", "proxykv.attention", "proxykv.cache", "proxykv.sweep"),
+    *(
+        "proxykv.draw",
+        "proxykv.tensors",
+        "proxykv.select",
+        "proxykv.attention",
+        "proxykv.cache",
+        "proxykv.sweep",
+    ),
     *("proxykv.pruned", "proxykv.models", "proxykv.prefill", "proxykv.decode", "proxykv.scorer"),
     *("proxykv.watch", "proxykv.inputs"),
     # Methods, and the mapper that one of them trains.
@@ -37,7 +44,7 @@ SCORER_SIDE = {
     "proxykv.spec",  # for ConfigError
     *("proxykv.attention", "proxykv.cache", "proxykv.models", "proxykv.prefill"),
     *("proxykv.scorer", "proxykv.select", "proxykv.tensors", "proxykv.fitted", "proxykv.mapper"),
-    *("proxykv.stored", "proxykv.train", "proxykv.watch", "proxykv.inputs"),
+    *("proxykv.stored", "proxykv.train", "proxykv.watch", "proxykv.inputs", "proxykv.draw"),
 }
 """What a method's file may use, besides other methods' files."""
 

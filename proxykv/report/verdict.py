@@ -157,14 +157,15 @@ def _crossed(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
 
 
 def _against_rivals(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
+    verbs = {"above": "beats", "below": "is worse than", "tie": "does not differ visibly from"}
+    tones = {"above": "good", "below": "bad", "tie": "tie"}
     for rival in RIVALS:
         test = _test(cell, rival, LOW)
         if test is None:
             continue
-        verb = {"above": "beats", "below": "is worse than", "tie": "does not differ visibly from"}
-        tone = {"above": "good", "below": "bad", "tie": "tie"}[_outcome(test)]
-        said = f"ProxyKV {verb[_outcome(test)]} {_name(rival)} at {LOW_WORDS}"
-        yield Finding(tone, f"{said}: difference {_difference(test)}.")
+        outcome = _outcome(test)
+        said = f"ProxyKV {verbs[outcome]} {_name(rival)} at {LOW_WORDS}"
+        yield Finding(tones[outcome], f"{said}: difference {_difference(test)}.")
 
 
 def _floors(board: pd.DataFrame) -> Iterator[Finding]:

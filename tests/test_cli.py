@@ -1,0 +1,70 @@
+"""Mistakes on the command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from valid_config import valid
+
+from proxykv import catalog
+from proxykv.cli import main
+from proxykv.spec import Run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["check", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["check", "bad.yaml"], "bad.yaml: not YAML"),
+        (["check", "."], ".: cannot be read as text"),
+        (["status", "--config", "list.yaml"], "list.yaml: not JSON; give the run's results"),
+        (["check", "list.yaml"], "config: ['full'] is not of type 'object'"),
+        (
+            ["generate", "tiny", "tiny", "singel", "--config", "run.json"],
+            "did you mean 'tiny tiny single'?",
+        ),
+        (["status", "--config", "nowhere.json"], "nowhere.json: no such file"),
+        (["forget", "--config", "run.json", "--method", "kvzipp"], "did you mean 'kvzip'?"),
+        (
+            ["forget", "--config", "run.json", "--method", "kvzip", "--task", "vt"],
+            "run 'test' has no task 'vt'; known: single",
+        ),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text("run: [unclosed\nfamilies: :", "utf-8")
+    Path("list.yaml").write_text("[full]", "utf-8")
+    Run(valid()).write().rename("run.json")
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert says in err
+    assert len(err.splitlines()) == 1
+    assert not out
+
+
+def test_planning_a_bad_config_prints_the_line_and_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(valid() | {"methods": ["full", "kvzp"]}), "utf-8")
+    command = [sys.executable, "-m", "snakemake", "-n", "--configfile", str(path)]
+    done = subprocess.run(
+        [*command, "--snakefile", str(catalog.ROOT / "Snakefile")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "config.methods: unknown method 'kvzp'; did you mean 'kvzip'?" in said
+    assert "Traceback" not in said
