@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from proxykv.cache import ATTENTION
+from proxykv.linear import for_few_rows
 from proxykv.scratch import local
 from proxykv.spec import ConfigError, Run
 from proxykv.tensors import Ids
@@ -123,6 +124,8 @@ def load_model(
         use_safetensors=True,
     )
     net = net.to(_device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
+    if net.device.type == "cpu":
+        for_few_rows(net)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = Model(net, tokenizer, prefix=(), suffix=(), digest=weights_digest(folder))
     return model.with_template(chat_options) if chat else model.without_template()

@@ -25,6 +25,7 @@ ORDER = [
         "proxykv.attention",
         "proxykv.cache",
         "proxykv.sweep",
+        "proxykv.linear",
     ),
     *("proxykv.pruned", "proxykv.models", "proxykv.prefill", "proxykv.decode", "proxykv.scorer"),
     *("proxykv.watch", "proxykv.inputs"),
