@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from proxykv.fitted import load_fitted
 from proxykv.inputs import Inputs, load_inputs
+from proxykv.matching import Matching
 from proxykv.prefill import Prefill
 from proxykv.scorer import Bench
 from proxykv.spec import ConfigError
@@ -67,7 +68,7 @@ class Surrogate:
         """Logits of the heads that this layer's inputs decide on, which may be none."""
         if layer >= self.net.config.sources:
             return inputs.new_empty(0, len(inputs), dtype=torch.float32)
-        return self.net.to(inputs.device).one(layer, inputs.float())
+        return self.net.to(inputs.device).score_one(layer, inputs.float())
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Net(nn.Module):
             nn.Conv1d(config.input_width, inner or heads, config.kernel, padding="same")
             for _ in range(config.sources)
         )
+        self.matching = Matching(config.layers * config.heads)
         self.outward = nn.ModuleList(
             nn.Conv1d(inner, heads, 1, bias=False) for _ in range(config.sources if inner else 0)
         )
@@ -124,8 +126,18 @@ class Net(nn.Module):
     def score(
         self, inputs: Float[Tensor, "source token width"]
     ) -> Float[Tensor, "layer kv_head token"]:
-        """The logits, for evaluation."""
-        return self(inputs)
+        """Matched logits of all heads."""
+        scores = torch.cat([self.score_one(i, part) for i, part in enumerate(inputs)])
+        return scores.unflatten(0, (self.config.layers, self.config.heads))
+
+    @torch.no_grad()
+    def score_one(
+        self, source: int, inputs: Float[Tensor, "token width"]
+    ) -> Float[Tensor, "head token"]:
+        """Matched logits of one source's heads."""
+        logits = self.one(source, inputs)
+        first = source * len(logits)
+        return self.matching(logits, slice(first, first + len(logits)))
 
 
 def fit(
@@ -134,10 +146,10 @@ def fit(
     """Train on stored scores and inputs; other `params` are fields of TrainConfig, as ProxyKV's."""
     own = {name: params[name] for name in ("width", "kernel") if name in params}
     # What the run's mappers look like, and what they see of the proxy, is none of its business.
-    others = {*own, "inputs", "mapper", "features", "matched"}
+    others = {*own, "inputs", "mapper", "features"}
     training: dict[str, Any] = {"lr": 1e-3} | {k: v for k, v in params.items() if k not in others}
     kind = params.get("inputs", "hidden")
-    config = TrainConfig(**training, mapper=own, features=kind, matched=False)
+    config = TrainConfig(**training, mapper=own, features=kind)
     train_mapper(files, out, config, identity, build=calibrated_net, load=load_inputs)
 
 

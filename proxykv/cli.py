@@ -22,7 +22,7 @@ from proxykv import catalog
 from proxykv.devices import VISIBLE, claim
 from proxykv.estimate import estimate, table, total
 from proxykv.lock import Lock
-from proxykv.spec import ConfigError, Run
+from proxykv.spec import ROLES, ConfigError, Run
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = steps.add_parser(name, help=(step.__doc__ or "").strip())
         sub.set_defaults(step=step)
         for argument in arguments:
-            sub.add_argument(argument)
+            sub.add_argument(argument, choices=ROLES if argument == "role" else None)
         return sub
 
     checked = add(_check)
@@ -147,8 +147,7 @@ def _data(options: argparse.Namespace) -> None:
     from proxykv.data import make_dataset
 
     run = Run.read(options.config)
-    both = [d for f in run.families for split in ("eval", "train") for d in run.datasets(f, split)]
-    make_dataset(run, next(d for d in both if str(d.path) == options.path))
+    make_dataset(run, run.dataset(options.path))
 
 
 def _scores(options: argparse.Namespace) -> None:

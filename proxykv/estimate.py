@@ -52,6 +52,8 @@ LOGIT_BYTES = 20
 """Moved for each attention logit of a sweep: product, mask, softmax in float32, product."""
 STEP_SECONDS = 0.03
 """What a training step takes besides the mapper's own operations: losses, ranks, the optimizer."""
+TRAINED = ("proxykv", "surrogate")
+"""Methods that are fitted in steps; a surrogate's networks cost nothing beside the rest of one."""
 MAPPER_WIDTH = 32
 MAPPER_USED = 0.1
 """Share of the peak in float32 that the mapper's small matrices reach."""
@@ -166,13 +168,15 @@ class _Family:
         lengths = [c for d in self.run.datasets(self.name, "train") for c in _contexts(d)]
         mean = sum(c * n for c, n in lengths) / max(1, sum(c for c, _ in lengths))
         seconds = float(START_SECONDS * len(fitted))
-        for method in (m for m in fitted if m.base == "proxykv"):
+        for method in (m for m in fitted if m.base in TRAINED):
             how = {**TRAINING, **self.run.training, **method.params}
             window = min(how["crop"], mean)
             evaluated = how["val_contexts"] * mean / how["eval_every"]
-            # Forward and backward: three times the forward.
-            tokens = 3 * how["batch"] * window + evaluated
-            seconds += how["steps"] * (STEP_SECONDS + self._mapping(tokens, device))
+            seconds += how["steps"] * STEP_SECONDS
+            if method.base == "proxykv":
+                # Forward and backward: three times the forward.
+                tokens = 3 * how["batch"] * window + evaluated
+                seconds += how["steps"] * self._mapping(tokens, device)
         return self._part("fit", "", len(fitted), [], seconds)
 
     def _generate(self, benchmark: str, jobs: int, data: Sequence[Dataset]) -> Part:

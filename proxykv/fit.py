@@ -20,7 +20,7 @@ def fit(run: Run, family: str, artefact: str) -> Path:
     contexts that share text with an evaluation context are left out, and what the method or the
     corpus excludes. Raises ConfigError if none is left.
     """
-    method = run.methods[artefact]
+    method = run.fitted(artefact)
     files, pair = stored(run.score_lists(family))
     dropped = json.loads(run.dropped(family).read_text("utf-8"))
     wanted = fitted_on(run, family, method)

@@ -12,15 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from proxykv.fitted import load_fitted, save_fitted
+from proxykv.matching import Matching
 from proxykv.stages import ConvStage, HeadStage, MapperConfig, TimeStage
 from proxykv.together import check
 
 # Closer to 0 a KVzip score says "never attended", closer to 1 "always": there, all is noise.
 EPS = 1e-4
-LEVELS = 129
-"""Quantiles of a head's logits that are mapped to those of its true scores."""
-TIE = 1e-3
-"""Share of its logit that is added to a true score, to order those that tie."""
 
 
 class Mapper(nn.Module):
@@ -35,10 +32,7 @@ class Mapper(nn.Module):
         self.register_buffer("mean", torch.zeros(config.proxy_channels))
         self.register_buffer("std", torch.ones(config.proxy_channels))
         self.bias = nn.Parameter(torch.zeros(config.target_channels))
-        # What comes out is what goes in, until `match`.
-        same = torch.linspace(-1, 1, LEVELS).repeat(config.target_channels, 1)
-        self.register_buffer("seen", same)
-        self.register_buffer("true", same.clone())
+        self.matching = Matching(config.target_channels)
 
     @property
     def halo(self) -> int:
@@ -72,31 +66,6 @@ class Mapper(nn.Module):
         self.get_buffer("mean").copy_(mean)
         self.get_buffer("std").copy_(std.clamp_min(1e-3))
         self.bias.copy_(mean_logit)
-
-    @torch.no_grad()
-    def match(
-        self, seen: Float[Tensor, "target level"], true: Float[Tensor, "target level"]
-    ) -> None:
-        """From now on `score` maps each head's logits to the distribution of its true ones.
-
-        What a mapper is unsure of it predicts too close to the mean, so a head that is hard to
-        predict has too few scores at the top and gets too little of a small global budget. `seen`
-        and `true` are quantiles, at the same levels, of the head's logits and of logit(Y).
-        """
-        # Between two levels that are equal there would be no slope.
-        seen = seen + torch.arange(LEVELS, device=seen.device) * 1e-5
-        self.get_buffer("seen").copy_(seen)
-        self.get_buffer("true").copy_(true + TIE * seen)
-
-    def matched(self, logits: Float[Tensor, "target token"]) -> Float[Tensor, "target token"]:
-        """Piecewise linear between the levels and parallel to the diagonal beyond them."""
-        seen, true = self.get_buffer("seen"), self.get_buffer("true")
-        inside = logits.clamp(seen[:, :1], seen[:, -1:])
-        upper = torch.searchsorted(seen, inside.contiguous()).clamp(1, LEVELS - 1)
-        x0, x1 = seen.gather(1, upper - 1), seen.gather(1, upper)
-        y0, y1 = true.gather(1, upper - 1), true.gather(1, upper)
-        mapped = torch.lerp(y0, y1, (inside - x0) / (x1 - x0))
-        return mapped + (logits - inside)
 
     def forward(
         self, proxy_scores: Float[Tensor, "proxy_layer proxy_head token"]
@@ -133,7 +102,7 @@ class Mapper(nn.Module):
             stop, left = min(start + block, n), max(start - self.halo, 0)
             piece = proxy_scores[..., left : stop + self.halo].to(out.device, torch.float32)
             logits = self(piece)[..., start - left : stop - left]
-            out[..., start:stop] = self.matched(logits.flatten(0, 1)).view_as(logits)
+            out[..., start:stop] = self.matching(logits.flatten(0, 1)).view_as(logits)
         return out
 
 

@@ -6,7 +6,7 @@ This is the only module that the Snakefile imports; it does not import torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from proxykv.catalog import digest
 from proxykv.cells import Cell, Dataset
 
 ROLES = ("target", "proxy")
+SPLITS = ("eval", "train")
 
 
 class ConfigError(Exception):
@@ -118,7 +119,8 @@ class Run:
         return tuple(self.config["families"])
 
     def family(self, name: str) -> Mapping[str, Any]:
-        """Contents of a family's file."""
+        """Contents of a family's file; ConfigError if the run has no such family."""
+        self._require("family", name, self.families)
         return catalog.families()[name]
 
     def models(self, family: str) -> Mapping[str, Any]:
@@ -144,6 +146,13 @@ class Run:
             for task in entry["tasks"]
         ]
 
+    def dataset(self, path: str) -> Dataset:
+        """The dataset of a path; ConfigError if the run has none there."""
+        both = [d for f in self.families for split in SPLITS for d in self.datasets(f, split)]
+        datasets = {str(d.path): d for d in both}
+        self._require("dataset", path, datasets)
+        return datasets[path]
+
     def cells(self) -> list[Cell]:
         """Every job of the run."""
         return list(self._cells.values())
@@ -161,9 +170,7 @@ class Run:
     def cell(self, family: str, benchmark: str, name: str) -> Cell:
         """The job of one task or shard; ConfigError if the run has none of that name."""
         wanted = (family, benchmark, name)
-        if wanted not in self._cells:
-            hint = check.did_you_mean(" ".join(wanted), map(" ".join, self._cells))
-            raise ConfigError(f"run {self.name!r} has no job {' '.join(wanted)!r}; {hint}")
+        self._require("job", " ".join(wanted), map(" ".join, self._cells))
         return self._cells[wanted]
 
     def model_dir(self, family: str, role: str) -> Path:
@@ -217,6 +224,11 @@ class Run:
             if (retention == 1) == (method.scope == "none")
         )
 
+    def fitted(self, method_id: str) -> Method:
+        """A method that is fitted; ConfigError if the run fits none of that name."""
+        self._require("fitted method", method_id, self.artefacts)
+        return self.methods[method_id]
+
     def artefact_dir(self, family: str, method_id: str) -> Path:
         """Folder of a fitted method."""
         return self.dir / "mappers" / family / method_id
@@ -225,6 +237,12 @@ class Run:
     def artefacts(self) -> tuple[str, ...]:
         """Ids of the methods that are fitted, each once."""
         return tuple(dict.fromkeys(m.artefact for m in self.methods.values() if m.artefact))
+
+    def _require(self, what: str, name: str, known: Iterable[str]) -> None:
+        known = list(known)
+        if name not in known:
+            hint = check.did_you_mean(name, known)
+            raise ConfigError(f"run {self.name!r} has no {what} {name!r}; {hint}")
 
     def _dataset(self, family: str, split: str, entry: Mapping[str, Any], task: str) -> Dataset:
         settings = {

@@ -12,13 +12,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from proxykv.draw import window
-from proxykv.mapper import LEVELS, Mapper, build_mapper
+from proxykv.mapper import Mapper, build_mapper
 from proxykv.spec import ConfigError
 from proxykv.stages import MapperConfig
 from proxykv.tensors import Scores
 
 Predictor = Callable[[Path], tuple[Scores, Scores]]
 """From a stored context to the scores that a fitted method gives its tokens, and the target's."""
+
+Load = Callable[..., tuple[Tensor, Tensor]]
+"""What a module sees of a file and the target's scores: `load_scores`, or alike."""
 
 SAMPLE = 512
 """Tokens of a context, evenly spaced, that tell how scores are distributed."""
@@ -84,17 +87,14 @@ def calibrated_mapper(
     return mapper
 
 
-def match_distributions(mapper: Mapper, files: Sequence[Path], features: str = "kvzip") -> None:
+def match_distributions(
+    module: Any, files: Sequence[Path], load: Load, features: str, device: str
+) -> None:
     """Let each head's scores be distributed over the contexts of `files` as its true ones are."""
     pairs = []
     for path in files:
-        proxy, target = load_scores(path, features, str(mapper.bias.device))
-        logits = mapper.score(proxy)
+        seen, target = load(path, features, device)
+        logits = module.score(seen)
         every = -(-logits.shape[-1] // SAMPLE)
         pairs.append([t[..., ::every].flatten(0, 1) for t in (logits, target.logit(eps=1e-6))])
-    mapper.match(*(_levels(torch.cat(parts, dim=-1)) for parts in zip(*pairs, strict=True)))
-
-
-def _levels(logits: Float[Tensor, "target token"]) -> Float[Tensor, "target level"]:
-    places = torch.linspace(0, logits.shape[-1] - 1, LEVELS, device=logits.device)
-    return logits.sort(dim=-1).values[:, places.round().long()]
+    module.matching.learn(*(torch.cat(parts, dim=-1) for parts in zip(*pairs, strict=True)))

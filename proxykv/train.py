@@ -21,13 +21,10 @@ from proxykv.fidelity import fidelity
 from proxykv.loss import PAPER_WEIGHTS, hybrid_loss
 from proxykv.mapper import save_mapper
 from proxykv.spec import ConfigError
-from proxykv.stored import calibrated_mapper, load_scores, match_distributions
+from proxykv.stored import Load, calibrated_mapper, load_scores, match_distributions
 
 Build = Callable[[Sequence[Path], Mapping[str, Any], str], Any]
-"""A module with a mapper's `config` and `score`, from files, `mapper` and `features`."""
-Load = Callable[..., tuple[Tensor, Tensor]]
-"""What a module sees of a file and the target's scores: `load_scores`, or alike."""
-
+"""A module with a mapper's `config`, `score`, `matching`; from files, `mapper` and `features`."""
 # The best checkpoint has the highest mean of these on held-out contexts.
 CHOICE = ("mass@0.1", "mass@0.2", "mass@0.3")
 
@@ -245,7 +242,8 @@ class Run:
         self.mapper.load_state_dict(self.best_weights)
         metrics = self.best["metrics"]
         if self.config.matched:
-            match_distributions(self.mapper.eval(), self.train, self.config.features)
+            how = self.config.features, self.config.device
+            match_distributions(self.mapper.eval(), self.train, self.load, *how)
             metrics = self._fidelity()
         card = {
             **self.identity,

@@ -146,6 +146,10 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
         change(training={"weights": {"bim": 10}}),
         "config.training.weights: unknown key 'bim'; did you mean 'bin'?",
     ),
+    "unknown field of the mapper": (
+        change(training={"mapper": {"widht": 16}}),
+        "config.training.mapper: unknown key 'widht'; did you mean 'width'?",
+    ),
     "unknown term among a method's parameters": (
         method(base="proxykv", params={"weights": {"msee": 1}}),
         "config.methods[1].params.weights: unknown key 'msee'; did you mean 'mse'?",
@@ -377,11 +381,16 @@ def test_the_schema_knows_exactly_the_settings_of_training() -> None:
     from dataclasses import fields
 
     from proxykv.loss import PAPER_WEIGHTS
+    from proxykv.stages import VARIANTS, MapperConfig
     from proxykv.train import TrainConfig
 
     known = catalog.schema("config")["properties"]["training"]["properties"]
     assert set(known) == {field.name for field in fields(TrainConfig)} - {"seed"}
     assert set(known["weights"]["properties"]) == set(PAPER_WEIGHTS)
+    shape = {"proxy_layers", "proxy_heads", "layers", "heads"}
+    mapper = {field.name for field in fields(MapperConfig)} - shape
+    assert set(known["mapper"]["properties"]) == mapper
+    assert set(known["mapper"]["properties"]["variant"]["enum"]) == set(VARIANTS)
 
 
 def test_what_shows_transfer_is_not_trained_on() -> None:

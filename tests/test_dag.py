@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from checkout import CONTEXTS, DATASET, METHODS, TASKS, Checkout, copy_project
 from proxykv import catalog
 from proxykv.check import schema_problems
 from proxykv.cli import main
+from proxykv.corpus import context_name
+from proxykv.examples import read_jsonl
 from proxykv.journal import Journal
 from proxykv.tables import LEADERBOARD_COLUMNS
 
@@ -168,6 +171,35 @@ def test_what_is_added_is_scheduled_and_nothing_else(
 def test_mappers_are_fitted_anew_where_other_contexts_are_dropped(checkout: Checkout) -> None:
     (checkout.folder / checkout.run.dropped("tiny")).write_text('["tiny-single-train-0-00000"]')
     assert checkout.planned() == sorted([*FITS, *CHAINS, *REPORTING])
+
+
+def test_a_task_with_training_text_is_refused_and_the_same_command_fits_anew(
+    checkout: Checkout,
+) -> None:
+    """What was fitted before the task was added has seen its text."""
+    (train,) = checkout.run.datasets("tiny", "train")
+    seen = read_jsonl(checkout.folder / train.path)[0]
+    sample = {"context": seen.context, "input": "?", "answers": ["a"], "all_classes": None}
+    sample |= {"_id": "seen", "dataset": "hotpotqa", "language": "en", "length": 96}
+    (checkout.folder / "hotpotqa.jsonl").write_text(json.dumps(sample), "utf-8")
+    task = {"benchmark": "longbench", "tasks": ["hotpotqa"]}
+    checkout.config["benchmarks"].append(
+        {**task, "options": {"source": {"path": "hotpotqa.jsonl"}}}
+    )
+
+    refused = checkout.start("snakemake", *checkout.arguments())
+    refused.communicate()
+    assert refused.returncode != 0
+    assert "share text with what it was fitted on; run the same command again" in checkout.logs()
+    report = checkout.folder / checkout.run.dir / "report" / "index.html"
+    assert "hotpotqa" not in report.read_text("utf-8")
+
+    checkout.snakemake()
+    card = checkout.folder / checkout.run.artefact_dir("tiny", "proxykv") / "card.json"
+    fitted = json.loads(card.read_text("utf-8"))
+    assert fitted["decontamination"]["dropped"] == [context_name(seen)]
+    assert set(checkout.rows("hotpotqa")["method"]) == set(METHODS)
+    assert "hotpotqa" in report.read_text("utf-8")
 
 
 def test_a_new_family_brings_its_own_jobs_only(checkout: Checkout) -> None:

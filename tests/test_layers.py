@@ -30,7 +30,7 @@ ORDER = [
     *("proxykv.pruned", "proxykv.models", "proxykv.prefill", "proxykv.decode", "proxykv.scorer"),
     *("proxykv.watch", "proxykv.inputs"),
     # Methods, and the mapper that one of them trains.
-    *("proxykv.fitted",),
+    *("proxykv.fitted", "proxykv.matching"),
     *("proxykv.loss", "proxykv.fidelity", "proxykv.stages", "proxykv.mapper", "proxykv.stored"),
     *("proxykv.checkpoint", "proxykv.train", "baselines", "proxykv.pipeline"),
     # Jobs.
@@ -45,6 +45,7 @@ SCORER_SIDE = {
     "proxykv.spec",  # for ConfigError
     *("proxykv.attention", "proxykv.cache", "proxykv.models", "proxykv.prefill"),
     *("proxykv.scorer", "proxykv.select", "proxykv.tensors", "proxykv.fitted", "proxykv.mapper"),
+    "proxykv.matching",
     *("proxykv.stored", "proxykv.train", "proxykv.watch", "proxykv.inputs", "proxykv.draw"),
 }
 """What a method's file may use, besides other methods' files."""

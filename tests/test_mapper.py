@@ -13,7 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from proxykv.mapper import LEVELS, build_mapper, load_mapper, save_mapper
+from proxykv.mapper import build_mapper, load_mapper, save_mapper
+from proxykv.matching import LEVELS
 from proxykv.spec import ConfigError
 from proxykv.stages import MapperConfig
 
@@ -87,17 +88,17 @@ def test_matching_gives_each_head_its_true_distribution_and_leaves_the_order_in_
     mapper, scores = toy_mapper(), proxy_scores(LEVELS)
     before = mapper.score(scores).flatten(0, 1)
     true = torch.randn(8, LEVELS, generator=torch.Generator().manual_seed(2)).sort().values * 3
-    mapper.match(before.sort().values, true)
+    mapper.matching.learn(before, true)
     after = mapper.score(scores).flatten(0, 1)
     assert (after.sort().values - true).abs().mean() < 0.02 * (
         before.sort().values - true
     ).abs().mean()
     assert torch.equal(after.argsort(), before.argsort())
     # Also where the true scores cannot tell tokens apart, and beyond all that was seen.
-    mapper.match(before.sort().values, torch.zeros_like(true))
+    mapper.matching.learn(before, torch.zeros_like(true))
     tied = mapper.score(scores).flatten(0, 1)
     assert torch.equal(tied.argsort(), before.argsort())
-    assert (mapper.matched(before + 100) > tied.amax()).all()
+    assert (mapper.matching(before + 100) > tied.amax()).all()
 
 
 def test_wrong_input_is_refused() -> None:

@@ -91,6 +91,17 @@ def test_the_card_stands_beside_a_mappers(fitted: dict[str, Path], files: list[P
         assert card["training"]["features"] == params["inputs"]
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_each_heads_scores_are_spread_as_its_true_ones(
+    name: str, fitted: dict[str, Path], files: list[Path]
+) -> None:
+    """Also where they cannot be told, and a regression would stay near the mean."""
+    pairs = [surrogate.predictor(fitted[name], {})(path) for path in files]
+    scores, true = (torch.cat(parts, dim=-1).flatten(0, 1) for parts in zip(*pairs, strict=True))
+    spread = scores.std(dim=-1) / true.logit().std(dim=-1)
+    assert ((spread > 0.8) & (spread < 1.25)).all(), spread
+
+
 def test_the_same_seed_gives_the_same_weights(files: list[Path], tmp_path: Path) -> None:
     digests = []
     for seed in (0, 0, 1):

@@ -37,20 +37,24 @@ def local(checkout: Copy) -> dict[str, pd.DataFrame]:
 
 @pytest.fixture(scope="module")
 def said(checkout: Copy, local: object) -> str:
-    """What was said of a run that lost two jobs, its node for a while, and snakemake itself."""
+    """What was said of a run that lost two jobs, its node for a while, and snakemake itself.
+
+    The node is drained at work: what runs there goes on, and the retry of a killed job waits.
+    """
     checkout.use(CONFIG, "config/paper.yaml")
+    node = f"NodeName={one_node.node()}"
+
+    def kill_and_drain(holder: Holder) -> None:
+        admin("scontrol", "update", node, "State=DRAIN", "Reason=test")
+        os.kill(holder.pid, signal.SIGKILL)
+
     shots: dict[str, Callable[[Holder], object]] = {
-        "vt": lambda holder: os.kill(holder.pid, signal.SIGKILL),
+        "vt": kill_and_drain,
         "multikey": lambda holder: admin("scancel", str(holder.slurm_job)),
         # It still runs when people come back to what a killed snakemake has left.
         "single": lambda holder: os.kill(holder.pid, signal.SIGSTOP),
     }
-    node = f"NodeName={one_node.node()}"
-    admin("scontrol", "update", node, "State=DRAIN", "Reason=test")
     workflow = checkout.start("snakemake", *PROFILE)
-    checkout.until(workflow, lambda: slurm_jobs("rule_"))
-    assert {job["JobState"] for job in slurm_jobs("rule_")} == {"PENDING"}
-    admin("scontrol", "update", node, "State=RESUME")
 
     def shot() -> bool:
         for task in list(shots):
@@ -58,6 +62,13 @@ def said(checkout: Copy, local: object) -> str:
                 shots.pop(task)(holder)
         return not shots
 
+    def retries() -> list[dict[str, str]]:
+        shot()
+        return slurm_jobs("rule_generate_wildcards_tiny_tiny_vt")[1:]
+
+    checkout.until(workflow, retries)
+    assert [job["JobState"] for job in retries()] == ["PENDING"]
+    admin("scontrol", "update", node, "State=RESUME")
     checkout.until(workflow, shot)
     checkout.until(
         workflow, lambda: all(checkout.predictions(task).exists() for task in ("vt", "multikey"))

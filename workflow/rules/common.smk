@@ -23,10 +23,11 @@ onsuccess:
     print(f"Report: {RUN.dir}/report/index.html")
 
 
-# Whether this is a dry run is known only after the rules have been read, and it runs no hooks.
+# Whether this is a dry run is known only after the rules have been read, and it runs no hooks. One
+# that failed has planned nothing.
 @atexit.register
 def say_hours():
-    if workflow.dryrun:
+    if workflow.dryrun and workflow.scheduler:
         print(total(estimate(RUN)))
 
 
