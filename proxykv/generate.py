@@ -139,36 +139,24 @@ class Generator:
         donor: Ids | None,
         wanted: list[tuple[Method, float]],
     ) -> Prefill:
-        """Prefill, watched by the scorers that can score meanwhile."""
-        scorers = [self.scorers[method.id] for method, _ in wanted]
-        watchers = {s.key: s.see for s in scorers if isinstance(s, Watching)}
-        with watching(model, watchers) as notes:
-            filled = self._with_proxy(context, model, ids, donor, wanted)
-        notes.give(filled)
-        return filled
-
-    def _with_proxy(
-        self,
-        context: str,
-        model: Model,
-        ids: Ids,
-        donor: Ids | None,
-        wanted: list[tuple[Method, float]],
-    ) -> Prefill:
-        """Prefill; scorers that need only the proxy score on the way, as the schedule says."""
+        """Prefill; scorers that watch it, or need only the proxy, score on the way."""
+        scorers = {method.id: self.scorers[method.id] for method, _ in wanted}
+        watchers = {s.key: s.see for s in scorers.values() if isinstance(s, Watching)}
         ahead: dict[Hashable, tuple[str, Mapped]] = {}
-        for method, _ in wanted:
-            scorer = self.scorers[method.id]
+        for name, scorer in scorers.items():
             if isinstance(scorer, Mapped) and scorer.ahead:
-                ahead.setdefault(scorer.key, (method.id, scorer))
-        if not ahead:
-            return prefill(model, ids, len(model.prefix), donor)
-        filled, timeline = self.proxy.prefill(
-            model, ids, len(model.prefix), dict(ahead.values()), self.spec.schedule, donor
-        )
-        about = {"context_id": context, "context_tokens": len(filled.context)}
-        how = {"schedule": self.spec.schedule, "spans": timeline.record()}
-        self.timelines.append([about | how])
+                ahead.setdefault(scorer.key, (name, scorer))
+        with watching(model, watchers) as notes:
+            if not ahead:
+                filled = prefill(model, ids, len(model.prefix), donor)
+            else:
+                filled, timeline = self.proxy.prefill(
+                    model, ids, len(model.prefix), dict(ahead.values()), self.spec.schedule, donor
+                )
+                about = {"context_id": context, "context_tokens": len(filled.context)}
+                how = {"schedule": self.spec.schedule, "spans": timeline.record()}
+                self.timelines.append([about | how])
+        notes.give(filled)
         return filled
 
     def _another(self, example: Example) -> Example | None:
