@@ -233,7 +233,9 @@ def test_verdict_survives_poor_runs(rows: pd.DataFrame):
     assert "no ProxyKV rows" in say(rows[rows.method == "kvzip"])
     assert "KVzip was not run" in say(rows[rows.method.isin(["proxykv", "full"])])
     lone = rows[rows.context_id.str.endswith("-000") & (rows.question == 0)]
-    assert "single context" in say(lone.assign(kl=np.nan))
+    text = say(lone.assign(kl=np.nan))
+    assert "A single context, so no interval: single, vt." in text
+    assert "(no interval)" in text and "undefined" not in text
     zero = rows.assign(score=rows.score.where(rows.method != "kvzip", 0.0))
     assert "Recovery at ρ ≤ 0.3 is undefined" in say(zero)
 

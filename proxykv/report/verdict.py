@@ -71,7 +71,7 @@ def _against_oracle(cell: dict[str, pd.DataFrame], methods: set[str]) -> Iterato
     ours = low.loc[SUBJECT]
     recovery = (
         f"ProxyKV recovers {_percent(ours.recovery)} of KVzip's score at {LOW_WORDS} "
-        f"(95 % CI {_percent(ours.recovery_low)} to {_percent(ours.recovery_high)})"
+        f"({_recovery_interval(ours)})"
         if pd.notna(ours.recovery)
         else f"Recovery at {LOW_WORDS} is undefined (KVzip's mean is 0)"
     )
@@ -195,10 +195,9 @@ def _floors(board: pd.DataFrame) -> Iterator[Finding]:
 def _size(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
     contexts = cell["leaderboard"].n_contexts.max()
     tasks = cell["per_task"].task.nunique()
-    spread = cell["per_task"].n_contexts
-    single = (
-        " One task has a single context: its interval is undefined." if spread.min() == 1 else ""
-    )
+    sizes = cell["per_task"].groupby("task").n_contexts.max()
+    alone = list(sizes.index[sizes == 1])
+    single = f" A single context, so no interval: {', '.join(alone)}." if alone else ""
     yield Finding(
         "note",
         f"Sample: {contexts} contexts over {tasks} task{'s' if tasks != 1 else ''}. Contexts, not "
@@ -262,8 +261,14 @@ def _signed(value: float) -> str:
     return number(value, sign=True)
 
 
+def _recovery_interval(summary: pd.Series) -> str:
+    if pd.isna(summary.recovery_low):
+        return "no interval"
+    return f"95 % CI {_percent(summary.recovery_low)} to {_percent(summary.recovery_high)}"
+
+
 def _percent(share: float) -> str:
-    return "undefined" if pd.isna(share) else f"{100 * share:.1f} %"
+    return f"{100 * share:.1f} %"
 
 
 def _name(method: str) -> str:
