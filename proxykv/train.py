@@ -18,7 +18,7 @@ from torch import Tensor
 
 from proxykv import checkpoint
 from proxykv.fidelity import fidelity
-from proxykv.loss import PAPER_WEIGHTS, hybrid_loss
+from proxykv.loss import DEFAULT_WEIGHTS, hybrid_loss
 from proxykv.mapper import save_mapper
 from proxykv.spec import ConfigError
 from proxykv.stored import Load, calibrated_mapper, load_scores, match_distributions
@@ -57,7 +57,7 @@ class TrainConfig:
     patience: int = 5
     checkpoint_every: int = 100
     device: str = "cpu"
-    weights: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
     matched: bool = True
     mapper: Mapping[str, Any] = field(default_factory=dict)
 
