@@ -3,9 +3,11 @@
     python benchmarks/mapper_scale.py [--lengths 10000 40000 160000] [--families llama-3.1]
 
 Every measurement is a process of its own with one thread, because a process' peak memory never
-falls. Time is the process' CPU time, which other work on the machine hardly changes. The share of
-FLOPs is the mapper's in (proxy's prefill + replay + mapper), counting the proxy's matrix products
+falls. Time is the process' CPU time, which other work on the machine hardly changes. Shares are the
+mapper's in (proxy's prefill + replay + mapper). That of FLOPs counts the proxy's matrix products
 with its weights only: its attention, which grows with length, would make the share smaller still.
+That of time is measured at `--share-tokens`, on a proxy of the family's shape with random weights
+in float32 and a small vocabulary, which neither pass multiplies with.
 """
 
 from __future__ import annotations
@@ -21,8 +23,21 @@ from typing import Any, TypeVar
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
+from baselines.kvzip import replays, score_replays
+from proxykv.cache import ATTENTION
+from proxykv.catalog import ROOT
 from proxykv.mapper import build_mapper
+from proxykv.models import Model
+from proxykv.prefill import prefill
 from proxykv.stages import MapperConfig
 
 GIB = 2**30
@@ -31,16 +46,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Family:
-    """Heads of a pair, and the proxy's weights outside its embeddings."""
+    """Heads of a target, and the shape of its proxy."""
 
-    config: MapperConfig
-    proxy_weights: float
+    target_layers: int
+    target_heads: int
+    proxy: PreTrainedConfig
+
+    @property
+    def mapper(self) -> MapperConfig:
+        layers, heads = self.proxy.num_hidden_layers, self.proxy.num_key_value_heads
+        return MapperConfig(layers, heads, self.target_layers, self.target_heads)
+
+
+def shape(kind: type[PreTrainedConfig], *sizes: int) -> PreTrainedConfig:
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    named = dict(zip((*names, "num_key_value_heads", "head_dim"), sizes, strict=True))
+    return kind(**named, vocab_size=4096, tie_word_embeddings=True)
 
 
 FAMILIES = {
-    "llama-3.1": Family(MapperConfig(16, 8, 32, 8), 0.97e9),
-    "qwen-2.5": Family(MapperConfig(28, 2, 28, 4), 1.31e9),
-    "qwen-3": Family(MapperConfig(36, 8, 64, 8), 3.63e9),
+    "llama-3.1": Family(32, 8, shape(LlamaConfig, 2048, 8192, 16, 32, 8, 64)),
+    "qwen-2.5": Family(28, 4, shape(Qwen2Config, 1536, 8960, 28, 12, 2, 128)),
+    "qwen-3": Family(64, 8, shape(Qwen3Config, 2560, 9728, 36, 32, 8, 128)),
 }
 
 
@@ -84,28 +111,60 @@ def flops_per_token(config: MapperConfig, tokens: int = 1024) -> float:
     return counter.get_total_flops() / tokens
 
 
+def proxy_weights(config: PreTrainedConfig) -> int:
+    """Weights of the proxy outside its embeddings."""
+    with torch.device("meta"):
+        body = AutoModelForCausalLM.from_config(config).base_model
+    return sum(p.numel() for n, p in body.named_parameters() if "embed" not in n)
+
+
+def time_share(family: Family, tokens: int) -> float:
+    """The mapper's share of the CPU time of the proxy's side."""
+    torch.set_num_threads(1)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "tiny" / "proxy")
+    net = AutoModelForCausalLM.from_config(family.proxy, attn_implementation=ATTENTION)
+    proxy = Model(net.eval().requires_grad_(False), tokenizer, prefix=(), suffix=(), digest="")
+    mapper = build_mapper(family.mapper).eval()
+    ids = torch.randint(len(tokenizer), (tokens,))
+
+    def scored(count: int) -> torch.Tensor:
+        filled = prefill(proxy, ids[:count], 0)
+        return score_replays(filled, replays(proxy, filled.context))
+
+    mapper.score(scored(64))
+    start = time.process_time()
+    scores = scored(tokens)
+    between = time.process_time()
+    mapper.score(scores)
+    end = time.process_time()
+    return (end - between) / (end - start)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=[10_000, 40_000, 160_000])
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--share-tokens", type=int, default=1024)
     options = parser.parse_args()
     print(
-        "| family | heads | parameters | MFLOP/token | FLOP share | tokens | µs/token | peak GiB |"
+        "| family | heads | parameters | MFLOP/token | FLOP share | time share "
+        "| tokens | µs/token | peak GiB |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in options.families:
         family = FAMILIES[name]
-        config = family.config
+        config = family.mapper
         parameters = sum(p.numel() for p in build_mapper(config).parameters())
         flops = apart(flops_per_token, config)
         # Two FLOPs per weight and token, in the prefill and again in the replay.
-        share = flops / (flops + 4 * family.proxy_weights)
+        share = flops / (flops + 4 * proxy_weights(family.proxy))
+        measured = apart(time_share, family, options.share_tokens)
         for tokens in options.lengths:
             cost = apart(measure, config, tokens)
             print(
                 f"| {name} | {config.proxy_channels} → {config.target_channels} "
-                f"| {parameters / 1e3:.0f}k | {flops / 1e6:.1f} | {share:.2%} | {tokens} "
-                f"| {1e6 * cost.seconds / tokens:.0f} | {cost.peak_bytes / GIB:.2f} |",
+                f"| {parameters / 1e3:.0f}k | {flops / 1e6:.1f} | {share:.2%} | {measured:.1%} "
+                f"| {tokens} | {1e6 * cost.seconds / tokens:.0f} | {cost.peak_bytes / GIB:.2f} |",
                 flush=True,
             )
 
