@@ -107,7 +107,7 @@ def test_the_schema_knows_exactly_the_settings_of_training() -> None:
 
 def test_what_shows_transfer_is_not_trained_on() -> None:
     config = valid()
-    dataset("corpus", benchmark="scbench", tasks=["kv", "repoqa"])(config)
+    config["corpus"][0] |= {"benchmark": "scbench", "tasks": ["kv", "repoqa"]}
     assert "config.corpus[0]: scbench/repoqa is held out from all training; remove it" in (
         config_problems(config)
     )
