@@ -1,6 +1,7 @@
 """Ablations: variants of ProxyKV in one run, held against the run's own `proxykv`.
 
-A variant is a method `{id, base: proxykv, params}` under ProxyKV's own scope; methods whose
+A variant is a method `{id, base: proxykv, params}` under ProxyKV's own scope and on the whole
+corpus; methods whose
 parameters differ in `seed` alone are the same variant, trained again.
 """
 
@@ -22,7 +23,10 @@ import pandas as pd
 from proxykv.catalog import digest
 from proxykv.stats import Strata, mean_ci
 from proxykv.tables import CELL, LOW, LOW_RETENTION, SUBJECT, UNIT, context_means, read_rows
+from proxykv.terms import DEFAULT_WEIGHTS
 
+OTHER = {"scope", "corpus", "lengths"}
+"""What an entry with one of these asks is another question than a variant's."""
 FIDELITY = ("mass", "split", "head_overlap")
 COLUMNS = [
     *CELL,
@@ -46,7 +50,7 @@ COLUMNS = [
 class Variant:
     """One way to train, by the ids of the methods that did so with different seeds.
 
-    `group`: `reference`, `loss` (a term out), `weights` (of all terms), or the parameter that
+    `group`: `reference`, `loss` (other terms), `weights` (of all terms), or the parameter that
     differs (`mapper`, `features`, …).
     """
 
@@ -58,8 +62,8 @@ class Variant:
 def variants(config: Mapping[str, Any]) -> list[Variant]:
     """The reference, then the variants in the config's order; nothing where there is none."""
     entries = [m if isinstance(m, dict) else {"id": m, "base": m} for m in config["methods"]]
-    mine = [m for m in entries if SUBJECT in (m["id"], m["base"]) and "scope" not in m]
-    terms = config.get("training", {}).get("weights", {})
+    mine = [m for m in entries if SUBJECT in (m["id"], m["base"]) and not OTHER & m.keys()]
+    terms = config.get("training", {}).get("weights", DEFAULT_WEIGHTS)
     groups: dict[str, list[tuple[str, str]]] = {}
     for entry in sorted(mine, key=lambda m: m["id"] != SUBJECT):
         params = {k: v for k, v in entry.get("params", {}).items() if k != "seed"}

@@ -200,6 +200,8 @@ def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
             for task in entry["tasks"]:
                 if task not in known[name]:
                     yield f"{where}: {name} has no task {task!r}; {did_you_mean(task, known[name])}"
+            if section == "corpus" and "repoqa" in str(entry.get("options", {})).lower():
+                yield f"{where}.options: RepoQA is held out from all training; take another source"
             for key in {"part", "held_out"} & entry.keys() if section == "benchmarks" else ():
                 yield f"{where}: {key!r} is for the corpus; remove it"
             yield from _build_problems(entry, where)

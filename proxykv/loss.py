@@ -16,10 +16,8 @@ from torch import Tensor
 
 from proxykv.select import budget
 from proxykv.spec import ConfigError
+from proxykv.terms import PAPER_WEIGHTS
 
-PAPER_WEIGHTS = {"bin": 10.0, "mse": 20.0, "fine": 1.0, "global": 1.0, "cos": 1.0}
-DEFAULT_WEIGHTS = {"bin": 10.0, "mse": 20.0, "fine": 1.0, "cos": 1.0}
-"""Without `global`, the one term that the ablation found no use for (docs/mapper.md)."""
 BIN_RETENTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 Logits = Float[Tensor, "layer kv_head token"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import random
 import shutil
@@ -18,10 +19,13 @@ from torch import Tensor
 
 from proxykv import checkpoint
 from proxykv.fidelity import fidelity
-from proxykv.loss import DEFAULT_WEIGHTS, hybrid_loss
+from proxykv.loss import hybrid_loss
 from proxykv.mapper import save_mapper
 from proxykv.spec import ConfigError
 from proxykv.stored import Load, calibrated_mapper, load_scores, match_distributions
+from proxykv.terms import DEFAULT_WEIGHTS
+
+logger = logging.getLogger(__name__)
 
 Build = Callable[[Sequence[Path], Mapping[str, Any], str], Any]
 """A module with a mapper's `config`, `score`, `matching`; from files, `mapper` and `features`."""
@@ -37,8 +41,8 @@ class TrainConfig:
     the mapper sees of the proxy (see `proxykv.pipeline.FEATURES`); `weights` are the loss's λ; with
     `matched`, each head's scores are at last given the distribution of its true ones;
     `mapper` overrides fields of MapperConfig (its shape comes from the scores); `val_contexts` are
-    held out; `*_every` count steps. Training ends early when `patience` evaluations in a row have
-    not improved on the best one.
+    held out; `*_every` count steps (`log_every`: those whose log line has the fidelity, too).
+    Training ends early when `patience` evaluations in a row have not improved on the best one.
     """
 
     steps: int = 500
@@ -77,8 +81,8 @@ def train_mapper(
     from `out/checkpoint/` with the same result, bit for bit on the same machine and threads; the
     checkpoint of another run is ignored. Returns the card.
 
-    Raises ConfigError for unusable files or settings, FloatingPointError, naming the context,
-    when the loss is not finite.
+    Raises ConfigError for unusable files or settings, FloatingPointError, naming the contexts,
+    when the loss or its gradient is not finite.
     """
     train, held_out = split_contexts(score_files, config.val_contexts)
     run = Run(out, config, identity, train, held_out, build, load)
@@ -145,7 +149,7 @@ class Run:
 
     def fit(self, start: int) -> None:
         """Steps `start` + 1 to the last, with log lines, evaluations and checkpoints."""
-        config, tokens, clock = self.config, 0, time.perf_counter()
+        config = self.config
         with self.log_file.open("a", encoding="utf-8", buffering=1) as log:
 
             def tell(split: str, figures: Mapping[str, float]) -> None:
@@ -153,21 +157,23 @@ class Run:
                 log.write(json.dumps(line) + "\n")
 
             for step in range(start + 1, config.steps + 1):
-                last = step == config.steps
+                last, begun = step == config.steps, time.perf_counter()
                 logged = last or step % config.log_every == 0
-                figures, seen = self.step(step, with_fidelity=logged)
-                tokens += seen
-                if logged:
-                    speed = tokens / (time.perf_counter() - clock)
-                    tell("train", {**figures, "tokens_per_s": speed})
-                    tokens, clock = 0, time.perf_counter()
+                figures, tokens = self.step(step, with_fidelity=logged)
+                speed = tokens / (time.perf_counter() - begun)
+                tell("train", {**figures, "tokens_per_s": speed})
                 if last or step % config.eval_every == 0:
-                    tell("val", self.evaluate(step))
-                    clock = time.perf_counter()
+                    tell("val", metrics := self.evaluate(step))
+                    self.report(step, figures["total"], metrics["mass@0.1"], speed)
                     if step - self.best["step"] >= config.patience * config.eval_every:
                         return
                 if not last and step % config.checkpoint_every == 0:
                     self.save(step)
+
+    def report(self, step: int, loss: float, mass: float, speed: float) -> None:
+        """Progress, in the job's log."""
+        told = f"loss {loss:.3f}, held-out mass@0.1 {mass:.3f}, {speed:.0f} tokens/s"
+        logger.info("step %d of %d: %s", step, self.config.steps, told)
 
     def step(self, step: int, with_fidelity: bool = False) -> tuple[dict[str, float], int]:
         """One optimiser step: figures for the log, and tokens seen.
@@ -182,8 +188,9 @@ class Run:
         tokens = 0
         self.mapper.train()
         self.optimizer.zero_grad()
-        for micro in range(config.batch):
-            path = self._context((step - 1) * config.batch + micro)
+        first = (step - 1) * config.batch
+        paths = [self._context(first + micro) for micro in range(config.batch)]
+        for path in paths:
             seen, target = self._window(path, generator)
             logits = self.mapper(seen)
             total, terms = hybrid_loss(logits, target, config.weights, generator)
@@ -196,9 +203,12 @@ class Run:
             tokens += target.shape[-1]
             for name, value in {"total": total.detach(), **terms}.items():
                 figures[name] = figures.get(name, 0.0) + value.item() / config.batch
-            if with_fidelity and micro == config.batch - 1:
-                figures |= fidelity(logits.detach(), target)
-        torch.nn.utils.clip_grad_norm_(self.mapper.parameters(), config.clip)
+        if with_fidelity:
+            figures |= fidelity(logits.detach(), target)
+        norm = torch.nn.utils.clip_grad_norm_(self.mapper.parameters(), config.clip)
+        if not norm.isfinite():
+            names = ", ".join(path.stem for path in paths)
+            raise FloatingPointError(f"gradient is not finite at step {step} on contexts {names}")
         figures["lr"] = learning_rate(step, config)
         for group in self.optimizer.param_groups:
             group["lr"] = figures["lr"]

@@ -88,6 +88,19 @@ def test_variants_are_grouped_by_what_differs_besides_the_seed() -> None:
     ]
 
 
+def test_another_corpus_is_no_seed_and_the_default_loss_is_the_reference() -> None:
+    weights = {"bin": 10, "mse": 20, "fine": 1, "cos": 1}
+    methods = [
+        "proxykv",
+        {"id": "code", "base": "proxykv", "corpus": ["code"]},
+        {"id": "short", "base": "proxykv", "lengths": [400]},
+        {"id": "paper", "base": "proxykv", "params": {"weights": {**weights, "global": 1}}},
+        {"id": "bin5", "base": "proxykv", "params": {"weights": {**weights, "bin": 5}}},
+    ]
+    found = [(v.group, v.methods) for v in variants({"methods": methods})]
+    assert found == [("reference", ("proxykv",)), ("loss", ("paper",)), ("weights", ("bin5",))]
+
+
 @pytest.mark.parametrize("methods", [["full", "proxykv"], ["full", CONFIG["methods"][2]]])
 def test_a_run_without_variants_has_no_table(run_dir: Path, methods: list[Any]) -> None:
     (run_dir / "config.json").write_text(json.dumps({**CONFIG, "methods": methods}))

@@ -92,8 +92,8 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_schema_knows_exactly_the_settings_of_training() -> None:
     from dataclasses import fields
 
-    from proxykv.loss import PAPER_WEIGHTS
     from proxykv.stages import VARIANTS, MapperConfig
+    from proxykv.terms import PAPER_WEIGHTS
     from proxykv.train import TrainConfig
 
     known = catalog.schema("config")["properties"]["training"]["properties"]
@@ -110,4 +110,11 @@ def test_what_shows_transfer_is_not_trained_on() -> None:
     config["corpus"][0] |= {"benchmark": "scbench", "tasks": ["kv", "repoqa"]}
     assert "config.corpus[0]: scbench/repoqa is held out from all training; remove it" in (
         config_problems(config)
+    )
+    source = {"kind": "hub", "name": "microsoft/SCBench", "files": "scbench_repoqa"}
+    options = {"sources": [source]}
+    config["corpus"][0] |= {"benchmark": "text", "tasks": ["code"], "options": options}
+    assert (
+        "config.corpus[0].options: RepoQA is held out from all training; take another source"
+        in config_problems(config)
     )

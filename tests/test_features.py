@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from random_models import random_ids, random_net
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from baselines.kvzip import replays, score_replays
 from proxykv.cache import ATTENTION
 from proxykv.models import Model
 from proxykv.pipeline import FEATURES, prefill_scores, proxy_scores
@@ -39,3 +43,23 @@ def test_features_are_scores_of_the_proxys_own_pairs() -> None:
         scores = proxy_scores(target, proxy, ids, 1, features=features)
         assert scores.shape == (2, 2, 30)
         assert scores.min() >= 0 and scores.max() <= 1
+
+
+class Late(Model):
+    """A model that sees every token 1000 positions later."""
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, cache: Any) -> Tensor:
+        return super().hidden(input_ids, position_ids + 1000, cache)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_scores_do_not_depend_on_where_a_context_lies(architecture: str) -> None:
+    """Which is why training does not vary positions."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny.make_tokenizer())
+    net = random_net(architecture, ATTENTION, vocab_size=len(tokenizer))
+    early, late = (
+        score_replays(filled, replays(filled.model, filled.context))
+        for kind in (Model, Late)
+        for filled in [prefill(kind(net, tokenizer, (5,), (), ""), random_ids(60, seed=1), 1)]
+    )
+    torch.testing.assert_close(early, late, atol=1e-4, rtol=1e-3)

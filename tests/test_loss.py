@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxykv.loss import (
-    PAPER_WEIGHTS,
     bin_loss,
     cos_loss,
     fine_loss,
@@ -19,6 +18,7 @@ from proxykv.loss import (
     mse_loss,
 )
 from proxykv.spec import ConfigError
+from proxykv.terms import PAPER_WEIGHTS
 
 
 def generator(seed: int = 0) -> torch.Generator:

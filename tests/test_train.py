@@ -76,7 +76,8 @@ def test_learns_and_beats_the_linear_control(tmp_path: Path) -> None:
     assert metrics["hybrid"]["mass@0.1"] > max(0.9, metrics["linear"]["mass@0.1"])
 
 
-def test_writes_mapper_card_and_log(tmp_path: Path) -> None:
+def test_writes_mapper_card_and_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     files = write_scores(tmp_path / "scores")
     card = train_mapper(files, tmp_path / "out", replace(QUICK, matched=False), IDENTITY)
     mapper, read = load_mapper(tmp_path / "out", expected=IDENTITY)
@@ -87,13 +88,16 @@ def test_writes_mapper_card_and_log(tmp_path: Path) -> None:
     lines = log_lines(tmp_path / "out")
     train = [line for line in lines if line["split"] == "train"]
     val = [line for line in lines if line["split"] == "val"]
-    assert [line["step"] for line in train] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in train] == [*range(1, 13)]
     assert [line["step"] for line in val] == [4, 8, 12]
     assert {line["steps"] for line in lines} == {12}
     losses = {"total", "bin", "mse", "fine", "global", "cos", "lr", "tokens_per_s"}
     metrics = {"mass@0.1", "mass@0.2", "mass@0.3", "mass@0.5", "head_overlap@0.1", "split@0.2"}
-    assert losses | metrics <= set(train[0])
+    assert all(losses <= set(line) for line in train)
+    assert [line["step"] for line in train if metrics <= set(line)] == [2, 4, 6, 8, 10, 12]
     assert metrics <= set(val[0])
+    told = [record.getMessage() for record in caplog.records if record.name == "proxykv.train"]
+    assert [message.split(":")[0] for message in told] == [f"step {n} of 12" for n in (4, 8, 12)]
     best = max(val, key=lambda line: sum(line[f"mass@{r}"] for r in (0.1, 0.2, 0.3)))
     assert card["best_step"] == best["step"] and card["metrics"]["mass@0.2"] == best["mass@0.2"]
 
@@ -188,6 +192,42 @@ def test_a_loss_that_is_not_finite_names_the_context(tmp_path: Path) -> None:
     files = write_scores(tmp_path / "scores")
     with pytest.raises(FloatingPointError, match=r"step \d+ on context 00\d"):
         train_mapper(files, tmp_path / "out", replace(QUICK, lr=1e30, warmup=0), IDENTITY)
+
+
+def test_a_gradient_that_is_not_finite_names_the_contexts_and_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepped: list[int] = []
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: torch.tensor(torch.nan)
+    )
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: stepped.append(1))
+    files = write_scores(tmp_path / "scores")
+    with pytest.raises(FloatingPointError, match=r"gradient .* step 1 on contexts 00\d, 00\d"):
+        train_mapper(files, tmp_path / "out", QUICK, IDENTITY)
+    assert not stepped
+
+
+def test_variants_see_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write_scores(tmp_path / "scores")
+    variants = {
+        "full": QUICK,
+        "mse": replace(QUICK, weights={"mse": 20.0}),
+        "linear": replace(QUICK, mapper={"variant": "linear"}),
+    }
+    original, batches = Run._window, {name: [] for name in variants}
+    for name, config in variants.items():
+
+        def window(self, path, generator, seen=batches[name]):
+            features, target = original(self, path, generator)
+            seen.append((path.name, target))
+            return features, target
+
+        monkeypatch.setattr(Run, "_window", window)
+        train_mapper(files, tmp_path / name, replace(config, crop=24), IDENTITY)
+    for name in ("mse", "linear"):
+        for ours, theirs in zip(batches["full"], batches[name], strict=True):
+            assert ours[0] == theirs[0] and torch.equal(ours[1], theirs[1])
 
 
 def test_bad_files_and_splits_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Ablation: terms of the loss.
 
-ProxyKV trained with terms of the loss left out, minus ProxyKV trained with all of them, on the same
+ProxyKV trained with other terms of the loss, minus ProxyKV trained with the run's own, on the same
 contexts (95 % intervals). Inside the grey band lie differences that another seed makes too.
 """
 
@@ -13,5 +13,5 @@ from proxykv.plots._ablation import draw_differences
 
 
 def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
-    """Score and KL; None where the run leaves no term out."""
+    """Score and KL; None where the run varies no term."""
     return draw_differences(rows, run_dir, "loss")

@@ -1,7 +1,7 @@
 """Sensitivity to the weights of the loss.
 
-ProxyKV trained with other weights of the terms `bin` and `mse`, minus ProxyKV trained with the
-paper's, on the same contexts (95 % intervals). Inside the grey band lie differences that another
+ProxyKV trained with other weights of the same terms, minus ProxyKV trained with the run's own, on
+the same contexts (95 % intervals). Inside the grey band lie differences that another
 seed makes too.
 """
 

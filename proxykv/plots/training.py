@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from proxykv.plots._curves import log_scale, panels
 
+POINTS = 400  # that a line is drawn with: a long training has thousands of steps
 TERMS = {
     "bin": "#D55E00",
     "mse": "#0072B2",
@@ -98,7 +99,8 @@ def _lines(
             continue
         known = log.dropna(subset=[column])
         name = label.format(f"ρ {column.partition('@')[2]}" if "@" in column else column)
-        for split, part in known.groupby("split"):
+        for split, whole in known.groupby("split"):
+            part = whole.iloc[:: -(-len(whole) // POINTS)]
             # Training steps are noisy: show them pale, under their running median.
             noisy = split == "train" and len(part) > 30
             axis.plot(

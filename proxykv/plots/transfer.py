@@ -2,7 +2,9 @@
 
 Each line is a fitted method, named with the parts of the corpus and the context lengths that it has
 seen; each column a part, or a length, of held-out contexts. The number is the overlap with KVzip's
-kept set under equal budgets per head at ρ = 0.1: token choice alone, 1 is perfect.
+kept set under equal budgets per head at ρ = 0.1: token choice alone, 1 is perfect. By length it is
+a mean over the parts that have contexts of every length. A method of one part, or of one length,
+has seen fewer contexts than the others; a surrogate is judged on the tokens that it has stored.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
@@ -32,7 +34,7 @@ def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
     maps = {}
     for family, mine in table.groupby("family"):
         maps[f"{family}: tested on"] = _grid(mine[mine.length == ALL], "part")
-        single = mine[mine.length != ALL]
+        single = _everywhere(mine[mine.length != ALL])
         if single.length.nunique() > 1:
             maps[f"{family}: tokens of the tested contexts"] = _grid(single, "length")
     lines = max(len(grid) for grid in maps.values())
@@ -45,6 +47,13 @@ def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
         axis.set(xlabel="", ylabel="")
         axis.tick_params(length=0)
     return figure
+
+
+def _everywhere(table: pd.DataFrame) -> pd.DataFrame:
+    """The parts of the corpus that have contexts of every length."""
+    lengths = table.groupby("part").length.nunique()
+    everywhere = lengths.index[lengths == table.length.nunique()]
+    return table.loc[table.part.isin(everywhere)]
 
 
 def _grid(table: pd.DataFrame, column: str) -> pd.DataFrame:
