@@ -262,7 +262,9 @@ def total(parts: Sequence[Part]) -> str:
         f"GPU hours ({GPU.name})": sum(part.hours for part in parts if part.gpus),
         "hours on CPUs": sum(part.hours for part in parts if not part.gpus),
     }
-    told = " and ".join(f"{hours:,.3g} {kind}" for kind, hours in kinds.items() if hours)
+    told = " and ".join(
+        f"{hours:,.{0 if hours >= 10 else 1}f} {kind}" for kind, hours in kinds.items() if hours
+    )
     return f"the whole run: about {told} (assumptions: docs/cost.md)"
 
 
