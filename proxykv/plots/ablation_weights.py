@@ -1,8 +1,8 @@
 """Sensitivity to the weights of the loss.
 
 ProxyKV trained with other weights of the same terms, minus ProxyKV trained with the run's own, on
-the same contexts (95 % intervals). Inside the grey band lie differences that another
-seed makes too.
+the same contexts (95 % intervals). Inside the grey band lie differences that another seed makes
+too.
 """
 
 from pathlib import Path
