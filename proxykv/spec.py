@@ -252,7 +252,7 @@ class Run:
             "contexts": entry.get("contexts"),
             "lengths": tuple(entry["lengths"]) if "lengths" in entry else None,
             "max_context": self.family(family)["max_context"],
-            "seed": self.seed,
+            "seed": entry.get("seed", self.seed),
             "options": entry.get("options", {}),
         }
         # The same settings on another tokenizer are other data.

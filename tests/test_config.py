@@ -34,6 +34,18 @@ def test_methods_with_a_colon_are_classes() -> None:
     assert len({method.digest for method in methods.values()}) == 5
 
 
+def test_a_task_s_own_seed_gives_other_contexts_and_leaves_all_else() -> None:
+    """Fresh contexts for mappers that are trained already."""
+    config = valid()
+    given = Run(config)
+    config["benchmarks"] = [entry | {"seed": 7} for entry in config["benchmarks"]]
+    other = Run(config)
+    (before, *_), (after, *_) = (run.datasets("tiny", "eval") for run in (given, other))
+    assert (before.seed, after.seed) == (given.seed, 7) and before.path != after.path
+    assert other.seed == given.seed
+    assert other.datasets("tiny", "train") == given.datasets("tiny", "train")
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_configs_are_valid(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
