@@ -236,11 +236,15 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    """show how far each job of the run is"""
-    from proxykv.progress import status, status_table
+    """show how far each fit and each job of the run is"""
+    from proxykv.progress import fits, status, status_table
 
-    records = status(Run.read(options.config))
-    print(json.dumps(records, indent=2) if options.json else status_table(records))
+    run = Run.read(options.config)
+    told = {"fits": fits(run), "jobs": status(run)}
+    if options.json:
+        print(json.dumps(told, indent=2))
+    else:
+        print("\n\n".join(status_table(records) for records in told.values() if records))
 
 
 def _forget(options: argparse.Namespace) -> None:

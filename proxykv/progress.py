@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -32,8 +34,17 @@ def status(run: Run) -> list[dict[str, Any]]:
     return [_record(cell, grid) for cell in run.cells()]
 
 
+def fits(run: Run) -> list[dict[str, Any]]:
+    """How far everything that is fitted is: of a training, the last `step` `of` so many."""
+    return [
+        {"family": family, "fitted": artefact, **_fit(run.artefact_dir(family, artefact))}
+        for family in run.families
+        for artefact in run.artefacts
+    ]
+
+
 def status_table(records: Iterable[Mapping[str, Any]]) -> str:
-    """The same for people: a line per job, and a count of every state."""
+    """Such records for people: a line each, and a count of every state."""
     table = pd.DataFrame(records).fillna("")
     counts = table["state"].value_counts()
     summary = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
@@ -94,6 +105,16 @@ def _record(cell: Cell, grid: Collection[tuple[str, float]]) -> dict[str, Any]:
         "by": str(holder) if holder else None,
         "error": (holder.error or "killed") if holder and not holder.alive else None,
     }
+
+
+def _fit(folder: Path) -> dict[str, Any]:
+    log = folder / "log.jsonl"
+    lines = log.read_text("utf-8").splitlines() if log.exists() else []
+    # A line that is being written is not whole yet.
+    last = next((json.loads(line) for line in reversed(lines) if line.endswith("}")), {})
+    fallback = "started" if last else "missing"
+    state = "done" if (folder / "card.json").exists() else fallback
+    return {"state": state, "step": last.get("step"), "of": last.get("steps")}
 
 
 def _rows(cell: Cell) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from proxykv.cells import Cell
 from proxykv.cli import main
 from proxykv.journal import Journal
 from proxykv.parquet import write_parquet
-from proxykv.progress import forget, status, status_table
+from proxykv.progress import fits, forget, status, status_table
 from proxykv.spec import ConfigError, Run
 
 DATASET = {"benchmark": "tiny", "contexts": 4, "lengths": [96]}
@@ -102,7 +102,23 @@ def test_what_a_changed_config_wants_besides_is_not_done(run: Run) -> None:
 
 def test_status_from_the_command_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--config", str(run.dir / "config.json"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == status(run)
+    assert json.loads(capsys.readouterr().out) == {"fits": fits(run), "jobs": status(run)}
+
+
+def test_status_tells_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = Run({**CONFIG, "methods": ["full", "prior", "proxykv"]})
+    assert {fit["state"] for fit in fits(trained)} == {"missing"}
+    folder = trained.artefact_dir("tiny", "proxykv")
+    folder.mkdir(parents=True)
+    (folder / "log.jsonl").write_text('{"step": 1, "steps": 9}\n{"step": 2, "steps": 9}\n{"st')
+    (prior := trained.artefact_dir("tiny", "prior")).mkdir()
+    (prior / "card.json").touch()
+    assert fits(trained) == [
+        {"family": "tiny", "fitted": "prior", "state": "done", "step": None, "of": None},
+        {"family": "tiny", "fitted": "proxykv", "state": "started", "step": 2, "of": 9},
+    ]
+    assert main(["status", "--config", str(trained.write())]) == 0
+    assert "1 done, 1 started\n\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
