@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,6 +94,27 @@ def test_other_thread_counts_keep_the_same_sets(pair: Pair) -> None:
     torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
     for retention in (0.1, 0.3):
         assert torch.equal(select(one, retention, "global"), select(other, retention, "global"))
+
+
+BITS = """
+import hashlib, sys, torch
+torch.set_num_threads(int(sys.argv[1]))
+from random_models import random_ids
+from test_pipeline import PREFIX, model, proxy_scores
+wide = model(hidden_size=1024, intermediate_size=1536, num_attention_heads=16)
+scores = proxy_scores(wide, wide, random_ids(PREFIX + 300, seed=3), PREFIX)
+print(hashlib.sha256(scores.numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="PyTorch without MKL")
+def test_a_setting_of_mkl_gives_the_same_bits_at_any_thread_count() -> None:
+    """A model as wide as this one rounds otherwise without it."""
+    env = {**os.environ, "MKL_CBWR": "AUTO,STRICT", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ask = [sys.executable, "-c", BITS]
+    asked = [subprocess.Popen([*ask, n], env=env, stdout=subprocess.PIPE) for n in ("1", "2")]
+    one, two = (process.communicate()[0] for process in asked)
+    assert len(one.strip()) == 64 and one == two
 
 
 def test_the_proxys_side_uses_as_many_threads_as_the_targets() -> None:
