@@ -1,6 +1,6 @@
 """What the mapper costs: parameters, FLOPs, time per token and peak memory, by family and length.
 
-    python benchmarks/mapper_scale.py [--lengths 10000 40000 160000] [--families llama-3.1]
+    python benchmarks/mapper_scale.py [--lengths 10000 40000 170000] [--families llama-3.1]
 
 Every measurement is a process of its own with one thread, because a process' peak memory never
 falls. Time is the process' CPU time, which other work on the machine hardly changes. Shares are the
@@ -150,7 +150,9 @@ def time_share(family: Family, tokens: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[10_000, 40_000, 160_000])
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[10_000, 40_000, 160_000, 170_000]
+    )
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--share-tokens", type=int, default=1024)
     options = parser.parse_args()
