@@ -118,7 +118,8 @@ def test_status_tells_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixt
         {"family": "tiny", "fitted": "proxykv", "state": "started", "step": 2, "of": 9},
     ]
     assert main(["status", "--config", str(trained.write())]) == 0
-    assert "1 done, 1 started\n\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "proxykv started    2  9\n\n1 done, 1 started\n\n" in told
 
 
 @pytest.mark.parametrize(
