@@ -45,7 +45,8 @@ def fits(run: Run) -> list[dict[str, Any]]:
 
 def status_table(records: Iterable[Mapping[str, Any]]) -> str:
     """Such records for people: a line each, and a count of every state."""
-    table = pd.DataFrame(records, dtype=object).fillna("")  # counts stay whole beside gaps
+    filled = ({k: "" if v is None else v for k, v in record.items()} for record in records)
+    table = pd.DataFrame(filled)
     counts = table["state"].value_counts()
     summary = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
     return f"{table.to_string(index=False)}\n\n{summary}"
