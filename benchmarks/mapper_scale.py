@@ -45,6 +45,7 @@ from proxykv.stages import MapperConfig
 
 GIB = 2**30
 PART = 4
+"""One in so many of a proxy's layers runs when its time is taken."""
 T = TypeVar("T")
 
 

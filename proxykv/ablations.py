@@ -1,8 +1,7 @@
 """Ablations: variants of ProxyKV in one run, held against the run's own `proxykv`.
 
 A variant is a method `{id, base: proxykv, params}` under ProxyKV's own scope and on the whole
-corpus; methods whose
-parameters differ in `seed` alone are the same variant, trained again.
+corpus; methods whose parameters differ in `seed` alone are the same variant, trained again.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.

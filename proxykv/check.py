@@ -191,23 +191,29 @@ def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
         for i, entry in enumerate(config.get(section, ())):
             where = f"config.{section}[{i}]"
             name = entry["benchmark"]
-            for task in sorted(HELD_OUT.get(name, set()) & set(entry["tasks"])):
-                if section == "corpus":
-                    yield f"{where}: {name}/{task} is held out from all training; remove it"
+            if section == "corpus":
+                yield from _held_out_problems(entry, where)
             if name not in known:
                 yield f"{where}: unknown benchmark {name!r}; {did_you_mean(name, known)}"
                 continue
             for task in entry["tasks"]:
                 if task not in known[name]:
                     yield f"{where}: {name} has no task {task!r}; {did_you_mean(task, known[name])}"
-            if section == "corpus" and "repoqa" in str(entry.get("options", {})).lower():
-                yield f"{where}.options: RepoQA is held out from all training; take another source"
             for key in {"part", "held_out"} & entry.keys() if section == "benchmarks" else ():
                 yield f"{where}: {key!r} is for the corpus; remove it"
             yield from _build_problems(entry, where)
             seen += [f"{name}/{task}" for task in entry["tasks"]]
         if section == "benchmarks":
             yield from _repeated(seen, "config.benchmarks")
+
+
+def _held_out_problems(entry: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What the corpus may not hold, as a task or as a source of text."""
+    name = entry["benchmark"]
+    for task in sorted(HELD_OUT.get(name, set()) & set(entry["tasks"])):
+        yield f"{where}: {name}/{task} is held out from all training; remove it"
+    if "repoqa" in str(entry.get("options", {})).lower():
+        yield f"{where}.options: RepoQA is held out from all training; take another source"
 
 
 def _length_problems(config: Mapping[str, Any]) -> Iterator[str]:
