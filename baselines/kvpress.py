@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from proxykv.prefill import Prefill, clock
+from proxykv.accelerator import clock
+from proxykv.prefill import Prefill
 from proxykv.scorer import Bench
 from proxykv.select import budget
 from proxykv.spec import ConfigError

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from proxykv.attention import Part, attend_part, blocks, join, unseen
+from proxykv.attention import blocks, causal_attention, unseen
 from proxykv.cache import ContextLayer, Layer
 from proxykv.models import Model
 from proxykv.prefill import Prefill, prefill
 from proxykv.scorer import Bench
 from proxykv.spec import ConfigError
-from proxykv.tensors import Ids, KeyValues, Queries, Scores, Stored
+from proxykv.tensors import Ids, KeyValues, Queries, Scores
 from proxykv.watch import observed
 
 CHUNK = 2000
@@ -31,8 +31,6 @@ ROWS = {"cpu": 384}
 for a CPU's cache."""
 WIDE_ROWS = 8192
 """The same on accelerators."""
-KEYS = 4096
-"""Keys outside the chunk that are attended to at a time."""
 
 Replay = tuple[Ids, Ids]
 """A chunk of the context, and the input that asks for it and repeats it."""
@@ -164,9 +162,8 @@ class ReplayCache(Cache):
 class ReplayLayer(Layer):
     """One layer of a replay: answers attention and scores the chunk on the way.
 
-    The scores are a softmax over {prefix, chunk, replay so far}, and attention is one over all
-    keys. So those logits are computed once, a tile of queries at a time; their softmax gives the
-    scores and its part of the output, and the other keys of the context are joined to that.
+    Attention is a softmax over all keys, left to PyTorch's fused kernels. The scores are one over
+    {prefix, chunk, replay so far} alone, whose logits exist a tile of queries at a time.
     """
 
     scores: Float[Tensor, "kv_head chunk"]
@@ -176,10 +173,6 @@ class ReplayLayer(Layer):
         super().__init__()
         self.context, self.chunk, self.last = context, chunk, last
         self.scored = slice(prefix_len, prefix_len + chunk.stop - chunk.start)
-        self.rest = [
-            *blocks(prefix_len, chunk.start, KEYS),
-            *blocks(chunk.stop, context.length, KEYS),
-        ]
         self.plus: tuple[Tensor, Tensor] | None = None
 
     def observe(self, hidden: Float[Tensor, "replay width"], out_proj: nn.Linear) -> None:
@@ -198,66 +191,33 @@ class ReplayLayer(Layer):
 
     def attend(self, query: Queries, scaling: float) -> Queries:
         """Attention over the whole context and the replay; scores as a side effect."""
-        _, q_heads, replay, dim = query.shape
-        keys, values = self._columns(self.context.keys, self.keys), None
-        if not self.last:
-            values = self._columns(self.context.values, self.values)
-        heads, total, _ = keys.shape
-        grouped = (query[0] * scaling).unflatten(0, (heads, -1))
-        best = grouped.new_zeros(heads, q_heads // heads, _length(self.scored), dtype=torch.float32)
-        out = query.new_empty(1, replay, q_heads, dim)
-        per_head = out[0].unflatten(1, (heads, -1))
-        rows = ROWS.get(query.device.type, WIDE_ROWS)
-        for at in blocks(0, replay, max(1, rows // grouped.shape[1])):
-            seen = total - replay + at.stop
-            hidden = unseen(_length(at), _length(at), query.device)
-            for head in range(heads):
-                tile = grouped[head, :, at]
-                logits = (tile @ keys[head, :seen].mT).float()
-                logits[..., -_length(at) :].masked_fill_(hidden, -torch.inf)
-                weights = logits.softmax(dim=-1)
-                torch.maximum(best[head], self._strongest(weights, at), out=best[head])
-                if values is not None:
-                    part = self._whole(head, tile, logits, weights, values[head, :seen])
-                    per_head[at, head] = part.transpose(0, 1).to(out.dtype)
-        self.scores = (best if self.plus is None else best * self.plus[1]).amax(dim=1)
+        self.scores = self._best(query[0] * scaling)
         if self.last:
             raise _Scored
-        return out.transpose(1, 2)
+        keys = torch.cat([self.context.keys, self.keys], dim=2)
+        values = torch.cat([self.context.values, self.values], dim=2)
+        return causal_attention(query, keys, values, scaling)
 
-    def _columns(self, context: Stored, replay: KeyValues) -> Float[Tensor, "kv_head column dim"]:
-        """{prefix, chunk, replay}: what the scores' softmax runs over."""
-        prefix = context[0, :, : self.scored.start]
-        return torch.cat([prefix, context[0, :, self.chunk], replay[0]], dim=1)
-
-    def _strongest(
-        self, weights: Float[Tensor, "group query column"], at: slice
-    ) -> Float[Tensor, "group chunk"]:
+    def _best(self, query: Float[Tensor, "q_head replay dim"]) -> Float[Tensor, "kv_head chunk"]:
         """What each of the chunk's pairs gets from the query that attends to it most."""
-        scored = weights[..., self.scored]
-        if self.plus is not None:
-            scored = scored * self.plus[0][at, None]
-        return scored.amax(dim=1)
-
-    def _whole(
-        self,
-        head: int,
-        query: Float[Tensor, "group query dim"],
-        logits: Float[Tensor, "group query column"],
-        weights: Float[Tensor, "group query column"],
-        values: Float[Tensor, "column dim"],
-    ) -> Float[Tensor, "group query dim"]:
-        """Attention over all keys, from the softmax over those that are scored."""
-        out = weights.to(values.dtype) @ values
-        if not self.rest:
-            return out
-        # The largest weight is exp(largest logit - lse).
-        lse = logits.amax(dim=-1, keepdim=True) - weights.amax(dim=-1, keepdim=True).log()
-        part = Part(out.float(), lse)
-        for keys in self.rest:
-            context = (self.context.keys[0, head, keys], self.context.values[0, head, keys])
-            part = join(part, attend_part(query, *context))
-        return part.out
+        prefix, chunk = slice(self.scored.start), self.chunk
+        columns = [self.context.keys[0, :, prefix], self.context.keys[0, :, chunk], self.keys[0]]
+        keys = torch.cat(columns, dim=1)
+        grouped = query.unflatten(0, (len(keys), -1))
+        _, group, replay, _ = grouped.shape
+        best = query.new_zeros(len(keys), group, _length(self.scored), dtype=torch.float32)
+        rows = ROWS.get(query.device.type, WIDE_ROWS)
+        for at in blocks(0, replay, max(1, rows // group)):
+            seen = keys.shape[1] - replay + at.stop
+            hidden = unseen(_length(at), _length(at), query.device)
+            for head, head_keys in enumerate(keys):
+                logits = (grouped[head, :, at] @ head_keys[:seen].mT).float()
+                logits[..., -_length(at) :].masked_fill_(hidden, -torch.inf)
+                weights = logits.softmax(dim=-1)[..., self.scored]
+                if self.plus is not None:
+                    weights = weights * self.plus[0][at, None]
+                torch.maximum(best[head], weights.amax(dim=1), out=best[head])
+        return (best if self.plus is None else best * self.plus[1]).amax(dim=1)
 
 
 def _length(part: slice) -> int:

@@ -24,56 +24,21 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 import torch
+from shapes import FAMILIES, Family, random_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    PreTrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from baselines.kvzip import replays, score_replays
-from proxykv.cache import ATTENTION
-from proxykv.catalog import ROOT
 from proxykv.mapper import build_mapper
-from proxykv.models import Model
 from proxykv.prefill import prefill
 from proxykv.stages import MapperConfig
 
 GIB = 2**30
 PART = 4
 """One in so many of a proxy's layers runs when its time is taken."""
+VOCABULARY = 4096
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Family:
-    """Heads of a target, and the shape of its proxy."""
-
-    target_layers: int
-    target_heads: int
-    proxy: PreTrainedConfig
-
-    @property
-    def mapper(self) -> MapperConfig:
-        layers, heads = self.proxy.num_hidden_layers, self.proxy.num_key_value_heads
-        return MapperConfig(layers, heads, self.target_layers, self.target_heads)
-
-
-def shape(kind: type[PreTrainedConfig], *sizes: int) -> PreTrainedConfig:
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    named = dict(zip((*names, "num_key_value_heads", "head_dim"), sizes, strict=True))
-    return kind(**named, vocab_size=4096, tie_word_embeddings=True)
-
-
-FAMILIES = {
-    "llama-3.1": Family(32, 8, shape(LlamaConfig, 2048, 8192, 16, 32, 8, 64)),
-    "qwen-2.5": Family(28, 4, shape(Qwen2Config, 1536, 8960, 28, 12, 2, 128)),
-    "qwen-3": Family(64, 8, shape(Qwen3Config, 2560, 9728, 36, 32, 8, 128)),
-}
 
 
 @dataclass(frozen=True)
@@ -126,13 +91,12 @@ def proxy_weights(config: PreTrainedConfig) -> int:
 def time_share(family: Family, tokens: int) -> float:
     """The mapper's share of the CPU time of the proxy's side."""
     torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "tiny" / "proxy")
     config = copy.deepcopy(family.proxy)
     config.num_hidden_layers //= PART
-    net = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
-    proxy = Model(net.eval().requires_grad_(False), tokenizer, prefix=(), suffix=(), digest="")
+    config.vocab_size = VOCABULARY
+    proxy = random_model(config, "float32", torch.device("cpu"))
     mapper = build_mapper(family.mapper).eval()
-    ids = torch.randint(len(tokenizer), (tokens,))
+    ids = torch.randint(VOCABULARY, (tokens,))
     scores = torch.rand(family.mapper.proxy_layers, family.mapper.proxy_heads, tokens)
 
     def prefilled_and_scored(count: int) -> None:

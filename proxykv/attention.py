@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from proxykv.tensors import KeyValues, Queries
@@ -45,9 +46,13 @@ def join(one: Part, other: Part) -> Part:
 
 
 def causal_attention(query: Queries, keys: KeyValues, values: KeyValues, scaling: float) -> Queries:
-    """Attention of a text to itself; queries have `group` heads for each KV head (GQA)."""
+    """Attention of the last tokens of a text to all of it, or of the text to itself.
+
+    Queries have `group` heads for each KV head (GQA).
+    """
+    mask = causal_lower_right(query.shape[2], keys.shape[2])
     return scaled_dot_product_attention(
-        query, keys, values, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=True
+        query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True
     )
 
 

@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from proxykv.accelerator import clock
 from proxykv.models import Model
 from proxykv.prefill import Prefill
 from proxykv.sweep import SweepCache
 from proxykv.tensors import Keep
-from proxykv.timeline import clock
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def sample_inputs(model: Model, ids: Ids, prefix_len: int, name: str) -> dict[st
 def load_inputs(
     path: Path,
     kind: str = "hidden",
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     crop: int | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "source token width"], Scores]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from proxykv.accelerator import device_of
 from proxykv.cache import ATTENTION
 from proxykv.linear import for_few_rows
 from proxykv.scratch import local
@@ -123,7 +124,7 @@ def load_model(
         attn_implementation=ATTENTION,
         use_safetensors=True,
     )
-    net = net.to(_device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
+    net = net.to(device_of(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
     if net.device.type == "cpu":
         for_few_rows(net)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -222,12 +223,6 @@ def _template(tokenizer: Any, options: dict[str, Any]) -> tuple[str, str, str]:
 
 def _bos(tokenizer: Any) -> tuple[int, ...]:
     return () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def context_ids(model: Model, text: str) -> Ids:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from baselines.kvzip import replays, score_replays
+from proxykv.accelerator import beside
 from proxykv.cache import ContextLayer
 from proxykv.models import Model
 from proxykv.prefill import Memo, Prefill, prefill
@@ -83,8 +84,12 @@ def prefill_and_score(
                 mapped[method] = mapper(scores)
         return scores, mapped
 
+    def beside_target() -> tuple[Features, dict[str, Scores]]:
+        with beside(proxy.device):
+            return proxy_side()
+
     if schedule == "parallel":
-        filled, (scores, mapped) = together(target_side, proxy_side)
+        filled, (scores, mapped) = together(target_side, beside_target)
     else:
         filled, (scores, mapped) = target_side(), proxy_side()
     return Request(filled, scores, mapped, timeline)

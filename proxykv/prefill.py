@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from proxykv.accelerator import clock
 from proxykv.cache import ContextCache
 from proxykv.models import Model
 from proxykv.tensors import Ids
-from proxykv.timeline import clock
 
 T = TypeVar("T")
 

@@ -96,7 +96,7 @@ def build(method: Method, bench: Bench) -> Scorer:
 
 
 def scores_of(scorer: Scorer, prefill: Prefill) -> Scores:
-    """The scorer's scores, checked.
+    """The scorer's scores, checked, on the context's device.
 
     Raises:
         ValueError: if they are not of the context's shape, or not finite.
@@ -107,7 +107,7 @@ def scores_of(scorer: Scorer, prefill: Prefill) -> Scores:
         raise ValueError(f"{name} returned shape {tuple(scores.shape)}, expected {prefill.shape}")
     if not torch.isfinite(scores).all():
         raise ValueError(f"{name} returned NaN or infinite scores")
-    return scores.float()
+    return scores.float().to(prefill.input_ids.device)
 
 
 def kept_by(scorer: Scorer, prefill: Prefill, retention: float) -> Keep:

@@ -30,7 +30,7 @@ SAMPLE = 512
 def load_scores(
     path: Path,
     features: str = "kvzip",
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     crop: int | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "proxy_layer proxy_head token"], Float[Tensor, "layer kv_head token"]]:
@@ -88,7 +88,7 @@ def calibrated_mapper(
 
 
 def match_distributions(
-    module: Any, files: Sequence[Path], load: Load, features: str, device: str
+    module: Any, files: Sequence[Path], load: Load, features: str, device: torch.device
 ) -> None:
     """Let each head's scores be distributed over the contexts of `files` as its true ones are."""
     pairs = []

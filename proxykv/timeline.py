@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from proxykv.accelerator import clock
 from proxykv.together import check
 
 
@@ -73,10 +74,3 @@ class Timeline:
     def record(self) -> list[dict[str, Any]]:
         """The spans in order of their starts, for JSON."""
         return [asdict(span) for span in sorted(self.spans, key=lambda s: s.start)]
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, once the device has finished what it was given."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter()

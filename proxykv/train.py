@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from proxykv import checkpoint
+from proxykv.accelerator import device_of
 from proxykv.fidelity import fidelity
 from proxykv.loss import hybrid_loss
 from proxykv.mapper import save_mapper
@@ -135,11 +136,12 @@ class Run:
     ) -> None:
         self.out, self.config, self.identity = out, config, dict(identity)
         self.train, self.held_out, self.load = train, held_out, load
+        self.device = device_of(config.device)
         self.log_file = out / "log.jsonl"
         self.checkpoint = out / "checkpoint" / "state.safetensors"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.mapper = build(train, config.mapper, config.features).to(config.device)
+            self.mapper = build(train, config.mapper, config.features).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.mapper.parameters(), weight_decay=config.weight_decay, fused=True
         )
@@ -220,7 +222,7 @@ class Run:
         crop, shortest = self.config.crop, self.config.shortest
         if shortest is not None:
             crop = int(torch.randint(shortest, crop + 1, (), generator=generator))
-        return self.load(path, self.config.features, self.config.device, crop, generator)
+        return self.load(path, self.config.features, self.device, crop, generator)
 
     def _context(self, draw: int) -> Path:
         """The draw-th training context: every epoch is a fresh permutation."""
@@ -243,7 +245,7 @@ class Run:
         """Mean over the held-out contexts."""
         figures = []
         for path in self.held_out:
-            seen, target = self.load(path, self.config.features, self.config.device)
+            seen, target = self.load(path, self.config.features, self.device)
             figures.append(fidelity(self.mapper.score(seen), target))
         return {name: sum(f[name] for f in figures) / len(figures) for name in figures[0]}
 
@@ -252,7 +254,7 @@ class Run:
         self.mapper.load_state_dict(self.best_weights)
         metrics = self.best["metrics"]
         if self.config.matched:
-            how = self.config.features, self.config.device
+            how = self.config.features, self.device
             match_distributions(self.mapper.eval(), self.train, self.load, *how)
             metrics = self._fidelity()
         card = {
@@ -301,7 +303,7 @@ class Run:
         about = checkpoint.read_about(self.checkpoint)
         if about.get("run") != self._digest():
             return 0
-        groups = checkpoint.read(self.checkpoint, self.config.device)
+        groups = checkpoint.read(self.checkpoint, str(self.device))
         self.mapper.load_state_dict(groups["model"])
         self.best, self.best_weights = json.loads(about["best"]), groups.get("best", {})
         state: dict[int, dict[str, Tensor]] = {}

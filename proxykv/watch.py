@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from proxykv.accelerator import clock
 from proxykv.models import Model
 from proxykv.prefill import Prefill, prefill
 from proxykv.scorer import Scorer
 from proxykv.tensors import Scores
-from proxykv.timeline import clock
 
 See = Callable[[int, Float[Tensor, "token width"]], Float[Tensor, "head token"]]
 

@@ -17,7 +17,8 @@ ORDER = [
     *("proxykv.catalog", "proxykv.signature", "proxykv.check", "proxykv.cells", "proxykv.spec"),
     *("proxykv.examples", "proxykv.corpus", "proxykv.estimate"),
     # Scores, kept sets, caches, models.
-    *("proxykv.together", "proxykv.timeline", "proxykv.lock", "proxykv.scratch"),
+    *("proxykv.accelerator", "proxykv.together", "proxykv.timeline"),
+    *("proxykv.lock", "proxykv.scratch"),
     *(
         "proxykv.draw",
         "proxykv.tensors",
@@ -45,7 +46,7 @@ SCORER_SIDE = {
     "proxykv.spec",  # for ConfigError
     *("proxykv.attention", "proxykv.cache", "proxykv.models", "proxykv.prefill"),
     *("proxykv.scorer", "proxykv.select", "proxykv.tensors", "proxykv.fitted", "proxykv.mapper"),
-    "proxykv.matching",
+    *("proxykv.accelerator", "proxykv.matching"),
     *("proxykv.stored", "proxykv.train", "proxykv.watch", "proxykv.inputs", "proxykv.draw"),
 }
 """What a method's file may use, besides other methods' files."""

@@ -26,6 +26,7 @@ QUICK = TrainConfig(
     log_every=2,
     eval_every=4,
     checkpoint_every=4,
+    device="auto",  # where there is an accelerator, all of this holds there
     mapper=SMALL,
 )
 

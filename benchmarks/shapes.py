@@ -1,0 +1,67 @@
+"""Models of the paper's families: their published shapes, for measurements that need no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from proxykv.cache import ATTENTION
+from proxykv.catalog import ROOT
+from proxykv.models import Model
+from proxykv.stages import MapperConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """Shapes of a target and its proxy."""
+
+    target: PreTrainedConfig
+    proxy: PreTrainedConfig
+
+    @property
+    def mapper(self) -> MapperConfig:
+        shapes = [(c.num_hidden_layers, c.num_key_value_heads) for c in (self.proxy, self.target)]
+        return MapperConfig(*shapes[0], *shapes[1])
+
+
+def shape(kind: type[PreTrainedConfig], vocabulary: int, *sizes: int) -> PreTrainedConfig:
+    """Sizes: hidden, intermediate, layers, query heads, KV heads, head."""
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    named = dict(zip((*names, "num_key_value_heads", "head_dim"), sizes, strict=True))
+    return kind(**named, vocab_size=vocabulary, max_position_embeddings=1 << 18)
+
+
+FAMILIES = {
+    "llama-3.1": Family(
+        shape(LlamaConfig, 128256, 4096, 14336, 32, 32, 8, 128),
+        shape(LlamaConfig, 128256, 2048, 8192, 16, 32, 8, 64),
+    ),
+    "qwen-2.5": Family(
+        shape(Qwen2Config, 152064, 3584, 18944, 28, 28, 4, 128),
+        shape(Qwen2Config, 151936, 1536, 8960, 28, 12, 2, 128),
+    ),
+    "qwen-3": Family(
+        shape(Qwen3Config, 151936, 5120, 25600, 64, 64, 8, 128),
+        shape(Qwen3Config, 151936, 2560, 9728, 36, 32, 8, 128),
+    ),
+}
+
+
+def random_model(config: PreTrainedConfig, dtype: str, device: torch.device) -> Model:
+    """A model of a shape with random weights, made on the device, and the tiny tokenizer."""
+    with device:
+        net = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), attn_implementation=ATTENTION
+        )
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "tiny" / "proxy")
+    net = net.eval().requires_grad_(False)
+    return Model(net, tokenizer, prefix=(), suffix=(), digest="")
