@@ -188,21 +188,26 @@ def emptied() -> None:
 def drawn(frame: pd.DataFrame) -> Figure:
     """A row of panels for each family: seconds, memory, what ProxyKV's time goes to."""
     names = list(frame.family.unique())
-    figure = Figure(figsize=(12, 3.2 * len(names)), layout="constrained")
-    for axes, name in zip(figure.subplots(len(names), 3, squeeze=False), names, strict=True):
+    figure = Figure(figsize=(12, 3 * len(names)), layout="constrained")
+    rows = figure.subplots(len(names), 3, squeeze=False)
+    for axes, name in zip(rows, names, strict=True):
         own = frame.query("family == @name")
-        for panel, what, unit in ((axes[0], "total", "seconds"), (axes[1], "peak GiB", "GiB")):
-            data = own.query("what == @what")
+        for panel, what, title in ((axes[0], "total", "seconds"), (axes[1], "peak GiB", "GiB")):
+            data = own.query(f"what == '{what}'")
             if len(data):
                 sns.lineplot(data, x="tokens", y="value", hue="case", marker="o", ax=panel)
-                panel.set(xscale="log", title=f"{name}: {what}", ylabel=unit)
+                panel.get_legend().remove()
+                panel.set(xscale="log", title=f"{name}: {title}", ylabel="")
+                panel.set_xticks(lengths := sorted(data.tokens.unique()), map(str, lengths))
+                panel.minorticks_off()
         axes[0].set_yscale("log")
         parts = own.query("case == 'proxykv' and what in @PHASES")
         shares = parts.groupby(["tokens", "what"]).value.median().unstack()
         shares = shares.div(shares.sum(axis=1), axis=0)[[p for p in PHASES if p in shares]]
-        shares.plot.bar(stacked=True, ax=axes[2], color=PHASES, title=f"{name}: ProxyKV's time")
-        axes[2].legend(fontsize="x-small")
-        axes[2].tick_params(axis="x", rotation=0)
+        shares.plot.bar(stacked=True, ax=axes[2], color=PHASES, legend=False, rot=0)
+        axes[2].set_title(f"{name}: where ProxyKV's time goes")
+    for axis, columns in ((rows[0][0], 1), (rows[0][2], 2)):
+        axis.legend(fontsize="small", ncols=columns)
     return figure
 
 

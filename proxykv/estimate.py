@@ -37,7 +37,7 @@ class Device:
         return replace(self, flops=flops, bandwidth=self.bandwidth * count)
 
 
-GPU = Device("A100 of 80 GB", {2: 312e12, 4: 19.5e12}, 2.0e12, 0.5, 0.7, 5e-4)
+GPU = Device("A100 of 80 GB", {2: 312e12, 4: 19.5e12}, 2.0e12, 0.6, 0.7, 1e-3)
 CPU = Device("CPU thread with AVX-512", {2: 320e9, 4: 160e9}, 10e9, 0.5, 0.7, 2e-4)
 
 START_SECONDS = 15
@@ -50,6 +50,12 @@ REFERENCE_SHARE = 1 / 4
 """Length of a reference; that of an answer is what it may be at most (the slowest row decides)."""
 LOGIT_BYTES = 20
 """Moved for each attention logit of a sweep: product, mask, softmax in float32, product."""
+REPLAYED = 2000
+"""Tokens that KVzip replays at a time; scores need the logits of them and of their replay."""
+SCORED_BYTES = 50
+"""Moved for each logit that a score needs: a sweep's passes, conversion, maximum."""
+REPLAY_ATTENTION = 0.6
+"""Operations per second of a replay's attention, which is not causal, over a prefill's."""
 STEP_SECONDS = 0.03
 """What a training step takes besides the mapper's own operations: losses, ranks, the optimizer."""
 TRAINED = ("proxykv", "surrogate")
@@ -107,8 +113,11 @@ class Net:
         return self._computing(self.flops(n, n / 2), device)
 
     def replay(self, n: float, device: Device) -> float:
-        """Seconds of KVzip's pass: every token again, now with a view of all n."""
-        return self._computing(self.flops(n, n), device)
+        """Seconds of KVzip's pass: every token again, now with a view of all n, and scores."""
+        weights, attention = self.flops(n, 0), self.flops(n, n) - self.flops(n, 0)
+        logits = self.heads * n * 2 * min(n, REPLAYED)
+        moving = SCORED_BYTES * logits / (device.bandwidth * device.moved)
+        return self._computing(weights + attention / REPLAY_ATTENTION, device) + moving
 
     def sweep(self, n: float, rows: int, tokens: float, device: Device) -> float:
         """Seconds of a forward of `tokens` new tokens for each of `rows` rows over one context.

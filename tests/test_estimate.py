@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,29 @@ def test_operations_and_bytes_by_hand() -> None:
     assert NET.flops(3, 5) == 2 * 1000 * 3 + 4 * 2 * 4 * 8 * 3 * 5
     assert NET.cache(10) == 2 * (2 * 2 * 8) * 10 * 2  # keys and values, two bytes a number
     assert NET.weights == 2000
-    assert NET.prefill(10, GPU) == (2 * 1000 * 10 + 256 * 10 * 5) / (312e12 * 0.5)
-    assert NET.replay(10, GPU) == (2 * 1000 * 10 + 256 * 10 * 10) / (312e12 * 0.5)
+    assert NET.prefill(10, GPU) == (2 * 1000 * 10 + 256 * 10 * 5) / (312e12 * 0.6)
+    # Every query's logits of a chunk and its replay, 50 bytes each.
+    computed = (2 * 1000 * 10 + 256 * 10 * 10 / 0.6) / (312e12 * 0.6)
+    moved = 50 * (2 * 4) * 10 * 20 / (2e12 * 0.7)
+    assert NET.replay(10, GPU) == pytest.approx(computed + moved)
+
+
+def test_an_h200_takes_what_was_measured() -> None:
+    """Seconds of docs/efficiency.md, from 16k tokens up."""
+    h200 = replace(GPU, flops={2: 989e12}, bandwidth=4.8e12)
+    small = Net(catalog.families()["llama-3"]["proxy"])
+    qwen = Net(catalog.families()["qwen-2.5"]["target"])
+    measured = {
+        (BIG, 16384): (0.55, 1.95),
+        (BIG, 65536): (3.63, 12.70),
+        (small, 16384): (0.19, 0.69),
+        (small, 65536): (0.98, 4.08),
+        (qwen, 16384): (0.47, 1.39),
+        (qwen, 65536): (3.02, 9.65),
+    }
+    for (net, tokens), seconds in measured.items():
+        told = net.prefill(tokens, h200), net.replay(tokens, h200)
+        assert told == pytest.approx(seconds, rel=0.5)
 
 
 def test_twice_the_context_is_more_than_twice_the_prefill() -> None:
