@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from proxykv.models import Model
 from proxykv.prefill import Prefill, prefill
 from proxykv.scorer import Bench
 from proxykv.spec import ConfigError
-from proxykv.tensors import Ids, KeyValues, Queries, Scores
+from proxykv.tensors import Ids, KeyValues, Queries, Scores, Stored
 from proxykv.watch import observed
 
 CHUNK = 2000
@@ -162,8 +162,9 @@ class ReplayCache(Cache):
 class ReplayLayer(Layer):
     """One layer of a replay: answers attention and scores the chunk on the way.
 
-    Attention is a softmax over all keys, left to PyTorch's fused kernels. The scores are one over
-    {prefix, chunk, replay so far} alone, whose logits exist a tile of queries at a time.
+    The scores are a softmax over {prefix, chunk, replay so far}, computed a tile of queries at a
+    time. Attention is one over all keys: the same where the context is one chunk, and otherwise
+    left to PyTorch's fused kernels.
     """
 
     scores: Float[Tensor, "kv_head chunk"]
@@ -173,6 +174,7 @@ class ReplayLayer(Layer):
         super().__init__()
         self.context, self.chunk, self.last = context, chunk, last
         self.scored = slice(prefix_len, prefix_len + chunk.stop - chunk.start)
+        self.alone = self.scored.stop == context.length
         self.plus: tuple[Tensor, Tensor] | None = None
 
     def observe(self, hidden: Float[Tensor, "replay width"], out_proj: nn.Linear) -> None:
@@ -191,33 +193,50 @@ class ReplayLayer(Layer):
 
     def attend(self, query: Queries, scaling: float) -> Queries:
         """Attention over the whole context and the replay; scores as a side effect."""
-        self.scores = self._best(query[0] * scaling)
+        keys, values = self._columns(self.context.keys, self.keys), None
+        if self.alone and not self.last:
+            values = self._columns(self.context.values, self.values)
+        grouped = (query[0] * scaling).unflatten(0, (len(keys), -1))
+        best = grouped.new_zeros(*grouped.shape[:2], _length(self.scored), dtype=torch.float32)
+        out = torch.empty_like(query)
+        per_head = out[0].unflatten(0, (len(keys), -1))
+        for head, at, weights in _weights(grouped, keys):
+            scored = weights[..., self.scored]
+            if self.plus is not None:
+                scored = scored * self.plus[0][at, None]
+            torch.maximum(best[head], scored.amax(dim=1), out=best[head])
+            if values is not None:
+                part = weights.to(values.dtype) @ values[head, : weights.shape[-1]]
+                per_head[head, :, at] = part
+        self.scores = (best if self.plus is None else best * self.plus[1]).amax(dim=1)
         if self.last:
             raise _Scored
+        return out if self.alone else self._over_everything(query, scaling)
+
+    def _columns(self, context: Stored, replay: KeyValues) -> Float[Tensor, "kv_head column dim"]:
+        """{prefix, chunk, replay}: what the scores' softmax runs over."""
+        prefix = context[0, :, : self.scored.start]
+        return torch.cat([prefix, context[0, :, self.chunk], replay[0]], dim=1)
+
+    def _over_everything(self, query: Queries, scaling: float) -> Queries:
         keys = torch.cat([self.context.keys, self.keys], dim=2)
         values = torch.cat([self.context.values, self.values], dim=2)
         return causal_attention(query, keys, values, scaling)
 
-    def _best(self, query: Float[Tensor, "q_head replay dim"]) -> Float[Tensor, "kv_head chunk"]:
-        """What each of the chunk's pairs gets from the query that attends to it most."""
-        prefix, chunk = slice(self.scored.start), self.chunk
-        columns = [self.context.keys[0, :, prefix], self.context.keys[0, :, chunk], self.keys[0]]
-        keys = torch.cat(columns, dim=1)
-        grouped = query.unflatten(0, (len(keys), -1))
-        _, group, replay, _ = grouped.shape
-        best = query.new_zeros(len(keys), group, _length(self.scored), dtype=torch.float32)
-        rows = ROWS.get(query.device.type, WIDE_ROWS)
-        for at in blocks(0, replay, max(1, rows // group)):
-            seen = keys.shape[1] - replay + at.stop
-            hidden = unseen(_length(at), _length(at), query.device)
-            for head, head_keys in enumerate(keys):
-                logits = (grouped[head, :, at] @ head_keys[:seen].mT).float()
-                logits[..., -_length(at) :].masked_fill_(hidden, -torch.inf)
-                weights = logits.softmax(dim=-1)[..., self.scored]
-                if self.plus is not None:
-                    weights = weights * self.plus[0][at, None]
-                torch.maximum(best[head], weights.amax(dim=1), out=best[head])
-        return (best if self.plus is None else best * self.plus[1]).amax(dim=1)
+
+def _weights(
+    query: Float[Tensor, "kv_head group replay dim"], keys: Float[Tensor, "kv_head column dim"]
+) -> Iterator[tuple[int, slice, Float[Tensor, "group query column"]]]:
+    """Causal attention weights, a tile at a time: KV head, queries, and over the keys they see."""
+    _, group, replay, _ = query.shape
+    rows = ROWS.get(query.device.type, WIDE_ROWS)
+    for at in blocks(0, replay, max(1, rows // group)):
+        seen = keys.shape[1] - replay + at.stop
+        hidden = unseen(_length(at), _length(at), query.device)
+        for head, head_keys in enumerate(keys):
+            logits = (query[head, :, at] @ head_keys[:seen].mT).float()
+            logits[..., -_length(at) :].masked_fill_(hidden, -torch.inf)
+            yield head, at, logits.softmax(dim=-1)
 
 
 def _length(part: slice) -> int:
