@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import torch
 
+STREAMED = ("cuda", "xpu")
+"""Devices that take work from several queues; others are waited for as a whole."""
+
 
 def device_of(name: str) -> torch.device:
     """The device of that name; `auto` is the machine's accelerator, or the CPU if it has none."""
@@ -17,9 +20,11 @@ def device_of(name: str) -> torch.device:
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once the device has finished what this thread's stream was given."""
-    if device.type != "cpu":
+    """Seconds, once the device has finished what this thread has given it."""
+    if device.type in STREAMED:
         torch.accelerator.current_stream(device).synchronize()
+    elif device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
@@ -27,9 +32,10 @@ def clock(device: torch.device) -> float:
 def beside(device: torch.device) -> Iterator[None]:
     """Let what is queued inside run beside other work of the same device, and be done at the end.
 
-    It starts after what the thread's stream was given before.
+    It starts after what the thread has queued before. Nothing to do for a device that takes its
+    work from one queue.
     """
-    if device.type == "cpu":
+    if device.type not in STREAMED:
         yield
         return
     stream = torch.Stream(device)
