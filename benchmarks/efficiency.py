@@ -4,10 +4,10 @@
 
 Weights are random, ids too: time depends on neither. A request ends when its pruned cache is there.
 Cases take turns at every length; `full` prefills and prunes nothing. The proxy's cases share the
-target's device unless `--proxy-device` names another. Peak memory counts the proxy's weights where
-a case needs them. Decoding is one row: `full` with transformers' own attention and cache, the
-others with a pruned cache. A case that runs out of memory is told as such. Writes `<out>.csv`, a
-line for each figure, and `<out>.svg`; prints the medians.
+target's device unless `--proxy-device` names another. Peak memory is that of the target's device,
+and counts the proxy's weights there where a case needs them. Decoding is one row: `full` with
+transformers' own attention and cache, the others with a pruned cache. A case that runs out of
+memory is told as such. Writes `<out>.csv`, a line for each figure, and `<out>.svg`; prints medians.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ from proxykv.provenance import commit, device_name
 from proxykv.pruned import PrunedCache
 from proxykv.select import select
 from proxykv.timeline import Timeline
+from proxykv.together import SideError
 
 GIB = 2**30
 DECODED = 16
 """Tokens that are decoded to time one."""
 DECODE_AT = (0.1, 0.3)
+OUT_OF_MEMORY = "out of memory"
 PROXIED = ("proxykv", "proxykv, parallel")
 Line = dict[str, Any]
 
@@ -119,9 +121,9 @@ def measured(name: str, options: argparse.Namespace) -> Iterator[Line]:
                         place = {"tokens": tokens, "turn": turn, "case": case}
                         yield {**about, **place, "what": what, "value": value}
         if tokens != 512:
-            for case, seconds in decoding(requests):
+            for case, what, value in decoding(requests):
                 place = {"tokens": tokens, "turn": 0, "case": case}
-                yield {**about, **place, "what": "decode", "value": seconds}
+                yield {**about, **place, "what": what, "value": value}
 
 
 def figures(
@@ -134,8 +136,10 @@ def figures(
         torch.accelerator.reset_peak_memory_stats(target.device)
     try:
         timeline = run()
-    except torch.OutOfMemoryError:
-        yield "out of memory", 1.0
+    except (torch.OutOfMemoryError, SideError) as error:
+        if not isinstance(error.__cause__ or error, torch.OutOfMemoryError):
+            raise
+        yield OUT_OF_MEMORY, 1.0
         return
     for span in timeline.spans:
         yield span.phase, span.seconds
@@ -148,24 +152,36 @@ def figures(
 
 
 @torch.inference_mode()
-def decoding(requests: Requests) -> Iterator[tuple[str, float]]:
-    """Seconds of a decoded token, from the full cache and from pruned ones."""
+def decoding(requests: Requests) -> Iterator[tuple[str, str, float]]:
+    """Seconds of a decoded token, from pruned caches and from the full one."""
     target = requests.target
-    emptied()
-    filled = prefill(target, requests.ids, requests.prefix_len)
-    noise = torch.rand(filled.shape, device=target.device)
-    for retention in DECODE_AT:
-        keep = select(noise, retention, "global")
-        cache = PrunedCache(filled.cache, requests.prefix_len, keep)
-        yield f"pruned to {retention}", a_token(target, cache, filled)
-        del cache
+    for retention in (*DECODE_AT, 1.0):
+        case = "full" if retention == 1 else f"pruned to {retention}"
+        emptied()
+        try:
+            filled = prefill(target, requests.ids, requests.prefix_len)
+            if retention == 1:
+                yield case, "decode", a_token_of_transformers(target, filled)
+            else:
+                noise = torch.rand(filled.shape, device=target.device)
+                keep = select(noise, retention, "global")
+                cache = PrunedCache(filled.cache, requests.prefix_len, keep)
+                yield case, "decode", a_token(target, cache, filled)
+        except torch.OutOfMemoryError:
+            yield case, OUT_OF_MEMORY, 1.0
+
+
+def a_token_of_transformers(target: Model, filled: Prefill) -> float:
+    """The same with transformers' own cache and attention."""
     cache = DynamicCache()
     for index, layer in enumerate(filled.cache.layers):
         cache.update(layer.keys, layer.values, index)
-    ours = target.net.config._attn_implementation
+    ours = target.net.config._attn_implementation or "eager"
     target.net.set_attn_implementation("sdpa")
-    yield "full", a_token(target, cache, filled)
-    target.net.set_attn_implementation(ours or "eager")
+    try:
+        return a_token(target, cache, filled)
+    finally:
+        target.net.set_attn_implementation(ours)
 
 
 def a_token(target: Model, cache: Any, filled: Prefill) -> float:

@@ -33,25 +33,28 @@ class Family:
         return MapperConfig(*shapes[0], *shapes[1])
 
 
-def shape(kind: type[PreTrainedConfig], vocabulary: int, *sizes: int) -> PreTrainedConfig:
-    """Sizes: hidden, intermediate, layers, query heads, KV heads, head."""
+def shape(
+    kind: type[PreTrainedConfig], vocabulary: int, *sizes: int, tied: bool = False
+) -> PreTrainedConfig:
+    """Sizes: hidden, intermediate, layers, query heads, KV heads, head; `tied`: embeddings."""
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     named = dict(zip((*names, "num_key_value_heads", "head_dim"), sizes, strict=True))
-    return kind(**named, vocab_size=vocabulary, max_position_embeddings=1 << 18)
+    about = {"vocab_size": vocabulary, "tie_word_embeddings": tied}
+    return kind(**named, **about, max_position_embeddings=1 << 18)
 
 
 FAMILIES = {
     "llama-3.1": Family(
         shape(LlamaConfig, 128256, 4096, 14336, 32, 32, 8, 128),
-        shape(LlamaConfig, 128256, 2048, 8192, 16, 32, 8, 64),
+        shape(LlamaConfig, 128256, 2048, 8192, 16, 32, 8, 64, tied=True),
     ),
     "qwen-2.5": Family(
         shape(Qwen2Config, 152064, 3584, 18944, 28, 28, 4, 128),
-        shape(Qwen2Config, 151936, 1536, 8960, 28, 12, 2, 128),
+        shape(Qwen2Config, 151936, 1536, 8960, 28, 12, 2, 128, tied=True),
     ),
     "qwen-3": Family(
         shape(Qwen3Config, 151936, 5120, 25600, 64, 64, 8, 128),
-        shape(Qwen3Config, 151936, 2560, 9728, 36, 32, 8, 128),
+        shape(Qwen3Config, 151936, 2560, 9728, 36, 32, 8, 128, tied=True),
     ),
 }
 

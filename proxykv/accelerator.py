@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -38,8 +39,16 @@ def beside(device: torch.device) -> Iterator[None]:
     if device.type not in STREAMED:
         yield
         return
-    stream = torch.Stream(device)
+    stream = _second(device)
     stream.wait_stream(torch.accelerator.current_stream(device))
-    with stream:
-        yield
-    stream.synchronize()
+    try:
+        with stream:
+            yield
+    finally:
+        stream.synchronize()
+
+
+@cache
+def _second(device: torch.device) -> torch.Stream:
+    """One for all requests: memory that is freed stays with the stream that it was made for."""
+    return torch.Stream(device)

@@ -21,7 +21,8 @@ class Device:
 
     `flops` is the peak by bytes of a number, `bandwidth` bytes of memory; `used` and `moved` are
     the shares of the two that are reached. However small it is, a forward takes `launch` seconds a
-    layer.
+    layer. Attention of a replay, which is not causal, reaches `replay` of a prefill's operations
+    per second, and each logit that scores need moves `scored` bytes.
     """
 
     name: str
@@ -30,6 +31,8 @@ class Device:
     used: float
     moved: float
     launch: float
+    replay: float
+    scored: float
 
     def times(self, count: int) -> Device:
         """So many of them together."""
@@ -37,8 +40,8 @@ class Device:
         return replace(self, flops=flops, bandwidth=self.bandwidth * count)
 
 
-GPU = Device("A100 of 80 GB", {2: 312e12, 4: 19.5e12}, 2.0e12, 0.6, 0.7, 1e-3)
-CPU = Device("CPU thread with AVX-512", {2: 320e9, 4: 160e9}, 10e9, 0.5, 0.7, 2e-4)
+GPU = Device("A100 of 80 GB", {2: 312e12, 4: 19.5e12}, 2.0e12, 0.6, 0.7, 1e-3, 0.6, 50)
+CPU = Device("CPU thread with AVX-512", {2: 320e9, 4: 160e9}, 10e9, 0.5, 0.7, 2e-4, 1, 0)
 
 START_SECONDS = 15
 """A job's imports, tokenizers and checks."""
@@ -52,10 +55,6 @@ LOGIT_BYTES = 20
 """Moved for each attention logit of a sweep: product, mask, softmax in float32, product."""
 REPLAYED = 2000
 """Tokens that KVzip replays at a time; scores need the logits of them and of their replay."""
-SCORED_BYTES = 50
-"""Moved for each logit that a score needs: a sweep's passes, conversion, maximum."""
-REPLAY_ATTENTION = 0.6
-"""Operations per second of a replay's attention, which is not causal, over a prefill's."""
 STEP_SECONDS = 0.03
 """What a training step takes besides the mapper's own operations: losses, ranks, the optimizer."""
 TRAINED = ("proxykv", "surrogate")
@@ -116,8 +115,8 @@ class Net:
         """Seconds of KVzip's pass: every token again, now with a view of all n, and scores."""
         weights, attention = self.flops(n, 0), self.flops(n, n) - self.flops(n, 0)
         logits = self.heads * n * 2 * min(n, REPLAYED)
-        moving = SCORED_BYTES * logits / (device.bandwidth * device.moved)
-        return self._computing(weights + attention / REPLAY_ATTENTION, device) + moving
+        moving = device.scored * logits / (device.bandwidth * device.moved)
+        return self._computing(weights + attention / device.replay, device) + moving
 
     def sweep(self, n: float, rows: int, tokens: float, device: Device) -> float:
         """Seconds of a forward of `tokens` new tokens for each of `rows` rows over one context.

@@ -10,7 +10,8 @@ import torch
 from bench_fixture import METHODS, PREFIX, RETENTION, fill
 from random_models import random_ids
 
-from proxykv.accelerator import device_of
+from baselines.kvzip import replays, score_replays
+from proxykv.accelerator import beside, device_of
 from proxykv.decode import Ask, answer
 from proxykv.mapper import build_mapper
 from proxykv.models import Model
@@ -70,6 +71,19 @@ def test_methods_keep_what_they_keep_on_the_cpu(
     assert agreed > 0.98
 
 
+def test_long_contexts_are_scored_alike_in_half_precision(
+    target: Model, away: Model, contexts: list[str]
+) -> None:
+    """Several chunks: attention over everything is another kernel on every device."""
+    kept = []
+    for model in (target, away):
+        half = replace(model, net=deepcopy(model.net).to(torch.bfloat16))  # type: ignore[arg-type]
+        filled = fill(half, contexts[6])
+        scores = score_replays(filled, replays(half, filled.context, chunk=40))
+        kept.append(select(scores, 0.3, "global").cpu())
+    assert (kept[0] & kept[1]).sum() / kept[0].sum() > 0.9
+
+
 def test_answers_are_those_of_the_cpu(target: Model, away: Model, contexts: list[str]) -> None:
     asks = [Ask((7, 9, 11), (5, 6), 12), Ask((8, 3), (9,), 7)]
     given = []
@@ -99,6 +113,15 @@ def test_a_pruned_cache_gives_the_logits_of_the_cpu(
         where = torch.arange(3, device=model.device)[None] + len(filled.input_ids)
         logits.append(model.logits(model.hidden(ids, where, cache)).cpu())
     torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+
+
+def test_work_beside_is_done_when_it_fails(away: Model) -> None:
+    stream = None
+    with pytest.raises(ValueError, match="a side failed"), beside(away.device):
+        stream = torch.accelerator.current_stream(away.device)
+        torch.randn(4096, 4096, device=away.device).matrix_power(8)
+        raise ValueError("a side failed")
+    assert stream is not None and stream.query()
 
 
 def test_schedules_give_the_same_bits(away: Model, proxy: Model) -> None:

@@ -59,14 +59,13 @@ def test_an_h200_takes_what_was_measured() -> None:
     measured = {
         (BIG, 16384): (0.55, 1.95),
         (BIG, 65536): (3.63, 12.70),
-        (small, 16384): (0.19, 0.69),
         (small, 65536): (0.98, 4.08),
         (qwen, 16384): (0.47, 1.39),
         (qwen, 65536): (3.02, 9.65),
     }
     for (net, tokens), seconds in measured.items():
         told = net.prefill(tokens, h200), net.replay(tokens, h200)
-        assert told == pytest.approx(seconds, rel=0.5)
+        assert told == pytest.approx(seconds, rel=0.25)
 
 
 def test_twice_the_context_is_more_than_twice_the_prefill() -> None:
@@ -125,8 +124,11 @@ def test_what_the_config_leaves_open_is_the_benchmarks() -> None:
 
 
 def test_every_gpu_of_a_job_is_counted() -> None:
-    one, two = ({p.gpus for p in estimate(run(families=[f]))} for f in ("llama-3", "qwen-3"))
-    assert (one, two) == ({1}, {2})
+    one, two = (
+        {p.step: p.gpus for p in estimate(run(families=[f]))} for f in ("llama-3", "qwen-3")
+    )
+    assert one == {"scores": 1, "fit": 1, "generate": 1}
+    assert two == {"scores": 2, "fit": 1, "generate": 2}
     assert "GPU hours" in total(estimate(run()))
     assert "GPU" not in total(estimate(run(families=["tiny"])))
 
