@@ -50,6 +50,7 @@ def causal_attention(query: Queries, keys: KeyValues, values: KeyValues, scaling
 
     Queries have `group` heads for each KV head (GQA).
     """
+    # The one public way to a fused kernel for this mask, a prototype as PyTorch calls it.
     mask = causal_lower_right(query.shape[2], keys.shape[2])
     return scaled_dot_product_attention(
         query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True
