@@ -15,14 +15,14 @@ from __future__ import annotations
 import argparse
 import gc
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
-from schedules import PHASES, Case
+from schedules import PHASES, Case, add_common, timed
 from shapes import FAMILIES, random_model
 from transformers import DynamicCache
 
@@ -38,6 +38,8 @@ from proxykv.timeline import Timeline
 from proxykv.together import SideError
 
 GIB = 2**30
+WARM_UP = 512
+"""Tokens of requests that are not told."""
 DECODED = 16
 """Tokens that are decoded to time one."""
 DECODE_AT = (0.1, 0.3)
@@ -49,27 +51,17 @@ Line = dict[str, Any]
 class Requests(Case):
     """What is measured at one length; every case fills its timeline."""
 
-    def full(self, timeline: Timeline) -> None:
-        self.target_alone(timeline)
-
     def snapkv(self, timeline: Timeline) -> None:
         device = self.target.device
         with timeline.phase("target_prefill", device):
             filled = prefill(self.target, self.ids, self.prefix_len)
         with timeline.phase("target_scoring", device):
             scores = SnapKV(None).score(filled)  # type: ignore[arg-type]  (uses no bench)
-        with timeline.phase("select", device):
-            keep = select(scores, self.retention, "head")
-        with timeline.phase("prune", device):
-            PrunedCache(filled.cache, self.prefix_len, keep)
+        self._prune(filled.cache, scores, timeline, "head")
 
     def cases(self) -> dict[str, Callable[[], Timeline]]:
-        def timed(run: Callable[[Timeline], None]) -> Timeline:
-            run(timeline := Timeline())
-            return timeline
-
         return {
-            "full": lambda: timed(self.full),
+            "full": lambda: timed(self.target_alone),
             "snapkv": lambda: timed(self.snapkv),
             "kvzip": lambda: timed(self.kvzip),
             "proxykv": lambda: self.proxykv("sequential")[0],
@@ -79,7 +71,6 @@ class Requests(Case):
 
 def main() -> None:
     options = parsed()
-    torch.backends.cudnn.allow_tf32 = False
     lines: list[Line] = []
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in options.families:
@@ -111,19 +102,23 @@ def measured(name: str, options: argparse.Namespace) -> Iterator[Line]:
         "torch": torch.__version__,
         "commit": commit(),
     }
-    for tokens in (512, *options.lengths):  # the first only warms up
+
+    def of(tokens: int) -> Requests:
         ids = torch.randint(500, (tokens,), generator=torch.Generator().manual_seed(0))
-        requests = Requests(target, proxy, mapper, ids.to(target.device), options.retention)
+        return Requests(target, proxy, mapper, ids.to(target.device), options.retention)
+
+    for run in of(WARM_UP).cases().values():
+        run()
+    for tokens in options.lengths:
+        requests = of(tokens)
         for turn in range(options.repeats):
             for case, run in requests.cases().items():
+                place = {"tokens": tokens, "turn": turn, "case": case}
                 for what, value in figures(run, case in PROXIED, target, proxy):
-                    if tokens != 512:
-                        place = {"tokens": tokens, "turn": turn, "case": case}
-                        yield {**about, **place, "what": what, "value": value}
-        if tokens != 512:
-            for case, what, value in decoding(requests):
-                place = {"tokens": tokens, "turn": 0, "case": case}
-                yield {**about, **place, "what": what, "value": value}
+                    yield {**about, **place, "what": what, "value": value}
+        for case, what, value in decoding(requests):
+            place = {"tokens": tokens, "turn": 0, "case": case}
+            yield {**about, **place, "what": what, "value": value}
 
 
 def figures(
@@ -192,7 +187,7 @@ def a_token(target: Model, cache: Any, filled: Prefill) -> float:
         start = clock(target.device)
         target.logits(target.hidden(ids, where, cache)[:, -1]).argmax(dim=-1)
         seconds.append(clock(target.device) - start)
-    return sorted(seconds[2:])[DECODED // 2]
+    return median(seconds[2:])
 
 
 def emptied() -> None:
@@ -218,9 +213,10 @@ def drawn(frame: pd.DataFrame) -> Figure:
                 panel.minorticks_off()
         axes[0].set_yscale("log")
         parts = own.query("case == 'proxykv' and what in @PHASES")
-        shares = parts.groupby(["tokens", "what"]).value.median().unstack()
-        shares = shares.div(shares.sum(axis=1), axis=0)[[p for p in PHASES if p in shares]]
-        shares.plot.bar(stacked=True, ax=axes[2], color=PHASES, legend=False, rot=0)
+        if len(parts):
+            shares = parts.groupby(["tokens", "what"]).value.median().unstack()
+            shares = shares.div(shares.sum(axis=1), axis=0)[[p for p in PHASES if p in shares]]
+            shares.plot.bar(stacked=True, ax=axes[2], color=PHASES, legend=False, rot=0)
         axes[2].set_title(f"{name}: where ProxyKV's time goes")
     for axis, columns in ((rows[0][0], 1), (rows[0][2], 2)):
         axis.legend(fontsize="small", ncols=columns)
@@ -232,11 +228,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 131072])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--device", default="auto", help="of the target, and of the proxy")
-    parser.add_argument("--proxy-device", help="of the proxy, if it is another one")
-    parser.add_argument("--retention", type=float, default=0.3)
-    parser.add_argument("--out", type=Path, required=True, help="path without suffix")
+    add_common(parser, dtype="bfloat16", device="auto")
     return parser.parse_args()
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from shapes import Family
 
 from baselines.kvzip import replays, score_replays
 from proxykv.mapper import Mapper, build_mapper, load_mapper
@@ -31,8 +32,7 @@ from proxykv.pipeline import Schedule, prefill_and_score, proxy_scores
 from proxykv.prefill import prefill
 from proxykv.provenance import commit, device_name
 from proxykv.pruned import PrunedCache
-from proxykv.select import select
-from proxykv.stages import MapperConfig
+from proxykv.select import Scope, select
 from proxykv.tensors import Ids, Keep, Scores
 from proxykv.timeline import Timeline
 
@@ -99,9 +99,11 @@ class Case:
         keep = self._prune(request.prefill.cache, scores, request.timeline)
         return request.timeline, scores, keep
 
-    def _prune(self, cache: Any, scores: Scores, timeline: Timeline) -> Keep:
+    def _prune(
+        self, cache: Any, scores: Scores, timeline: Timeline, scope: Scope = "global"
+    ) -> Keep:
         with timeline.phase("select", self.target.device):
-            keep = select(scores, self.retention, "global")
+            keep = select(scores, self.retention, scope)
         with timeline.phase("prune", self.target.device):
             PrunedCache(cache, self.prefix_len, keep)
         return keep
@@ -137,11 +139,6 @@ def main() -> None:
 
 def turn(case: Case, threads: int) -> Turn:
     """Every case once."""
-
-    def timed(run: Callable[[Timeline], None]) -> Timeline:
-        run(timeline := Timeline())
-        return timeline
-
     single = {
         "target alone": timed(case.target_alone),
         "proxy alone": timed(case.proxy_alone),
@@ -156,6 +153,11 @@ def turn(case: Case, threads: int) -> Turn:
     }
     torch.set_num_threads(threads)
     return single | double
+
+
+def timed(run: Callable[[Timeline], None]) -> Timeline:
+    run(timeline := Timeline())
+    return timeline
 
 
 def agreement(case: Case, threads: int) -> dict[str, Any]:
@@ -244,13 +246,11 @@ def loaded(options: argparse.Namespace) -> Case:
         load_model(options.pair / role, dtype=options.dtype, device=places[role])
         for role in ("target", "proxy")
     )
-    shapes = [
-        (m.net.config.num_hidden_layers, m.net.config.num_key_value_heads) for m in (proxy, target)
-    ]
     if options.mapper:
         mapper = load_mapper(options.mapper, device=proxy.device)[0]
     else:  # an untrained one takes as long
-        mapper = build_mapper(MapperConfig(*shapes[0], *shapes[1])).to(proxy.device).eval()
+        family = Family(target.net.config, proxy.net.config)
+        mapper = build_mapper(family.mapper).to(proxy.device).eval()
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(len(target.tokenizer), (options.tokens,), generator=generator)
     ids = torch.cat([torch.tensor(target.prefix, dtype=torch.long), words]).to(target.device)
@@ -264,12 +264,17 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=900)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of each side")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--device", default="cpu", help="of the target, and of the proxy")
+    add_common(parser, dtype="float32", device="cpu")
+    return parser.parse_args()
+
+
+def add_common(parser: argparse.ArgumentParser, dtype: str, device: str) -> None:
+    """Options of every measurement of requests."""
+    parser.add_argument("--dtype", default=dtype)
+    parser.add_argument("--device", default=device, help="of the target, and of the proxy")
     parser.add_argument("--proxy-device", help="of the proxy, if it is another one")
     parser.add_argument("--retention", type=float, default=0.3)
     parser.add_argument("--out", type=Path, required=True, help="path without suffix")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -84,12 +84,8 @@ def prefill_and_score(
                 mapped[method] = mapper(scores)
         return scores, mapped
 
-    def beside_target() -> tuple[Features, dict[str, Scores]]:
-        with beside(proxy.device):
-            return proxy_side()
-
     if schedule == "parallel":
-        filled, (scores, mapped) = together(target_side, beside_target)
+        filled, (scores, mapped) = together(target_side, beside(proxy.device)(proxy_side))
     else:
         filled, (scores, mapped) = target_side(), proxy_side()
     return Request(filled, scores, mapped, timeline)
