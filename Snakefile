@@ -2,9 +2,11 @@
 # `snakemake --cores all` runs config.yaml; `--configfile config/<preset>.yaml` runs a preset.
 import sys
 
-from proxykv.catalog import code_digest, digest
-from proxykv.lock import Lock
-from proxykv.spec import ConfigError, Run
+from proxykv.config.catalog import code_digest, module_of
+from proxykv.runtime.digest import digest
+from proxykv.runtime.lock import Lock
+from proxykv.config.run import Run
+from proxykv.runtime.errors import ConfigError
 
 if not workflow.configfiles:
 

@@ -6,10 +6,10 @@ chosen inside a head.
 
 from __future__ import annotations
 
-from proxykv.prefill import Prefill
-from proxykv.scorer import Bench
-from proxykv.select import transplant
-from proxykv.tensors import Scores
+from proxykv.model.prefill import Prefill
+from proxykv.model.tensors import Scores
+from proxykv.scoring.contract import Bench
+from proxykv.scoring.selection import transplant
 
 VARIANTS = {
     "cross_kvzip_budget": {

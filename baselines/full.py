@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from proxykv.prefill import Prefill
-from proxykv.scorer import Bench
-from proxykv.tensors import Scores
+from proxykv.model.prefill import Prefill
+from proxykv.model.tensors import Scores
+from proxykv.scoring.contract import Bench
 
 VARIANTS = {"full": {"scope": "none"}}
 

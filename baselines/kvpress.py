@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from proxykv.accelerator import clock
-from proxykv.prefill import Prefill
-from proxykv.scorer import Bench
-from proxykv.select import budget
-from proxykv.spec import ConfigError
-from proxykv.tensors import Keep, Scores
+from proxykv.model.devices import clock
+from proxykv.model.prefill import Prefill
+from proxykv.model.tensors import Keep, Scores
+from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.contract import Bench
+from proxykv.scoring.selection import budget
 
 VARIANTS = {"kvpress:": {"scope": "head", "sets": ["compression_ratio"]}}
 

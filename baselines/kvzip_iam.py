@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proxykv.fitted import load_fitted, save_fitted
-from proxykv.prefill import Prefill
-from proxykv.scorer import Bench
-from proxykv.stored import Predictor, load_scores
-from proxykv.tensors import Features, Scores
+from proxykv.mapper.fitted import load_fitted, save_fitted
+from proxykv.mapper.stored_scores import Predictor, load_scores
+from proxykv.model.prefill import Prefill
+from proxykv.model.tensors import Features, Scores
+from proxykv.scoring.contract import Bench
 
 TINY = 1e-6
 """Norms and spreads below it are a silent head's."""

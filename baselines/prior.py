@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from baselines.random import seeded_uniform, uniform
-from proxykv.fitted import load_fitted, save_fitted
-from proxykv.prefill import Prefill
-from proxykv.scorer import Bench
-from proxykv.stored import Predictor, load_scores
-from proxykv.tensors import Scores
+from proxykv.mapper.fitted import load_fitted, save_fitted
+from proxykv.mapper.stored_scores import Predictor, load_scores
+from proxykv.model.prefill import Prefill
+from proxykv.model.tensors import Scores
+from proxykv.scoring.contract import Bench
 
 Draw = Literal["distribution", "mean"]
 LEVELS = 257

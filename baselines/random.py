@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from proxykv.draw import generator
-from proxykv.prefill import Prefill
-from proxykv.scorer import Bench
-from proxykv.tensors import Scores
+from proxykv.model.prefill import Prefill
+from proxykv.model.tensors import Scores
+from proxykv.scoring.contract import Bench
+from proxykv.scoring.seeded import generator
 
 VARIANTS = {"random": {"scope": "global"}}
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d, max_pool1d
 from transformers import PreTrainedModel
 
-from proxykv.cache import ContextLayer
-from proxykv.models import Model
-from proxykv.prefill import Prefill, prefill
-from proxykv.scorer import Bench
-from proxykv.tensors import Ids, Scores
+from proxykv.model.context_cache import ContextLayer
+from proxykv.model.loading import Model
+from proxykv.model.prefill import Prefill, prefill
+from proxykv.model.tensors import Ids, Scores
+from proxykv.scoring.contract import Bench
 
 Pooling = Literal["avg", "max"]
 Reduce = Literal["mean", "sum"]

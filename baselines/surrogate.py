@@ -17,16 +17,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from proxykv.fitted import load_fitted
-from proxykv.inputs import Inputs, load_inputs
-from proxykv.matching import Matching
-from proxykv.prefill import Prefill
-from proxykv.scorer import Bench
-from proxykv.spec import ConfigError
-from proxykv.stored import Predictor
-from proxykv.tensors import Scores
-from proxykv.train import TrainConfig, train_mapper
-from proxykv.watch import watched
+from proxykv.mapper.calibration import Matching
+from proxykv.mapper.fitted import load_fitted
+from proxykv.mapper.layer_inputs import Inputs, load_inputs
+from proxykv.mapper.stored_scores import Predictor
+from proxykv.mapper.training import TrainConfig, train_mapper
+from proxykv.model.prefill import Prefill
+from proxykv.model.tensors import Scores
+from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.contract import Bench
+from proxykv.scoring.hidden_states import watched
 
 VARIANTS = {
     "surrogate": {"scope": "global", "artefact": "surrogate", "inputs": True},

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from proxykv.mapper import Mapper, load_mapper
-from proxykv.models import (
+from proxykv.mapper.hybrid import Mapper, load_mapper
+from proxykv.model.loading import (
     Model,
     context_ids,
     load_model,
@@ -18,11 +18,11 @@ from proxykv.models import (
     vocabulary_hash,
     weights_digest,
 )
-from proxykv.pipeline import Schedule, prefill_and_score
-from proxykv.pruned import PrunedCache
-from proxykv.select import Scope, select
-from proxykv.spec import ConfigError
-from proxykv.timeline import Timeline
+from proxykv.model.pruned_cache import PrunedCache
+from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.proxy_pipeline import Schedule, prefill_and_score
+from proxykv.scoring.selection import Scope, select
+from proxykv.scoring.timeline import Timeline
 
 
 def load_pair(

@@ -18,11 +18,12 @@ from typing import Any
 
 import yaml
 
-from proxykv import catalog
-from proxykv.devices import VISIBLE, claim
-from proxykv.estimate import estimate, table, total
-from proxykv.lock import Lock
-from proxykv.spec import ROLES, ConfigError, Run
+from proxykv.config import catalog
+from proxykv.config.estimate import estimate, table, total
+from proxykv.config.run import ROLES, Run
+from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.gpu_claims import VISIBLE, claim
+from proxykv.runtime.lock import Lock
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def _check(options: argparse.Namespace) -> None:
     if (options.family is None) == (options.configfile is None):
         raise ConfigError("proxykv check: give a config file, or --family with a family's name")
     if options.family:
-        from proxykv.pair import verify
+        from proxykv.model.verify import verify
 
         cache = Path(catalog.schema("config")["properties"]["cache"]["default"])
         for line in verify(options.family, cache):
@@ -133,7 +134,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     """fetch a model and convert it to a local safetensors folder"""
-    from proxykv.convert import convert
+    from proxykv.steps.convert import convert
 
     run = Run.read(options.config)
     model = run.family(options.family)[options.role]
@@ -144,7 +145,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _data(options: argparse.Namespace) -> None:
     """make the dataset that belongs to a path of the run"""
-    from proxykv.data import make_dataset
+    from proxykv.steps.data import make_dataset
 
     run = Run.read(options.config)
     make_dataset(run, run.dataset(options.path))
@@ -152,7 +153,7 @@ def _data(options: argparse.Namespace) -> None:
 
 def _scores(options: argparse.Namespace) -> None:
     """store both models' scores of the training contexts"""
-    from proxykv.scores import extract
+    from proxykv.steps.scores import extract
 
     run, shard = Run.read(options.config), int(options.shard) - 1
     with _hardware(options), _alone(run.score_lists(options.family)[shard]):
@@ -161,14 +162,14 @@ def _scores(options: argparse.Namespace) -> None:
 
 def _screen(options: argparse.Namespace) -> None:
     """find training contexts that share text with evaluation contexts"""
-    from proxykv.screen import screen
+    from proxykv.steps.screen import screen
 
     screen(Run.read(options.config), options.family)
 
 
 def _fit(options: argparse.Namespace) -> None:
     """fit a method (train a mapper) on stored scores"""
-    from proxykv.fit import fit
+    from proxykv.steps.fit import fit
 
     run = Run.read(options.config)
     with _hardware(options), _alone(run.artefact_dir(options.family, options.method)):
@@ -177,7 +178,7 @@ def _fit(options: argparse.Namespace) -> None:
 
 def _generate(options: argparse.Namespace) -> None:
     """answer a task's questions with every method at every retention"""
-    from proxykv.generate import generate
+    from proxykv.steps.generate import generate
 
     run = Run.read(options.config)
     with _hardware(options):
@@ -186,7 +187,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _grade(options: argparse.Namespace) -> None:
     """score a task's predictions"""
-    from proxykv.grade import grade
+    from proxykv.steps.grade import grade
 
     run = Run.read(options.config)
     grade(run.cell(options.family, options.benchmark, options.task))
@@ -196,8 +197,8 @@ def _transfer(options: argparse.Namespace) -> None:
     """hold what is fitted against the corpus' held-out contexts, part by part"""
     import pandas as pd
 
-    from proxykv.plots import draw_figure
-    from proxykv.transfer import write_transfer
+    from proxykv.report.plots import draw_figure
+    from proxykv.steps.transfer import write_transfer
 
     run = Run.read(options.config)
     write_transfer(run)
@@ -207,9 +208,9 @@ def _transfer(options: argparse.Namespace) -> None:
 
 def _table(options: argparse.Namespace) -> None:
     """write the run's tables"""
-    from proxykv.ablations import write_ablations
-    from proxykv.screen import require_clean
-    from proxykv.tabulate import write_tables
+    from proxykv.report.ablations import write_ablations
+    from proxykv.report.tabulate import write_tables
+    from proxykv.steps.screen import require_clean
 
     run = Run.read(options.config)
     for family in run.families if run.artefacts else ():
@@ -221,7 +222,7 @@ def _table(options: argparse.Namespace) -> None:
 
 def _plot(options: argparse.Namespace) -> None:
     """draw the run's figures"""
-    from proxykv.plots import draw_figures
+    from proxykv.report.plots import draw_figures
 
     run = Run.read(options.config)
     draw_figures(_rows(run), run.dir, run.dir / "figures")
@@ -237,7 +238,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _status(options: argparse.Namespace) -> None:
     """show how far each fit and each job of the run is"""
-    from proxykv.progress import fits, status, status_table
+    from proxykv.steps.progress import fits, status, status_table
 
     run = Run.read(options.config)
     told = {"fits": fits(run), "jobs": status(run)}
@@ -249,7 +250,7 @@ def _status(options: argparse.Namespace) -> None:
 
 def _forget(options: argparse.Namespace) -> None:
     """drop rows, so that the next run computes exactly those again"""
-    from proxykv.progress import forget
+    from proxykv.steps.progress import forget
 
     names = ("family", "benchmark", "task", "method")
     wanted = {name: value for name in names if (value := getattr(options, name))}
@@ -259,7 +260,7 @@ def _forget(options: argparse.Namespace) -> None:
 
 def _recover(options: argparse.Namespace) -> None:
     """after snakemake was killed: end what it left, unlock, and run its command again"""
-    from proxykv.recover import recover
+    from proxykv.steps.recover import recover
 
     sys.exit(recover(options.command))
 

@@ -12,17 +12,17 @@ from random_models import random_net
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
-from baselines.kvzip import replays, score_replays
-from proxykv import catalog
-from proxykv.cache import ATTENTION
-from proxykv.inputs import inputs_file, sample_inputs
-from proxykv.models import Model, context_ids
-from proxykv.pipeline import Proxy, proxy_scores
-from proxykv.prefill import Prefill, prefill
-from proxykv.scorer import Bench, build, scores_of
-from proxykv.spec import Run
-from proxykv.tasks import tiny
-from proxykv.tensors import Scores
+from proxykv.benchmarks import tiny
+from proxykv.config import catalog
+from proxykv.config.run import Run
+from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
+from proxykv.model.context_cache import ATTENTION
+from proxykv.model.loading import Model, context_ids
+from proxykv.model.prefill import Prefill, prefill
+from proxykv.model.tensors import Scores
+from proxykv.scoring.contract import Bench, build, scores_of
+from proxykv.scoring.kvzip import replays, score_replays
+from proxykv.scoring.proxy_pipeline import Proxy, proxy_scores
 
 PREFIX = 3
 RETENTION = 0.13
@@ -130,7 +130,7 @@ def bench(
         save_file({name: t.half().contiguous() for name, t in scores.items()}, path)
         save_file(sample_inputs(target, ids, PREFIX, path.name), inputs_file(path))
     for artefact in run.artefacts:
-        module = importlib.import_module(f"baselines.{run.methods[artefact].base}")
+        module = importlib.import_module(catalog.module_of(run.methods[artefact].base)[0])
         module.fit(files, folder / artefact, QUICK, PAIR)
     artefacts = {a: folder / a for a in run.artefacts}
     return Bench(artefacts, Proxy(lambda: proxy), run.methods, PAIR, seed=0)

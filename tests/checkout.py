@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from proxykv import catalog
-from proxykv.cells import Cell
-from proxykv.spec import Run
+from proxykv.config import catalog
+from proxykv.config.jobs import Cell
+from proxykv.config.run import Run
 
 CONTEXTS = 5
 TASKS = ["single", "vt"]

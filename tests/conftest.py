@@ -14,24 +14,15 @@ import torch
 
 pytest_plugins = ["bench_fixture", "checkout"]
 torch.set_num_threads(1)
-SHAPED = [
-    *(
-        "attention",
-        "cache",
-        "decode",
-        "fidelity",
-        "inputs",
-        "loss",
-        "mapper",
-        "pipeline",
-        "prefill",
-        "pruned",
-    ),
-    *("select", "sweep", "watch"),
-]
+SHAPED = {
+    "model": ("attention", "context_cache", "decode", "prefill", "pruned_cache", "sweep_cache"),
+    "scoring": ("hidden_states", "kvzip", "proxy_pipeline", "selection"),
+    "mapper": ("fidelity", "hybrid", "layer_inputs", "loss", "proxykv"),
+}
 # Before any test module imports the package.
 jaxtyping.install_import_hook(
-    ["baselines", *(f"proxykv.{name}" for name in SHAPED)], "shape_check.typechecked"
+    ["baselines", *(f"proxykv.{folder}.{name}" for folder in SHAPED for name in SHAPED[folder])],
+    "shape_check.typechecked",
 )
 
 
@@ -46,12 +37,12 @@ def unchecked() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout as a short `make run` leaves it: with a mapper of the tiny family."""
-    from proxykv import catalog
-    from proxykv.data import make_dataset
-    from proxykv.fit import fit
-    from proxykv.scores import extract
-    from proxykv.screen import screen
-    from proxykv.spec import Run
+    from proxykv.config import catalog
+    from proxykv.config.run import Run
+    from proxykv.steps.data import make_dataset
+    from proxykv.steps.fit import fit
+    from proxykv.steps.scores import extract
+    from proxykv.steps.screen import screen
 
     root = tmp_path_factory.mktemp("trained")
     (root / "models").symlink_to(catalog.ROOT / "models")

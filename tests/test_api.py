@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import proxykv
-from proxykv import catalog
-from proxykv.cache import ContextCache
-from proxykv.decode import Ask, answer
-from proxykv.models import context_ids
-from proxykv.prefill import prefill
-from proxykv.select import select
-from proxykv.spec import ConfigError
-from proxykv.tasks import tiny
+from proxykv.benchmarks import tiny
+from proxykv.config import catalog
+from proxykv.model.context_cache import ContextCache
+from proxykv.model.decode import Ask, answer
+from proxykv.model.loading import context_ids
+from proxykv.model.prefill import prefill
+from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.selection import select
 
 TINY = catalog.ROOT / "models" / "tiny"
 MAPPER = Path("results/tiny/mappers/tiny/proxykv")
@@ -63,7 +63,7 @@ def test_answers_are_those_of_the_harness(pair: proxykv.Pair, text: str) -> None
 
 
 def pair_scores(pair: proxykv.Pair, text: str) -> torch.Tensor:
-    from proxykv.pipeline import proxy_scores
+    from proxykv.scoring.proxy_pipeline import proxy_scores
 
     ids = context_ids(pair.target, text)
     return proxy_scores(pair.target, pair.proxy, ids, len(pair.target.prefix))

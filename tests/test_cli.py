@@ -10,9 +10,9 @@ import pytest
 import yaml
 from valid_config import valid
 
-from proxykv import catalog
 from proxykv.cli import main
-from proxykv.spec import Run
+from proxykv.config import catalog
+from proxykv.config.run import Run
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 from checkout import CONTEXTS, DATASET, METHODS, TASKS, Checkout, copy_project
 
-from proxykv import catalog
-from proxykv.check import schema_problems
+from proxykv.benchmarks.examples import read_jsonl
 from proxykv.cli import main
-from proxykv.corpus import context_name
-from proxykv.examples import read_jsonl
-from proxykv.journal import Journal
-from proxykv.tables import LEADERBOARD_COLUMNS
+from proxykv.config import catalog
+from proxykv.config.check import schema_problems
+from proxykv.report.tables import LEADERBOARD_COLUMNS
+from proxykv.runtime.journal import Journal
+from proxykv.steps.corpus import context_name
 
 REPORTING = ["plot", "report", "table"]
 CHAINS = [f"{rule} {task}" for rule in ("generate", "grade") for task in TASKS]

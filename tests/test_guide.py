@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 import baselines
-from proxykv import catalog
-from proxykv.check import config_problems
-from proxykv.data import make_dataset
-from proxykv.generate import generate
-from proxykv.grade import grade
-from proxykv.spec import Run
+from proxykv.config import catalog
+from proxykv.config.check import config_problems
+from proxykv.config.run import Run
+from proxykv.steps.data import make_dataset
+from proxykv.steps.generate import generate
+from proxykv.steps.grade import grade
 
 ROOT = catalog.ROOT
 GUIDE = (ROOT / "docs" / "add-a-method.md").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Imports go one way, and what needs no model loads no torch."""
+"""Folders import one way, and what needs no model loads no torch."""
 
 from __future__ import annotations
 
@@ -10,59 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from proxykv import catalog
+from proxykv.config import catalog
 
-ORDER = [
-    # What a run consists of.
-    *("proxykv.catalog", "proxykv.signature", "proxykv.check", "proxykv.cells", "proxykv.spec"),
-    *("proxykv.examples", "proxykv.corpus", "proxykv.estimate"),
-    # Scores, kept sets, caches, models.
-    *("proxykv.accelerator", "proxykv.together", "proxykv.timeline"),
-    *("proxykv.lock", "proxykv.scratch"),
-    *(
-        "proxykv.draw",
-        "proxykv.tensors",
-        "proxykv.select",
-        "proxykv.attention",
-        "proxykv.cache",
-        "proxykv.sweep",
-        "proxykv.linear",
-    ),
-    *("proxykv.pruned", "proxykv.models", "proxykv.prefill", "proxykv.decode", "proxykv.scorer"),
-    *("proxykv.watch", "proxykv.inputs"),
-    # Methods, and the mapper that one of them trains.
-    *("proxykv.fitted", "proxykv.matching"),
-    *("proxykv.loss", "proxykv.fidelity", "proxykv.stages", "proxykv.mapper", "proxykv.stored"),
-    *("proxykv.checkpoint", "proxykv.train", "baselines", "proxykv.pipeline"),
-    # Jobs.
-    *("proxykv.devices", "proxykv.journal", "proxykv.parquet"),
-    *("proxykv.provenance", "proxykv.rows", "proxykv.generate", "proxykv.wheels", "proxykv.pair"),
-    *("proxykv.convert", "proxykv.scores", "proxykv.screen", "proxykv.fit", "proxykv.transfer"),
-    *("proxykv.progress", "proxykv.recover", "proxykv.api", "proxykv.cli"),
-]
-"""Every module may import those before it. `baselines` stands for its files."""
-
-SCORER_SIDE = {
-    "proxykv.spec",  # for ConfigError
-    *("proxykv.attention", "proxykv.cache", "proxykv.models", "proxykv.prefill"),
-    *("proxykv.scorer", "proxykv.select", "proxykv.tensors", "proxykv.fitted", "proxykv.mapper"),
-    *("proxykv.accelerator", "proxykv.matching"),
-    *("proxykv.stored", "proxykv.train", "proxykv.watch", "proxykv.inputs", "proxykv.draw"),
+DATA = ["runtime", "config"]
+MODELS = [*DATA, "benchmarks", "model", "scoring", "mapper"]
+EVERY = [*MODELS, "report", "steps", "integrations", "api"]
+MAY_IMPORT = {
+    "runtime": ["runtime"],
+    **dict.fromkeys(["config", "benchmarks", "report"], DATA),
+    "model": DATA,
+    **{folder: MODELS[: MODELS.index(folder)] for folder in ("scoring", "mapper")},
+    "baselines": MODELS,
+    **{folder: EVERY[: EVERY.index(folder)] for folder in ("steps", "integrations", "api")},
+    **dict.fromkeys(["pretrain", "cli"], EVERY),
 }
-"""What a method's file may use, besides other methods' files."""
+"""What a folder (or a module beside the folders) may import besides itself."""
 
-TORCHLESS = [
-    *("proxykv.examples", "proxykv.data", "proxykv.journal", "proxykv.parquet", "proxykv.grade"),
-    *(
-        "proxykv.stats",
-        "proxykv.tables",
-        "proxykv.tabulate",
-        "proxykv.plots",
-        "proxykv.report.build",
-    ),
-    *("proxykv.devices", "proxykv.lock", "proxykv.progress", "proxykv.recover"),
-    *("proxykv.screen", "proxykv.corpus", "proxykv.estimate"),
-]
+TORCHLESS = ("runtime", "config", "benchmarks", "report")
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -75,7 +39,6 @@ def modules(package: str) -> dict[str, Path]:
 
 
 ALL = modules("proxykv") | modules("baselines")
-TORCHLESS += [name for name in ALL if name.startswith(("proxykv.tasks.", "proxykv.plots."))]
 
 
 class RunTime(ast.NodeTransformer):
@@ -98,28 +61,20 @@ def imports(module: str) -> frozenset[str]:
     return frozenset(names & set(ALL))
 
 
-def place(module: str) -> int:
-    return ORDER.index("baselines" if module.startswith("baselines") else module)
+def folder(module: str) -> str:
+    top, _, rest = module.partition(".")
+    return "baselines" if top == "baselines" else rest.partition(".")[0]
 
 
-@pytest.mark.parametrize("module", [m for m in ORDER if m != "baselines"])
-def test_imports_go_one_way(module: str) -> None:
-    ranked = {name for name in imports(module) if name in ORDER or name.startswith("baselines")}
-    late = sorted(name for name in ranked if place(name) > place(module))
-    assert not late, f"{module} must not import {', '.join(late)}"
+@pytest.mark.parametrize("module", [m for m in ALL if folder(m) not in ("", "__main__")])
+def test_folders_import_one_way(module: str) -> None:
+    allowed = {folder(module), *MAY_IMPORT[folder(module)], ""}
+    wrong = sorted(name for name in imports(module) if folder(name) not in allowed)
+    assert not wrong, f"{module} must not import {', '.join(wrong)}"
 
 
-@pytest.mark.parametrize("module", [m for m in ALL if m.startswith("baselines.")])
-def test_methods_use_the_scorers_side_only(module: str) -> None:
-    ours = {name for name in imports(module) if not name.startswith("baselines")}
-    assert ours <= SCORER_SIDE
-
-
-def test_nothing_imports_the_command_line_or_the_scripts() -> None:
-    for module in ALL:
-        assert not imports(module) & {"proxykv.pretrain", "proxykv.__main__"}, module
-        if module != "proxykv.__main__":
-            assert "proxykv.cli" not in imports(module), module
+def test_nothing_but_main_imports_the_command_line() -> None:
+    assert [m for m in ALL if "proxykv.cli" in imports(m)] == ["proxykv.__main__"]
 
 
 def test_there_are_no_cycles() -> None:
@@ -136,11 +91,23 @@ def test_there_are_no_cycles() -> None:
         visit(module, ())
 
 
-def test_tasks_tables_plots_and_reports_load_no_torch() -> None:
+def test_folders_stay_small_and_say_what_they_are_for() -> None:
+    for name in MAY_IMPORT:
+        path = catalog.ROOT / ("baselines" if name == "baselines" else f"proxykv/{name}")
+        if not path.is_dir():
+            continue
+        files = [file for file in path.glob("*.py") if file.stem != "__init__"]
+        assert len(files) <= 12, f"{name} holds {len(files)} modules"
+        text = ast.get_docstring(ast.parse((path / "__init__.py").read_text("utf-8"))) or ""
+        assert "mports" in text, f"{name}: its docstring does not say what it imports"
+
+
+def test_data_and_reports_load_no_torch() -> None:
+    names = [module for module in ALL if folder(module) in TORCHLESS]
     code = "\n".join(
         [
             "import importlib, sys",
-            f"for name in {TORCHLESS!r}:",
+            f"for name in {names!r}:",
             "    importlib.import_module(name)",
             "    assert 'torch' not in sys.modules, name + ' loads torch'",
         ]
@@ -151,10 +118,11 @@ def test_tasks_tables_plots_and_reports_load_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_workflow_plans_with_the_spec_alone() -> None:
+def test_the_workflow_plans_with_config_and_runtime_alone() -> None:
     smk = [catalog.ROOT / "Snakefile", *(catalog.ROOT / "workflow").rglob("*.smk")]
     lines = [line for path in smk for line in path.read_text("utf-8").splitlines()]
     used = {
         line.split()[1] for line in lines if line.startswith(("from proxykv", "import proxykv"))
     }
-    assert used <= {"proxykv.catalog", "proxykv.estimate", "proxykv.lock", "proxykv.spec"}
+    assert used
+    assert {folder(module) for module in used} <= set(DATA)

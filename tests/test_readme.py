@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from proxykv import catalog
 from proxykv.cli import main
+from proxykv.config import catalog
 
 ROOT = catalog.ROOT
 README = (ROOT / "README.md").read_text("utf-8")

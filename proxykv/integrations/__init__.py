@@ -1,1 +1,4 @@
-"""Front doors for other programs."""
+"""Doors from other harnesses: lm-eval.
+
+Imports every folder that a pruned context needs; only the command line imports this one.
+"""

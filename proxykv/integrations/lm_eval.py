@@ -19,19 +19,20 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
-from proxykv.decode import Ask, answer
-from proxykv.models import (
+from proxykv.config.run import methods_of
+from proxykv.model.decode import Ask, answer
+from proxykv.model.loading import (
     Model,
     context_ids,
     load_model,
     require_shared_vocabulary,
     weights_digest,
 )
-from proxykv.pipeline import Proxy
-from proxykv.prefill import prefill
-from proxykv.scorer import Bench, build, scores_of
-from proxykv.select import Scope, select
-from proxykv.spec import ConfigError, methods_of
+from proxykv.model.prefill import prefill
+from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.contract import Bench, build, scores_of
+from proxykv.scoring.proxy_pipeline import Proxy
+from proxykv.scoring.selection import Scope, select
 
 TASKS = Path(__file__).with_name("lm_eval_tasks")
 """The benchmarks of this project as lm-eval tasks."""

@@ -1,4 +1,7 @@
-"""The report: one offline HTML page made from a run's rows."""
+"""From rows to tables, statistics, plots, the verdict and one offline HTML page.
+
+Imports `config` and `runtime`, and never torch.
+"""
 
 from proxykv.report.build import build_report
 

@@ -14,12 +14,12 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from proxykv import __version__, plots, tables
-from proxykv.report import cells
+from proxykv import __version__
+from proxykv.report import cells, plots, tables
 from proxykv.report.cells import Table, number
 from proxykv.report.explorer import examples
+from proxykv.report.tabulate import provenance
 from proxykv.report.verdict import verdicts
-from proxykv.tabulate import provenance
 
 METRICS = (cells.SCORE, cells.RECOVERY, cells.KL)
 TASK_METRICS = (cells.SCORE, cells.PERCENT, cells.NLL, cells.KL)

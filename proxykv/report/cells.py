@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from proxykv.plots import Look, looks
-from proxykv.tables import POOLS
+from proxykv.report.plots import Look, looks
+from proxykv.report.tables import POOLS
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from proxykv.tables import CELL, FULL
+from proxykv.report.tables import CELL, FULL
 
 QUESTIONS_PER_TASK = 4
 ANSWERS = 6000  # of the whole page: an answer is about 200 bytes of it

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from proxykv.plots import looks
 from proxykv.report.cells import number
-from proxykv.tables import CELL, CONTROLS, FULL, LOW, LOW_RETENTION, ORACLE, RIVALS, SUBJECT
+from proxykv.report.plots import looks
+from proxykv.report.tables import CELL, CONTROLS, FULL, LOW, LOW_RETENTION, ORACLE, RIVALS, SUBJECT
 
 ALPHA = 0.05
 LOW_WORDS = f"ρ ≤ {LOW_RETENTION}"
@@ -34,7 +34,7 @@ class Finding:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> dict[str, list[Finding]]:
-    """Findings per `family · benchmark`, from the tables of `proxykv.tables` by name."""
+    """Findings per `family · benchmark`, from the tables of `proxykv.report.tables` by name."""
     result = {}
     for key, _ in tables["leaderboard"].groupby(CELL):
         cell = {

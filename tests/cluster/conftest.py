@@ -15,7 +15,7 @@ import pytest
 import yaml
 from checkout import Checkout, copy_project
 
-from proxykv.lock import Holder, Lock
+from proxykv.runtime.lock import Holder, Lock
 
 DATASET = {"benchmark": "tiny", "contexts": 8, "lengths": [256]}
 TASKS = ["single", "multikey", "vt"]

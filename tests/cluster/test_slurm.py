@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from conftest import CONFIG, TASKS, Copy, slurm_jobs
 
-from proxykv.lock import Holder
+from proxykv.runtime.lock import Holder
 
 PROFILE = ["--cores", "all", "--profile", "slurm"]
 MEASURED = ["prefill_seconds", "score_seconds", "decode_seconds", "created", "config_hash"]

@@ -13,11 +13,11 @@ import pytest
 import torch
 from cases import CASES, RATIO, Case
 
-from baselines.kvzip import NEXT, replay_scores, replays, score_replays
 from baselines.snapkv import PRESETS, window_scores
-from proxykv.models import Model, load_model
-from proxykv.prefill import prefill
-from proxykv.select import select
+from proxykv.model.loading import Model, load_model
+from proxykv.model.prefill import prefill
+from proxykv.scoring.kvzip import NEXT, replay_scores, replays, score_replays
+from proxykv.scoring.selection import select
 
 HERE = Path(__file__).parent
 

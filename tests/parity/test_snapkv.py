@@ -12,8 +12,8 @@ from random_models import random_ids, random_net
 from torch.nn.functional import max_pool1d
 
 from baselines.snapkv import PRESETS, window_scores
-from proxykv.cache import ATTENTION
-from proxykv.select import select
+from proxykv.model.context_cache import ATTENTION
+from proxykv.scoring.selection import select
 
 HEADS, LENGTH = 4, 150
 

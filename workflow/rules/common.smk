@@ -2,7 +2,7 @@
 # Rules run in the environment that snakemake was started in, or with `--sdm conda` in one of their own.
 import atexit
 
-from proxykv.estimate import estimate, total
+from proxykv.config.estimate import estimate, total
 
 LOGS = f"results/{RUN.name}/logs"
 

@@ -17,7 +17,7 @@ rule make_dataset:
         "../envs/proxykv.yaml"
     params:
         code=lambda wildcards: code_digest(
-            "proxykv.data", f"proxykv.tasks.{wildcards.benchmark}"
+            "proxykv.steps.data", f"proxykv.benchmarks.{wildcards.benchmark}"
         ),
     shell:
         step("data {output}", network=True)

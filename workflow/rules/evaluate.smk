@@ -41,7 +41,7 @@ rule grade:
         "../envs/proxykv.yaml"
     params:
         code=lambda wildcards: code_digest(
-            "proxykv.grade", f"proxykv.tasks.{wildcards.benchmark}"
+            "proxykv.steps.grade", f"proxykv.benchmarks.{wildcards.benchmark}"
         ),
     shell:
         step("grade {wildcards.family} {wildcards.benchmark} {wildcards.task}")

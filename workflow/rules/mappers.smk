@@ -22,7 +22,7 @@ rule extract_scores:
     resources:
         **asks("scores"),
     params:
-        code=code_digest("proxykv.scores"),
+        code=code_digest("proxykv.steps.scores"),
     shell:
         model_step("scores {wildcards.family} {wildcards.shard}")
 
@@ -49,7 +49,7 @@ for FAMILY in RUN.families:
         conda:
             "../envs/proxykv.yaml"
         params:
-            code=code_digest("proxykv.screen"),
+            code=code_digest("proxykv.steps.screen"),
             settings=digest(
                 [
                     RUN.config["decontamination"],
@@ -77,7 +77,7 @@ rule fit_method:
         **asks("fit"),
     params:
         code=lambda wildcards: code_digest(
-            f"baselines.{RUN.methods[wildcards.method].base}"
+            module_of(RUN.methods[wildcards.method].base)[0]
         ),
         settings=lambda wildcards: digest(
             [
@@ -113,6 +113,6 @@ rule transfer:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.transfer", "proxykv.plots.transfer"),
+        code=code_digest("proxykv.steps.transfer", "proxykv.report.plots.transfer"),
     shell:
         step("transfer")

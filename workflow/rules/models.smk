@@ -28,4 +28,4 @@ rule pretrain_tiny:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m proxykv.pretrain --role {wildcards.role} --out {params.folder} >{log} 2>&1"
+        "python -m proxykv.pretrain.train --role {wildcards.role} --out {params.folder} >{log} 2>&1"

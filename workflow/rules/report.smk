@@ -20,7 +20,7 @@ rule table:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.tabulate", "proxykv.ablations"),
+        code=code_digest("proxykv.report.tabulate", "proxykv.report.ablations"),
     shell:
         step("table")
 
@@ -44,7 +44,7 @@ rule plot:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.plots"),
+        code=code_digest("proxykv.report.plots"),
     shell:
         step("plot")
 

@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 from tokenizers import Tokenizer
 
-from proxykv.examples import Question
+from proxykv.benchmarks.examples import Question
 
 
 def dataset(
@@ -23,7 +23,7 @@ def dataset(
     `target`, the model's folder, has the tokenizer that contexts are made for. `settings` are
     `--model_args` and `--metadata`; of these, a benchmark's `build` takes what it knows.
     """
-    build = importlib.import_module(f"proxykv.tasks.{benchmark}").build
+    build = importlib.import_module(f"proxykv.benchmarks.{benchmark}").build
     known = {
         "tokenizer": Tokenizer.from_file(str(Path(target) / "tokenizer.json")),
         "seed": 0,
@@ -52,6 +52,6 @@ def dataset(
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """The benchmark's own scores, in [0, 1]."""
-    module = importlib.import_module(f"proxykv.tasks.{doc['benchmark']}")
+    module = importlib.import_module(f"proxykv.benchmarks.{doc['benchmark']}")
     scores = module.grade(doc["task"], results[0], Question(**json.loads(doc["question"])))
     return {"score": scores["score"], "score_fixed": scores.get("score_fixed", scores["score"])}

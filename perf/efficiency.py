@@ -1,0 +1,236 @@
+"""Latency and peak memory of a request against context length, on the shapes of the paper's pairs.
+
+    python perf/efficiency.py --lengths 8192 32768 131072 --out results/efficiency
+
+Weights are random, ids too: time depends on neither. A request ends when its pruned cache is there.
+Cases take turns at every length; `full` prefills and prunes nothing. The proxy's cases share the
+target's device unless `--proxy-device` names another. Peak memory is that of the target's device,
+and counts the proxy's weights there where a case needs them. Decoding is one row: `full` with
+transformers' own attention and cache, the others with a pruned cache. A case that runs out of
+memory is told as such. Writes `<out>.csv`, a line for each figure, and `<out>.svg`; prints medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from schedules import PHASES, Case, add_common, timed
+from shapes import FAMILIES, random_model
+from transformers import DynamicCache
+
+from baselines.snapkv import SnapKV
+from proxykv.mapper.hybrid import build_mapper
+from proxykv.model.devices import clock, device_of
+from proxykv.model.loading import Model
+from proxykv.model.parallel import SideError
+from proxykv.model.prefill import Prefill, prefill
+from proxykv.model.pruned_cache import PrunedCache
+from proxykv.scoring.selection import select
+from proxykv.scoring.timeline import Timeline
+from proxykv.steps.provenance import commit, device_name
+
+GIB = 2**30
+WARM_UP = 512
+"""Tokens of requests that are not told."""
+DECODED = 16
+"""Tokens that are decoded to time one."""
+DECODE_AT = (0.1, 0.3)
+OUT_OF_MEMORY = "out of memory"
+PROXIED = ("proxykv", "proxykv, parallel")
+Line = dict[str, Any]
+
+
+class Requests(Case):
+    """What is measured at one length; every case fills its timeline."""
+
+    def snapkv(self, timeline: Timeline) -> None:
+        device = self.target.device
+        with timeline.phase("target_prefill", device):
+            filled = prefill(self.target, self.ids, self.prefix_len)
+        with timeline.phase("target_scoring", device):
+            scores = SnapKV(None).score(filled)  # type: ignore[arg-type]  (uses no bench)
+        self._prune(filled.cache, scores, timeline, "head")
+
+    def cases(self) -> dict[str, Callable[[], Timeline]]:
+        return {
+            "full": lambda: timed(self.target_alone),
+            "snapkv": lambda: timed(self.snapkv),
+            "kvzip": lambda: timed(self.kvzip),
+            "proxykv": lambda: self.proxykv("sequential")[0],
+            "proxykv, parallel": lambda: self.proxykv("parallel")[0],
+        }
+
+
+def main() -> None:
+    options = parsed()
+    lines: list[Line] = []
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for name in options.families:
+        for line in measured(name, options):
+            lines.append(line)
+            pd.DataFrame(lines).to_csv(options.out.with_suffix(".csv"), index=False)
+    frame = pd.DataFrame(lines)
+    shown = frame.groupby(["family", "tokens", "case", "what"], sort=False).value.median()
+    print(shown.unstack("what").round(3).to_string())
+    drawn(frame).savefig(options.out.with_suffix(".svg"), bbox_inches="tight")
+
+
+def measured(name: str, options: argparse.Namespace) -> Iterator[Line]:
+    """Every figure of a family."""
+    family = FAMILIES[name]
+    device = device_of(options.device)
+    places = device, device_of(options.proxy_device or options.device)
+    target, proxy = (
+        random_model(config, options.dtype, place)
+        for config, place in zip((family.target, family.proxy), places, strict=True)
+    )
+    mapper = build_mapper(family.mapper).eval().to(proxy.device)
+    about = {
+        "family": name,
+        "dtype": options.dtype,
+        "device": device_name(target.device),
+        "proxy_device": device_name(proxy.device),
+        "retention": options.retention,
+        "torch": torch.__version__,
+        "commit": commit(),
+    }
+
+    def of(tokens: int) -> Requests:
+        ids = torch.randint(500, (tokens,), generator=torch.Generator().manual_seed(0))
+        return Requests(target, proxy, mapper, ids.to(target.device), options.retention)
+
+    for run in of(WARM_UP).cases().values():
+        run()
+    for tokens in options.lengths:
+        requests = of(tokens)
+        for turn in range(options.repeats):
+            for case, run in requests.cases().items():
+                place = {"tokens": tokens, "turn": turn, "case": case}
+                for what, value in figures(run, case in PROXIED, target, proxy):
+                    yield {**about, **place, "what": what, "value": value}
+        for case, what, value in decoding(requests):
+            place = {"tokens": tokens, "turn": 0, "case": case}
+            yield {**about, **place, "what": what, "value": value}
+
+
+def figures(
+    run: Callable[[], Timeline], proxied: bool, target: Model, proxy: Model
+) -> Iterator[tuple[str, float]]:
+    """Seconds of all phases, their end, and the most memory held meanwhile in GiB."""
+    accelerated = target.device.type != "cpu"
+    if accelerated:
+        emptied()
+        torch.accelerator.reset_peak_memory_stats(target.device)
+    try:
+        timeline = run()
+    except (torch.OutOfMemoryError, SideError) as error:
+        if not isinstance(error.__cause__ or error, torch.OutOfMemoryError):
+            raise
+        yield OUT_OF_MEMORY, 1.0
+        return
+    for span in timeline.spans:
+        yield span.phase, span.seconds
+    yield "total", timeline.end
+    if accelerated:
+        peak = torch.accelerator.max_memory_allocated(target.device)
+        if not proxied and proxy.device == target.device:
+            peak -= sum(p.nbytes for p in proxy.net.parameters())
+        yield "peak GiB", peak / GIB
+
+
+@torch.inference_mode()
+def decoding(requests: Requests) -> Iterator[tuple[str, str, float]]:
+    """Seconds of a decoded token, from pruned caches and from the full one."""
+    target = requests.target
+    for retention in (*DECODE_AT, 1.0):
+        case = "full" if retention == 1 else f"pruned to {retention}"
+        emptied()
+        try:
+            filled = prefill(target, requests.ids, requests.prefix_len)
+            if retention == 1:
+                yield case, "decode", a_token_of_transformers(target, filled)
+            else:
+                noise = torch.rand(filled.shape, device=target.device)
+                keep = select(noise, retention, "global")
+                cache = PrunedCache(filled.cache, requests.prefix_len, keep)
+                yield case, "decode", a_token(target, cache, filled)
+        except torch.OutOfMemoryError:
+            yield case, OUT_OF_MEMORY, 1.0
+
+
+def a_token_of_transformers(target: Model, filled: Prefill) -> float:
+    """The same with transformers' own cache and attention."""
+    cache = DynamicCache()
+    for index, layer in enumerate(filled.cache.layers):
+        cache.update(layer.keys, layer.values, index)
+    ours = target.net.config._attn_implementation or "eager"
+    target.net.set_attn_implementation("sdpa")
+    try:
+        return a_token(target, cache, filled)
+    finally:
+        target.net.set_attn_implementation(ours)
+
+
+def a_token(target: Model, cache: Any, filled: Prefill) -> float:
+    seconds = []
+    for step in range(DECODED + 2):
+        ids = torch.full((1, 1), 7, device=target.device)
+        where = torch.full((1, 1), len(filled.input_ids) + step, device=target.device)
+        start = clock(target.device)
+        target.logits(target.hidden(ids, where, cache)[:, -1]).argmax(dim=-1)
+        seconds.append(clock(target.device) - start)
+    return median(seconds[2:])
+
+
+def emptied() -> None:
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
+def drawn(frame: pd.DataFrame) -> Figure:
+    """A row of panels for each family: seconds, memory, what ProxyKV's time goes to."""
+    names = list(frame.family.unique())
+    figure = Figure(figsize=(12, 3 * len(names)), layout="constrained")
+    rows = figure.subplots(len(names), 3, squeeze=False)
+    for axes, name in zip(rows, names, strict=True):
+        own = frame.query("family == @name")
+        for panel, what, title in ((axes[0], "total", "seconds"), (axes[1], "peak GiB", "GiB")):
+            data = own.query(f"what == '{what}'")
+            if len(data):
+                sns.lineplot(data, x="tokens", y="value", hue="case", marker="o", ax=panel)
+                panel.get_legend().remove()
+                panel.set(xscale="log", title=f"{name}: {title}", ylabel="")
+                panel.set_xticks(lengths := sorted(data.tokens.unique()), map(str, lengths))
+                panel.minorticks_off()
+        axes[0].set_yscale("log")
+        parts = own.query("case == 'proxykv' and what in @PHASES")
+        if len(parts):
+            shares = parts.groupby(["tokens", "what"]).value.median().unstack()
+            shares = shares.div(shares.sum(axis=1), axis=0)[[p for p in PHASES if p in shares]]
+            shares.plot.bar(stacked=True, ax=axes[2], color=PHASES, legend=False, rot=0)
+        axes[2].set_title(f"{name}: where ProxyKV's time goes")
+    for axis, columns in ((rows[0][0], 1), (rows[0][2], 2)):
+        axis.legend(fontsize="small", ncols=columns)
+    return figure
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 131072])
+    parser.add_argument("--repeats", type=int, default=3)
+    add_common(parser, dtype="bfloat16", device="auto")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

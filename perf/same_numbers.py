@@ -1,0 +1,71 @@
+"""Do two runs hold the same numbers? `same_numbers.py results/a results/b`, timings aside.
+
+Rows are matched by what they answer and compared bit for bit: predictions, scores, likelihoods,
+divergences, what was kept. Then tables, cell for cell. Use it before and after a change of the code
+that should change no number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+KEY = ["family", "benchmark", "task", "context_id", "question", "method", "retention"]
+ANSWERS = ["prediction", "score", "score_fixed", "nll", "kl", "achieved_retention", "kv_bytes"]
+TIMED = ("seconds", "speed", "hours", "ttft")
+"""Columns whose names hold one of these are timings."""
+
+
+def main() -> int:
+    """Print what differs; exit status 1 if anything does."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("one", type=Path)
+    parser.add_argument("other", type=Path)
+    arguments = parser.parse_args()
+    found = [*_rows(arguments.one, arguments.other), *_tables(arguments.one, arguments.other)]
+    print("\n".join(found) or "the same numbers")
+    return 1 if found else 0
+
+
+def _rows(one: Path, other: Path) -> Iterator[str]:
+    frames = [_read(folder) for folder in (one, other)]
+    if lost := set(frames[0].index) ^ set(frames[1].index):
+        yield f"rows: {len(lost)} are in one run only, such as {min(map(str, lost))}"
+    shared = frames[0].index.intersection(frames[1].index)
+    first, second = (frame.loc[shared] for frame in frames)
+    for column in ANSWERS:
+        differ = ~((first[column] == second[column]) | (first[column].isna() & second[column].isna()))
+        if differ.any():
+            example = first.index[differ.to_numpy()][0]
+            values = first.loc[[example], column].iloc[0], second.loc[[example], column].iloc[0]
+            yield f"rows: {column} differs in {differ.sum()} of {len(shared)}: {example}: {values}"
+
+
+def _read(folder: Path) -> pd.DataFrame:
+    files = sorted((folder / "rows").rglob("*.parquet"))
+    if not files:
+        sys.exit(f"{folder}/rows: no Parquet file; give the folder of a finished run")
+    return pd.concat(pd.read_parquet(file) for file in files).set_index(KEY).sort_index()
+
+
+def _tables(one: Path, other: Path) -> Iterator[str]:
+    for file in sorted((one / "tables").glob("*.csv")):
+        twin = other / "tables" / file.name
+        if not twin.exists():
+            yield f"{file.name}: missing in {other}"
+            continue
+        first, second = pd.read_csv(file), pd.read_csv(twin)
+        kept = [c for c in first if not any(word in c for word in TIMED)]
+        if gone := set(kept) - set(second):
+            yield f"{file.name}: columns {sorted(gone)} are missing in {other}"
+        elif not first[kept].equals(second[kept]):
+            unequal = [c for c in kept if not first[c].equals(second[c])]
+            yield f"{file.name}: differs in {unequal}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""What the parallel schedule gains: each side alone, both together, KVzip, at stated threads.
+
+    python perf/schedules.py models/tiny --tokens 512 --out tiny
+
+The first argument is a folder with a pair in `target/` and `proxy/`. Cases take turns, so that a
+busy moment of the machine hits all of them; ratios are taken within a turn. Prints medians (minimum
+to maximum), writes them with every timeline to `<out>.json` and a picture to `<out>.svg`.
+
+With both models on the CPU, `parallel` uses twice the threads of `sequential`: it stands for two
+devices. Cases marked `x2` have as many threads as both sides of `parallel` together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from shapes import Family
+
+from proxykv.mapper.hybrid import Mapper, build_mapper, load_mapper
+from proxykv.model.loading import Model, load_model
+from proxykv.model.prefill import prefill
+from proxykv.model.pruned_cache import PrunedCache
+from proxykv.model.tensors import Ids, Keep, Scores
+from proxykv.scoring.kvzip import replays, score_replays
+from proxykv.scoring.proxy_pipeline import Schedule, prefill_and_score, proxy_scores
+from proxykv.scoring.selection import Scope, select
+from proxykv.scoring.timeline import Timeline
+from proxykv.steps.provenance import commit, device_name
+
+Turn = Mapping[str, Timeline]
+
+RATIOS = {
+    "parallel / longer side alone": ("parallel", "longer side"),
+    "sequential / parallel": ("sequential", "parallel"),
+    "KVzip / sequential, equal threads": ("kvzip", "sequential"),
+    "KVzip / parallel, which has one more device": ("kvzip", "parallel"),
+    "KVzip x2 / sequential x2, equal threads": ("kvzip x2", "sequential x2"),
+    "KVzip x2 / parallel, equal threads": ("kvzip x2", "parallel"),
+}
+PHASES = {
+    "target_prefill": "#0072B2",
+    "target_scoring": "#56B4E9",
+    "proxy_prefill": "#D55E00",
+    "proxy_scoring": "#E69F00",
+    "mapper": "#009E73",
+    "select": "#CC79A7",
+    "prune": "#000000",
+}
+SIDES = {"target": {"target_prefill"}, "proxy": {"proxy_prefill", "proxy_scoring", "mapper"}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair and a context of random ids, on which time depends no less than on a text's."""
+
+    target: Model
+    proxy: Model
+    mapper: Mapper
+    ids: Ids
+    retention: float
+
+    @property
+    def prefix_len(self) -> int:
+        return len(self.target.prefix)
+
+    def target_alone(self, timeline: Timeline) -> None:
+        with timeline.phase("target_prefill", self.target.device):
+            prefill(self.target, self.ids, self.prefix_len)
+
+    def proxy_alone(self, timeline: Timeline) -> None:
+        ids = self.ids.to(self.proxy.device)
+        scores = proxy_scores(self.target, self.proxy, ids, self.prefix_len, timeline)
+        with timeline.phase("mapper", self.proxy.device):
+            self.mapper.score(scores)
+
+    def kvzip(self, timeline: Timeline) -> None:
+        device = self.target.device
+        with timeline.phase("target_prefill", device):
+            filled = prefill(self.target, self.ids, self.prefix_len)
+        with timeline.phase("target_scoring", device):
+            scores = score_replays(filled, replays(self.target, filled.context))
+        self._prune(filled.cache, scores, timeline)
+
+    def proxykv(self, schedule: Schedule) -> tuple[Timeline, Scores, Keep]:
+        maps = {"proxykv": self.mapper.score}
+        request = prefill_and_score(
+            self.target, self.proxy, self.ids, self.prefix_len, maps, schedule
+        )
+        scores = request.mapped["proxykv"].to(self.target.device)
+        keep = self._prune(request.prefill.cache, scores, request.timeline)
+        return request.timeline, scores, keep
+
+    def _prune(
+        self, cache: Any, scores: Scores, timeline: Timeline, scope: Scope = "global"
+    ) -> Keep:
+        with timeline.phase("select", self.target.device):
+            keep = select(scores, self.retention, scope)
+        with timeline.phase("prune", self.target.device):
+            PrunedCache(cache, self.prefix_len, keep)
+        return keep
+
+
+def main() -> None:
+    options = parsed()
+    torch.set_num_threads(options.threads)
+    case = loaded(options)
+    for schedule in ("sequential", "parallel"):  # warm up
+        case.proxykv(schedule)
+    turns = [turn(case, options.threads) for _ in range(options.repeats)]
+    figures = summary(turns)
+    report = {
+        "pair": options.pair.name,
+        "tokens": options.tokens,
+        "threads": options.threads,
+        "dtype": options.dtype,
+        "devices": [device_name(m.device) for m in (case.target, case.proxy)],
+        "cores": os.cpu_count(),
+        "load": os.getloadavg(),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "same": agreement(case, options.threads),
+        **figures,
+        "timelines": [{name: timeline.record() for name, timeline in t.items()} for t in turns],
+    }
+    told(report)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    drawn(turns, options).savefig(options.out.with_suffix(".svg"), bbox_inches="tight")
+
+
+def turn(case: Case, threads: int) -> Turn:
+    """Every case once."""
+    single = {
+        "target alone": timed(case.target_alone),
+        "proxy alone": timed(case.proxy_alone),
+        "sequential": case.proxykv("sequential")[0],
+        "parallel": case.proxykv("parallel")[0],
+        "kvzip": timed(case.kvzip),
+    }
+    torch.set_num_threads(2 * threads)
+    double = {
+        "sequential x2": case.proxykv("sequential")[0],
+        "kvzip x2": timed(case.kvzip),
+    }
+    torch.set_num_threads(threads)
+    return single | double
+
+
+def timed(run: Callable[[Timeline], None]) -> Timeline:
+    run(timeline := Timeline())
+    return timeline
+
+
+def agreement(case: Case, threads: int) -> dict[str, Any]:
+    """Whether the schedules agree, at equal threads and at twice as many."""
+    _, scores, keep = case.proxykv("sequential")
+    _, parallel, _ = case.proxykv("parallel")
+    torch.set_num_threads(2 * threads)
+    _, other, others = case.proxykv("sequential")
+    torch.set_num_threads(threads)
+    return {
+        "bits, at equal threads": torch.equal(scores, parallel),
+        "largest difference at twice the threads": (scores - other).abs().max().item(),
+        "kept sets at twice the threads": torch.equal(keep, others),
+    }
+
+
+def summary(turns: Sequence[Turn]) -> dict[str, Any]:
+    """Median, minimum and maximum of all phases, totals and ratios."""
+    totals = [{name: timeline.end for name, timeline in t.items()} for t in turns]
+    for total in totals:
+        total["longer side"] = max(total["target alone"], total["proxy alone"])
+    phases = {
+        f"{name}: {phase}": [s.seconds for t in turns for s in t[name].spans if s.phase == phase]
+        for name, timeline in turns[0].items()
+        for phase in PHASES
+        if any(span.phase == phase for span in timeline.spans)
+    }
+    ratios = {label: [t[a] / t[b] for t in totals] for label, (a, b) in RATIOS.items()}
+    ratios["parallel: share of the shorter side that overlaps"] = [
+        t["parallel"].overlap() / min(side_seconds(t["parallel"], side) for side in SIDES)
+        for t in turns
+    ]
+    return {
+        "seconds": {name: spread([t[name] for t in totals]) for name in totals[0]},
+        "phases": {name: spread(values) for name, values in phases.items()},
+        "ratios": {name: spread(values) for name, values in ratios.items()},
+    }
+
+
+def side_seconds(timeline: Timeline, side: str) -> float:
+    """Seconds that a side works, up to where the sides join."""
+    return sum(s.seconds for s in timeline.spans if s.phase in SIDES[side])
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def told(report: dict[str, Any]) -> None:
+    for section, unit in (("seconds", " s"), ("phases", " s"), ("ratios", "")):
+        print(f"\n{section}")
+        for name, s in report[section].items():
+            print(f"  {name:48} {s['median']:8.3f}{unit} ({s['min']:.3f} - {s['max']:.3f})")
+    print("\nsame scores")
+    for name, value in report["same"].items():
+        print(f"  {name:48} {value}")
+
+
+def drawn(turns: Sequence[Turn], options: argparse.Namespace) -> Figure:
+    """The timelines of the turn whose parallel case is the median one."""
+    chosen = sorted(turns, key=lambda t: t["parallel"].end)[len(turns) // 2]
+    figure = Figure(figsize=(8, 2.8))
+    axes = figure.subplots()
+    lanes: list[str] = []
+    for name in ("kvzip", "sequential", "parallel"):
+        theirs = [s for s in chosen[name].spans if s.phase in SIDES["proxy"]]
+        ours = [s for s in chosen[name].spans if s not in theirs]
+        for side, spans in {"target": ours, "proxy": theirs}.items():
+            for span in spans:
+                color = PHASES[span.phase]
+                axes.barh(len(lanes), span.seconds, left=span.start, color=color, height=0.7)
+            if spans:
+                lanes.append(f"{name}: {side}")
+    axes.set_yticks(range(len(lanes)), lanes)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"seconds ({options.tokens} tokens, {options.threads} thread(s) a side)")
+    axes.spines[["top", "right"]].set_visible(False)
+    keys = [axes.barh(0, 0, color=color, label=phase) for phase, color in PHASES.items()]
+    axes.legend(handles=keys, ncols=4, loc="lower center", bbox_to_anchor=(0.45, 1), frameon=False)
+    return figure
+
+
+def loaded(options: argparse.Namespace) -> Case:
+    places = {"target": options.device, "proxy": options.proxy_device or options.device}
+    target, proxy = (
+        load_model(options.pair / role, dtype=options.dtype, device=places[role])
+        for role in ("target", "proxy")
+    )
+    if options.mapper:
+        mapper = load_mapper(options.mapper, device=proxy.device)[0]
+    else:  # an untrained one takes as long
+        family = Family(target.net.config, proxy.net.config)
+        mapper = build_mapper(family.mapper).to(proxy.device).eval()
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(len(target.tokenizer), (options.tokens,), generator=generator)
+    ids = torch.cat([torch.tensor(target.prefix, dtype=torch.long), words]).to(target.device)
+    return Case(target, proxy, mapper, ids, options.retention)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("pair", type=Path, help="folder with target/ and proxy/")
+    parser.add_argument("--mapper", type=Path, help="folder of a mapper; an untrained one without")
+    parser.add_argument("--tokens", type=int, default=900)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of each side")
+    add_common(parser, dtype="float32", device="cpu")
+    return parser.parse_args()
+
+
+def add_common(parser: argparse.ArgumentParser, dtype: str, device: str) -> None:
+    """Options of every measurement of requests."""
+    parser.add_argument("--dtype", default=dtype)
+    parser.add_argument("--device", default=device, help="of the target, and of the proxy")
+    parser.add_argument("--proxy-device", help="of the proxy, if it is another one")
+    parser.add_argument("--retention", type=float, default=0.3)
+    parser.add_argument("--out", type=Path, required=True, help="path without suffix")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""Benchmarks: contexts and questions apart, and how an answer is scored.
+
+One module or folder each. Imports `config` and `runtime`, and never torch: a step
+gives the tokenizer.
+"""

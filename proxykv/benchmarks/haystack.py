@@ -1,0 +1,136 @@
+"""Contexts of an exact length: real text, with needles between its sentences or statements."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from proxykv.benchmarks.sources import Document, Piece, pieces
+from proxykv.runtime.errors import ConfigError
+
+STYLES = ("prose", "code")
+MIN_PIECES = 12  # a document with fewer sentences or statements is a stub, not a text
+
+
+@dataclass(frozen=True)
+class Haystack:
+    """A run of pieces of one document, continued in the next one where it is too short."""
+
+    style: str
+    names: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+
+
+class Haystacks:
+    """Draws haystacks of at least `tokens` tokens from documents, a new document each time."""
+
+    def __init__(self, documents: Sequence[Document], tokenizer: Tokenizer, rng: random.Random):
+        self._tokenizer = tokenizer
+        self._cut: dict[str, tuple[Piece, ...]] = {}
+        self._order: dict[str, list[Document]] = {}
+        for style in STYLES:
+            mine = [document for document in documents if document.style == style]
+            if mine:
+                self._order[style] = rng.sample(mine, len(mine))
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """The styles of which there are documents."""
+        return tuple(self._order)
+
+    def draw(self, style: str, index: int, tokens: int, rng: random.Random) -> Haystack:
+        """Haystack number `index` of a style, starting at a random piece of its first document.
+
+        Raises ConfigError if the documents do not hold `tokens` tokens together.
+        """
+        names: list[str] = []
+        found: list[Piece] = []
+        held = 0
+        for document, document_pieces in self._from(style, index):
+            # The first document starts anywhere but near its end, the next ones at their start.
+            first = rng.randrange(max(1, len(document_pieces) * 2 // 3)) if not found else 0
+            names.append(document.name)
+            for piece in document_pieces[first:]:
+                found.append(piece)
+                held += count_tokens(self._tokenizer, piece.text)
+                # Counted piece by piece, text is a little longer than in one go.
+                if held >= 1.1 * tokens + 16:
+                    return Haystack(style, tuple(names), tuple(found))
+        raise ConfigError(
+            f"sources hold {held} tokens of {style}, {tokens} are needed; name more sources"
+        )
+
+    def _from(self, style: str, index: int) -> Iterator[tuple[Document, tuple[Piece, ...]]]:
+        order = self._order[style]
+        for step in range(len(order)):
+            document = order[(index + step) % len(order)]
+            if document.name not in self._cut:
+                self._cut[document.name] = tuple(pieces(document))
+            if len(self._cut[document.name]) >= MIN_PIECES:
+                yield document, self._cut[document.name]
+
+
+def count_tokens(tokenizer: Tokenizer, text: str) -> int:
+    """Tokens of `text`, without special ones."""
+    # The batch form can leave out the offsets, a quarter of the time of a long text.
+    return len(tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
+
+
+def fill(
+    haystack: Haystack,
+    needles: Sequence[str],
+    tokenizer: Tokenizer,
+    length: int,
+    rng: random.Random,
+) -> str:
+    """The haystack cut to `length` tokens, needles included and in order, spread over all depths.
+
+    Ends at white space, at most a few tokens below `length` and never above.
+    Raises ConfigError if the needles leave less than half of the context to the haystack.
+    """
+    spent = count_tokens(tokenizer, "\n".join(needles))
+    if 2 * spent > length:
+        raise ConfigError(
+            f"{len(needles)} needles take {spent} of {length} tokens; use longer contexts"
+        )
+    depths = [(i + rng.random()) / len(needles) for i in range(len(needles))]
+    budget = length - spent
+    while True:
+        kept = _cut(haystack.pieces, tokenizer, budget)
+        # The last piece is cut short: nothing follows it.
+        places = [int(depth * len(kept)) for depth in depths]
+        text = _assemble(kept, needles, places, haystack.style)
+        excess = count_tokens(tokenizer, text) - length
+        if excess <= 0:
+            return text
+        budget -= excess
+
+
+def _cut(found: Sequence[Piece], tokenizer: Tokenizer, budget: int) -> list[Piece]:
+    """The pieces of the first `budget` tokens; the last one is cut at white space."""
+    text = "".join(piece.text for piece in found)
+    end = tokenizer.encode(text, add_special_tokens=False).offsets[budget][0]
+    while not text[end].isspace():
+        end -= 1
+    kept, start = [], 0
+    for piece in found:
+        if start >= end:
+            break
+        kept.append(Piece(piece.text[: end - start], piece.indent))
+        start += len(piece.text)
+    return kept
+
+
+def _assemble(
+    kept: Sequence[Piece], needles: Sequence[str], places: Sequence[int], style: str
+) -> str:
+    parts = []
+    for i, piece in enumerate(kept):
+        for needle, place in zip(needles, places, strict=True):
+            if place == i:
+                parts.append(f"{piece.indent}{needle}\n" if style == "code" else f"{needle} ")
+        parts.append(piece.text)
+    return "".join(parts)

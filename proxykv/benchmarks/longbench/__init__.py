@@ -1,0 +1,167 @@
+"""LongBench (arXiv 2308.14508): 21 subsets in English, Chinese and code, as its authors run them.
+
+Prompts, limits, truncation and metrics are those of THUDM/LongBench. A context starts with the
+subset's own instruction and ends where the record's context does; the question is the rest of the
+prompt. The records are those of the official `data.zip` or of its JSONL files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
+
+from tokenizers import Tokenizer
+
+from proxykv.benchmarks.examples import Example, Question
+from proxykv.benchmarks.longbench import metrics
+from proxykv.benchmarks.longbench.subsets import SUBSETS, Subset
+from proxykv.benchmarks.longbench.truncation import cut_middle
+from proxykv.benchmarks.records import read_records
+from proxykv.runtime.errors import ConfigError
+
+TASKS = (
+    "narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh",
+    "hotpotqa", "2wikimqa", "musique", "dureader",
+    "gov_report", "qmsum", "multi_news", "vcsum",
+    "trec", "triviaqa", "samsum", "lsht",
+    "passage_count", "passage_retrieval_en", "passage_retrieval_zh",
+    "lcc", "repobench-p",
+)  # fmt: skip
+
+# Published counts and mean lengths, with 1.45 tokens to a word, 2.75 to a word of code and 0.7 to a
+# Chinese character. For estimates only.
+SIZES = {
+    "narrativeqa": (200, 26700, 1, 128),
+    "qasper": (200, 5200, 1, 128),
+    "multifieldqa_en": (150, 6600, 1, 64),
+    "multifieldqa_zh": (200, 4700, 1, 64),
+    "hotpotqa": (200, 13300, 1, 32),
+    "2wikimqa": (200, 7100, 1, 32),
+    "musique": (200, 16300, 1, 32),
+    "dureader": (200, 11000, 1, 128),
+    "gov_report": (200, 12700, 1, 512),
+    "qmsum": (200, 15400, 1, 512),
+    "multi_news": (200, 3100, 1, 512),
+    "vcsum": (200, 10800, 1, 512),
+    "trec": (200, 7500, 1, 64),
+    "triviaqa": (200, 11900, 1, 32),
+    "samsum": (200, 9100, 1, 128),
+    "lsht": (200, 15600, 1, 64),
+    "passage_count": (200, 16200, 1, 32),
+    "passage_retrieval_en": (200, 13500, 1, 32),
+    "passage_retrieval_zh": (200, 4700, 1, 32),
+    "lcc": (500, 3400, 1, 64),
+    "repobench-p": (500, 11600, 1, 64),
+}
+
+TEMPLATE_TOKENS = 64
+"""Tokens left for a chat template, which is put around the prompt once that is cut to fit."""
+
+FIXABLE = (metrics.rouge_l, metrics.rouge_l_zh, metrics.classification)
+"""Metrics whose official form goes wrong by accident."""
+
+
+def build(
+    task: str,
+    *,
+    tokenizer: Tokenizer,
+    split: str,
+    max_context: int,
+    source: Mapping[str, Any],
+    contexts: int | None = None,
+    longest: int | None = None,
+) -> list[Example]:
+    """The samples of a subset, one question each, in the order of the file.
+
+    Args:
+        task: name of the subset.
+        tokenizer: the target's.
+        split: only "eval": there is no part to train on.
+        max_context: tokens of prompt and answer that the target may see. A longer prompt loses its
+            middle, as officially, and the example says so (`meta["truncated"]`).
+        source: where the records are (see `read_records`).
+        contexts: take the first so many.
+        longest: leave out samples with contexts of more tokens.
+
+    Raises:
+        ConfigError: if the split, the source or a record is not as it should be, or no sample is
+            short enough.
+    """
+    if split != "eval":
+        raise ConfigError("longbench has no training split; take other texts for the corpus")
+    subset = SUBSETS[task]
+    samples = islice(_samples(task, subset, tokenizer, source, longest), contexts)
+    limit = max_context - subset.max_new_tokens - TEMPLATE_TOKENS
+    examples = []
+    for record, context, rest in samples:
+        context, rest, truncated = cut_middle(tokenizer, context, rest, limit)
+        question = Question(
+            text=rest,
+            references=tuple(record["answers"]),
+            max_new_tokens=subset.max_new_tokens,
+            stop=subset.stop,
+            meta={"all_classes": record["all_classes"]} if _classifies(subset) else {},
+        )
+        identity, meta = f"{task}-{record['_id']}", {"truncated": truncated}
+        examples.append(Example(identity, task, context, (question,), meta, subset.chat))
+    if not examples:
+        short = f" with a context of at most {longest} tokens" if longest else ""
+        raise ConfigError(f"longbench {task}: the source holds no sample{short}")
+    return examples
+
+
+def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
+    """The row's scores: the official one and, where that can go wrong by accident, the fixed."""
+    given = prediction, question.references, question.meta.get("all_classes")
+    scores = {"score": score(task, *given)}
+    if SUBSETS[task].metric in FIXABLE:
+        scores["score_fixed"] = score(task, *given, variant="fixed")
+    return scores
+
+
+def score(
+    task: str,
+    prediction: str,
+    answers: Sequence[str],
+    all_classes: Sequence[str] | None = None,
+    variant: Literal["official", "fixed"] = "official",
+) -> float:
+    """How well the best of the accepted answers is met, in [0, 1].
+
+    `all_classes` are the labels of a classification (trec, lsht). `variant="fixed"` mends what the
+    official metrics of `FIXABLE` do by accident.
+    """
+    subset = SUBSETS[task]
+    if subset.first_line:
+        prediction = prediction.lstrip("\n").split("\n")[0]
+    metric = subset.metric
+    if _classifies(subset):
+        metric = partial(metric, all_classes=all_classes)
+    if subset.metric in FIXABLE:
+        metric = partial(metric, fixed=variant == "fixed")
+    return max((metric(prediction, answer) for answer in answers), default=0.0)
+
+
+def _classifies(subset: Subset) -> bool:
+    return subset.metric is metrics.classification
+
+
+def _samples(
+    task: str,
+    subset: Subset,
+    tokenizer: Tokenizer,
+    source: Mapping[str, Any],
+    longest: int | None,
+) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Records that are short enough, with the two parts of their prompts."""
+    before, _, after = subset.template.partition("{context}")
+    needed = {"input", "context", "answers", "all_classes", "_id"}
+    for number, record in enumerate(read_records(source, task), start=1):
+        if missing := sorted(needed - record.keys()):
+            raise ConfigError(f"longbench {task}: record {number} has no {', '.join(missing)}")
+        context = before + record["context"]
+        tokens = len(tokenizer.encode(context, add_special_tokens=False)) if longest else 0
+        if longest is None or tokens <= longest:
+            yield record, context, after.replace("{input}", record["input"])

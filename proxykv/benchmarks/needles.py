@@ -1,0 +1,175 @@
+"""Needles in real prose and code: facts hidden in text of other people's, several questions each.
+
+Tasks, after RULER (arXiv 2404.06654), three questions per context:
+  single      three needles of three kinds, one question about each;
+  multikey    eight needles of one kind that differ in their key, three of them asked for;
+  multivalue  three needles of each of three kinds, one key per kind; all its values are asked for;
+  vt          three chains of variable assignments with one hop; each is to be followed from its
+              last variable back to the number (RULER asks for all variables of a number, in chains
+              of four hops, which models of one billion parameters hardly ever get right).
+
+The splits share nothing: needle and question templates, the words that keys are made of, and
+source files (see `proxykv.benchmarks.sources`) are disjoint between "train" and "eval".
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from proxykv.benchmarks import sources as text_sources
+from proxykv.benchmarks.examples import Example, Question
+from proxykv.benchmarks.haystack import Haystacks, fill
+from proxykv.benchmarks.needle_forms import ADJECTIVES, CHAINS, FORMS, NOUNS, WORDS, Form
+
+TASKS = ("single", "multikey", "multivalue", "vt")
+
+# For estimates only.
+SIZES = {
+    "single": (None, None, 3, 24),
+    "multikey": (None, None, 3, 24),
+    "multivalue": (None, None, 3, 32),
+    "vt": (None, None, 3, 32),
+}
+QUESTIONS = 3
+KEYS = 8
+VALUES = 3
+HOPS = 1  # the questions in `needle_forms.CHAINS` say so too
+PART = re.compile(", | = | is ")
+MAX_NEW_TOKENS = {"single": 24, "multikey": 24, "multivalue": 32, "vt": 32}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Needles that come in this order, and what is asked about them (nothing for a distractor)."""
+
+    needles: tuple[str, ...]
+    question: str = ""
+    answer: str = ""
+
+
+def build(
+    task: str,
+    *,
+    tokenizer: Tokenizer,
+    contexts: int,
+    lengths: Sequence[int],
+    seed: int,
+    split: str,
+    sources: Sequence[Mapping[str, Any]],
+    downloads: str = "cache/sources",
+) -> list[Example]:
+    """`contexts` contexts with `QUESTIONS` questions each, alternately of prose and of code.
+
+    Lengths in tokens, cycled over; styles change after each cycle, those of which `sources` hold
+    text in this split. `sources`, `downloads`: see `proxykv.benchmarks.sources.load`.
+    A context depends on the other arguments and its index, not on `contexts`.
+    The single reference of a question is its answer as a model would write it: several values are
+    joined by ", " in the order of the context, a chain reads "b = a = 12345".
+    """
+    documents = text_sources.load(sources, split, downloads)
+    key = f"{seed}/needles/{task}/{split}"
+    haystacks = Haystacks(documents, tokenizer, random.Random(key))
+    examples = []
+    for i in range(contexts):
+        rng = random.Random(f"{key}/{i}")
+        length = lengths[i % len(lengths)]
+        style = haystacks.styles[i // len(lengths) % len(haystacks.styles)]
+        haystack = haystacks.draw(style, i, length, rng)
+        facts = FACTS[task](task, split, style, rng)
+        context = fill(haystack, _interleaved(facts, rng), tokenizer, length, rng)
+        questions = tuple(
+            Question(f"\n\n{fact.question}", (fact.answer,), MAX_NEW_TOKENS[task])
+            for fact in facts
+            if fact.question
+        )
+        meta = {"split": split, "style": style, "length": length, "documents": list(haystack.names)}
+        examples.append(Example(f"needles-{split}-{task}-{i:04d}", task, context, questions, meta))
+    return examples
+
+
+def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
+    """The row's scores."""
+    return {"score": score(task, prediction, question.references)}
+
+
+def score(task: str, prediction: str, references: Sequence[str]) -> float:
+    """RULER's `string_match_all`: the share of an answer's parts that the prediction contains.
+
+    Parts of a reference are separated by ", ", in "vt" by " = " or " is ", where the first one
+    does not count, for the question gives it. Case and order do not matter. The best reference
+    counts.
+    """
+    said = prediction.lower()
+    parts = [PART.split(reference.lower())[task == "vt" :] for reference in references]
+    return max(sum(part in said for part in those) / len(those) for those in parts)
+
+
+def _kinds(task: str, split: str, style: str, rng: random.Random) -> list[Fact]:
+    forms = rng.sample(FORMS[split][task], QUESTIONS)
+    keys = _keys(split, QUESTIONS, rng)
+    count = VALUES if task == "multivalue" else 1
+    pairs = zip(forms, keys, strict=True)
+    return [_fact(form, key, split, style, count, rng) for form, key in pairs]
+
+
+def _multikey(task: str, split: str, style: str, rng: random.Random) -> list[Fact]:
+    form = rng.choice(FORMS[split][task])
+    facts = [_fact(form, key, split, style, 1, rng) for key in _keys(split, KEYS, rng)]
+    return facts[:QUESTIONS] + [Fact(fact.needles) for fact in facts[QUESTIONS:]]
+
+
+def _vt(task: str, split: str, style: str, rng: random.Random) -> list[Fact]:
+    chain, facts = CHAINS[split], []
+    fresh = iter(rng.sample(NOUNS[split].split(), QUESTIONS * (HOPS + 1)))
+    for number in _numbers(5, QUESTIONS, rng):
+        names = list(islice(fresh, HOPS + 1))
+        needles = [chain.first[style].format(key=names[0], value=number)]
+        needles += [chain.next[style].format(key=b, value=a) for a, b in pairwise(names)]
+        question = chain.question.format(last=names[-1])
+        facts.append(Fact(tuple(needles), question, chain.joint.join([*names[::-1], number])))
+    return facts
+
+
+FACTS: dict[str, Callable[[str, str, str, random.Random], list[Fact]]] = {
+    "single": _kinds,
+    "multikey": _multikey,
+    "multivalue": _kinds,
+    "vt": _vt,
+}
+
+
+def _fact(form: Form, key: str, split: str, style: str, count: int, rng: random.Random) -> Fact:
+    words = rng.sample(WORDS[split].split(), count)
+    values = _numbers(form.digits, count, rng) if form.digits else words
+    template = form.code if style == "code" else form.prose
+    name = key.replace(" ", "_").upper()
+    return Fact(
+        tuple(template.format(key=key, value=value, name=name) for value in values),
+        form.question.format(key=key, count=count),
+        ", ".join(values),
+    )
+
+
+def _keys(split: str, count: int, rng: random.Random) -> list[str]:
+    """Pairs of words; no word comes twice."""
+    adjectives, nouns = (rng.sample(p[split].split(), count) for p in (ADJECTIVES, NOUNS))
+    return [f"{a} {n}" for a, n in zip(adjectives, nouns, strict=True)]
+
+
+def _numbers(digits: int, count: int, rng: random.Random) -> list[str]:
+    return [str(n) for n in rng.sample(range(10 ** (digits - 1), 10**digits), count)]
+
+
+def _interleaved(facts: Sequence[Fact], rng: random.Random) -> list[str]:
+    """All needles in random order, except that those of one fact keep theirs."""
+    turns = [fact for fact in facts for _ in fact.needles]
+    rng.shuffle(turns)
+    left: dict[int, Iterator[str]] = {id(fact): iter(fact.needles) for fact in facts}
+    return [next(left[id(turn)]) for turn in turns]

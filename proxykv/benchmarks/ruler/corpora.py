@@ -1,0 +1,157 @@
+"""What RULER's contexts are made of: words, essays, and questions with their documents."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from importlib.resources import files
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from proxykv.benchmarks import sources
+from proxykv.benchmarks.records import read_records
+from proxykv.config.check import did_you_mean
+from proxykv.runtime.errors import ConfigError
+
+DEFAULTS: dict[str, Any] = {
+    "essays": {
+        "hub": "baber/paul_graham_essays",
+        "revision": "792d672b77d1a67720f7e9820d646358fc18792e",
+    },
+    "words": None,
+    "squad": {
+        "hub": "rajpurkar/squad_v2",
+        "revision": "3ffb306f725f7d2ce8394bc1873b24868140c412",
+    },
+    # Where the authors' download script turns to when HotpotQA's own server does not answer.
+    "hotpotqa": {
+        "hub": "namlh2004/hotpotqa",
+        "revision": "7e54db4656209750ff487f6fdf8e39a66dba136b",
+    },
+}
+NOUNS, ADJECTIVES, VERBS = "nounlist", "adjectivelist", "verblist"
+
+
+class Corpora:
+    """The texts that a config names, or the defaults; each is read when a task asks for it.
+
+    `given` says where `essays`, `words`, `squad` and `hotpotqa` are, each as `read_records` takes
+    it. Essays may also be a list of `proxykv.benchmarks.sources`, whose eval split is then taken.
+    """
+
+    def __init__(self, given: Mapping[str, Any], downloads: str | Path) -> None:
+        for name in given.keys() - DEFAULTS.keys():
+            raise ConfigError(f"ruler sources: unknown {name!r}; {did_you_mean(name, DEFAULTS)}")
+        self._sources = DEFAULTS | dict(given)
+        self._downloads = downloads
+
+    @cached_property
+    def words(self) -> Words:
+        """Words of the package wonderwords, and many more if there is a source of them."""
+        source = self._sources["words"]
+        if source is None:
+            return Words(())
+        (numbered,) = read_records(source, "english_words")
+        return Words(numbered.values())
+
+    @cached_property
+    def essays(self) -> Essays:
+        """All essays, one after another."""
+        source = self._sources["essays"]
+        if isinstance(source, Mapping):
+            records = checked(read_records(source, "essays"), source, "text")
+            return Essays([record["text"] for record in records])
+        documents = sources.load(source, "eval", self._downloads)
+        return Essays([document.text for document in documents])
+
+    @cached_property
+    def squad(self) -> list[dict[str, Any]]:
+        """SQuAD's development set: its own JSON file as one record, or a record per question."""
+        source = self._sources["squad"]
+        records = read_records(source, "squad_v2/validation")
+        nested = any("data" in record for record in records)
+        fields = ("data",) if nested else ("title", "context", "question", "answers")
+        return checked(records, source, *fields)
+
+    @cached_property
+    def hotpotqa(self) -> list[dict[str, Any]]:
+        """HotpotQA's development set with distractors."""
+        source = self._sources["hotpotqa"]
+        records = read_records(source, "hotpot_dev_distractor_v1")
+        return checked(records, source, "question", "answer", "context")
+
+
+def checked(
+    records: list[dict[str, Any]], source: Mapping[str, Any], *fields: str
+) -> list[dict[str, Any]]:
+    """The records; ConfigError if there are none or one lacks a field."""
+    if not records:
+        raise ConfigError(f"{dict(source)}: no records")
+    for number, record in enumerate(records, start=1):
+        if missing := [field for field in fields if field not in record]:
+            raise ConfigError(f"{dict(source)}: record {number} has no {', '.join(missing)}")
+    return records
+
+
+class Words:
+    """English words: those of the package wonderwords, and `many` for contexts that need more."""
+
+    def __init__(self, many: Iterable[str]) -> None:
+        self._nouns, self._adjectives, verbs = map(_listed, (NOUNS, ADJECTIVES, VERBS))
+        self._few = sorted({*self._nouns, *self._adjectives, *verbs})
+        self._many = sorted(set(many))
+
+    @property
+    def most(self) -> int:
+        """The most different words that there are."""
+        return max(len(self._few), len(self._many))
+
+    def compound(self, rng: random.Random) -> str:
+        """`adjective-noun`."""
+        return f"{rng.choice(self._adjectives)}-{rng.choice(self._nouns)}"
+
+    def draw(self, count: int, rng: random.Random) -> list[str]:
+        """`count` different words, of wonderwords if it has so many.
+
+        Raises ConfigError if there are not so many.
+        """
+        if count > self.most:
+            raise ConfigError(
+                f"{count} different words are needed, there are {self.most}; name the folder of "
+                "RULER's english_words.json under `sources`: words: {path: …}"
+            )
+        return rng.sample(self._few if count <= len(self._few) else self._many, count)
+
+
+class Essays:
+    """Running text, cut to any number of words and split into sentences."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        import nupunkt  # noqa: PLC0415 (loads a model; grading never needs it)
+
+        text = " ".join(word for text in texts for word in text.split())
+        starts = [start for start, _ in nupunkt.load("default").span_tokenize(text)]
+        # Never within a word ("2010What"): nor does NLTK's Punkt, which RULER uses.
+        starts = [start for start in starts if start == 0 or text[start - 1] == " "]
+        cuts = pairwise([*starts, len(text)])
+        self._sentences = [text[start:end].strip() for start, end in cuts]
+        self._ends = list(accumulate(len(s.split(" ")) for s in self._sentences))
+
+    def sentences(self, words: int) -> list[str]:
+        """The first `words` words, from the start again where the text is too short."""
+        times, rest = divmod(words, self._ends[-1])
+        whole = bisect_right(self._ends, rest)
+        found = self._sentences * times + self._sentences[:whole]
+        started = rest - (self._ends[whole - 1] if whole else 0)
+        if started:
+            found.append(" ".join(self._sentences[whole].split(" ")[:started]))
+        return found
+
+
+def _listed(name: str) -> list[str]:
+    """A word list of wonderwords; several of its lines end in a space."""
+    text = (files("wonderwords.assets") / f"{name}.txt").read_text("utf-8")
+    return sorted({line.rstrip() for line in text.split("\n") if line.strip()})

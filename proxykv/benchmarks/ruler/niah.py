@@ -1,0 +1,120 @@
+"""Needles in a haystack: eight tasks that differ in haystack, kind and number of needles."""
+
+from __future__ import annotations
+
+import random
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxykv.benchmarks.ruler.corpora import Essays, Words
+from proxykv.benchmarks.ruler.sample import Sample
+
+MAX_NEW_TOKENS = 128
+NEEDLE = "One of the special magic {kind} for {key} is: {value}."
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+DEPTHS = [round(100 * i / 39) for i in range(40)]  # percent of the sentences
+BEFORE = (
+    "Some special magic {kind} are hidden within the following text. Make sure to memorize it. "
+    "I will quiz you about the {kind} afterwards.\n"
+)
+QUESTION = "\nWhat are all the special magic {kind} for {query} mentioned in the provided text?"
+ANSWER_START = " The special magic {kind} for {query} mentioned in the provided text are"
+# The same for a single value.
+BEFORE_ONE = (
+    "A special magic {kind} is hidden within the following text. Make sure to memorize it. "
+    "I will quiz you about the {kind} afterwards.\n"
+)
+QUESTION_ONE = "\nWhat is the special magic {kind} for {query} mentioned in the provided text?"
+ANSWER_START_ONE = " The special magic {kind} for {query} mentioned in the provided text is"
+
+
+@dataclass(frozen=True)
+class Needles:
+    """Settings of a task: the haystack, kinds of keys and values, and how many of them.
+
+    `keys` keys have `values` values each; `queries` of the keys are asked for.
+    """
+
+    haystack: str
+    key: str = "words"
+    value: str = "numbers"
+    keys: int = 1
+    values: int = 1
+    queries: int = 1
+
+
+SETTINGS = {
+    "niah_single_1": Needles("noise"),
+    "niah_single_2": Needles("essay"),
+    "niah_single_3": Needles("essay", value="uuids"),
+    "niah_multikey_1": Needles("essay", keys=4),
+    "niah_multikey_2": Needles("needle"),
+    "niah_multikey_3": Needles("needle", key="uuids", value="uuids"),
+    "niah_multivalue": Needles("essay", values=4),
+    "niah_multiquery": Needles("essay", keys=4, queries=4),
+}
+
+
+class Haystack:
+    """Draws prompts of one task. Size: words of essay, lines of noise, or needles nobody seeks."""
+
+    def __init__(self, needles: Needles, words: Words, essays: Essays | None) -> None:
+        self._set = needles
+        self._essays = essays
+        self.sizes = range(needles.keys * needles.values, sys.maxsize)
+        self._random: dict[str, Callable[[random.Random], str]] = {
+            "words": words.compound,
+            "numbers": lambda rng: str(rng.randint(10**6, 10**7 - 1)),
+            "uuids": lambda rng: str(uuid.UUID(int=rng.getrandbits(128), version=4)),
+        }
+
+    def draw(self, index: int, size: int, rng: random.Random) -> Sample:
+        """See `Maker.draw`."""
+        facts = [self._fact(rng) for _ in range(self._set.keys)]
+        needles = [self._needle(key, value) for key, values in facts for value in values]
+        rng.shuffle(needles)
+        text = (self._in_essay if self._essays else self._in_lines)(needles, size, rng)
+        asked = rng.sample(facts, self._set.queries)
+        return self._sample(text, asked)
+
+    def _fact(self, rng: random.Random) -> tuple[str, list[str]]:
+        key = self._random[self._set.key](rng)
+        return key, [self._random[self._set.value](rng) for _ in range(self._set.values)]
+
+    def _needle(self, key: str, value: str) -> str:
+        return NEEDLE.format(kind=self._set.value, key=key, value=value)
+
+    def _in_essay(self, needles: list[str], size: int, rng: random.Random) -> str:
+        """The first `size` words with needles between sentences, at distinct depths."""
+        assert self._essays is not None
+        sentences = self._essays.sentences(size)
+        depths = sorted(rng.sample(DEPTHS, len(needles)))
+        cuts = [0, *(int(len(sentences) * (depth / 100)) for depth in depths)]
+        parts = []
+        for i, needle in enumerate(needles):
+            parts += [" ".join(sentences[cuts[i] : cuts[i + 1]]), needle]
+        return " ".join([*parts, " ".join(sentences[cuts[-1] :])])
+
+    def _in_lines(self, needles: list[str], size: int, rng: random.Random) -> str:
+        """`size` lines of noise or of other needles, with needles between any of them."""
+        lines = [NOISE] * size
+        if self._set.haystack == "needle":
+            key, value = self._random[self._set.key], self._random[self._set.value]
+            lines = [self._needle(key(rng), value(rng)) for _ in range(size)]
+        # From the last place to the first, so that none moves another.
+        places = sorted(rng.sample(range(size), len(needles)), reverse=True)
+        for place, needle in zip(places, needles, strict=True):
+            lines.insert(place, needle)
+        return "\n".join(lines)
+
+    def _sample(self, text: str, asked: list[tuple[str, list[str]]]) -> Sample:
+        outputs = tuple(value for _, values in asked for value in values)
+        keys = [key for key, _ in asked]
+        query = ", ".join(keys[:-1]) + ", and " + keys[-1] if len(keys) > 1 else keys[0]
+        kind, forms = self._set.value, (BEFORE, QUESTION, ANSWER_START)
+        if len(outputs) == 1:
+            kind, forms = kind.removesuffix("s"), (BEFORE_ONE, QUESTION_ONE, ANSWER_START_ONE)
+        before, question, start = (form.format(kind=kind, query=query) for form in forms)
+        return Sample(before + text, question, start, outputs, MAX_NEW_TOKENS)

@@ -1,0 +1,104 @@
+"""Question answering: the documents that answer a question, among others of the same data set."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from proxykv.benchmarks.ruler.sample import Sample
+from proxykv.runtime.errors import ConfigError
+
+MAX_NEW_TOKENS = 32
+INSTRUCTION = (
+    "Answer the question based on the given documents. Only give me the answer and do not output "
+    "any other words.\n\n"
+)
+BEFORE = INSTRUCTION + "The following are given documents.\n\n"
+QUESTION = "\n\n" + INSTRUCTION + "Question: {query}"
+ANSWER_START = " Answer:"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with all accepted answers, the documents it needs, and those to add first."""
+
+    query: str
+    answers: tuple[str, ...]
+    needed: tuple[str, ...]
+    near: tuple[str, ...] = ()
+
+
+class Documents:
+    """Draws prompts, one for each question in the data set's order. Size: documents."""
+
+    def __init__(self, asked: Sequence[Asked], documents: Iterable[str]) -> None:
+        self._asked = asked
+        self._documents = sorted(set(documents))
+        self.sizes = range(max(len(one.needed) for one in asked), sys.maxsize)
+
+    def draw(self, index: int, size: int, rng: random.Random) -> Sample:
+        """See `Maker.draw`."""
+        if index >= len(self._asked):
+            raise ConfigError(
+                f"the source holds {len(self._asked)} questions; set `contexts` to that at most"
+            )
+        one = self._asked[index]
+        chosen = self._chosen(one, size, rng)
+        rng.shuffle(chosen)
+        numbered = (f"Document {i}:\n{text}" for i, text in enumerate(chosen, start=1))
+        context = BEFORE + "\n\n".join(numbered)
+        return Sample(
+            context, QUESTION.format(query=one.query), ANSWER_START, one.answers, MAX_NEW_TOKENS
+        )
+
+    def _chosen(self, one: Asked, size: int, rng: random.Random) -> list[str]:
+        if size >= len(self._documents):  # all there are, over and over
+            repeats = -(-size // len(self._documents))
+            return (self._documents * repeats)[:size]
+        missing = size - len(one.needed)
+        if missing <= len(one.near):
+            return [*one.needed, *rng.sample(one.near, missing)]
+        taken = {*one.needed, *one.near}
+        others = [text for text in self._documents if text not in taken]
+        return [*one.needed, *one.near, *rng.sample(others, size - len(taken))]
+
+
+def squad(records: Sequence[Mapping[str, Any]]) -> Documents:
+    """Answerable questions of SQuAD: its own JSON file, or a table with a question per row."""
+    articles = records[0]["data"] if "data" in records[0] else _articles(records)
+    asked = []
+    for article in articles:
+        paragraphs = article["paragraphs"]
+        for paragraph in paragraphs:
+            text = paragraph["context"]
+            near = dict.fromkeys(p["context"] for p in paragraphs if p["context"] != text)
+            for question in paragraph["qas"]:
+                answers = tuple(answer["text"] for answer in question["answers"])
+                if not question.get("is_impossible", False) and answers:
+                    asked.append(Asked(question["question"], answers, (text,), tuple(near)))
+    return Documents(asked, (p["context"] for a in articles for p in a["paragraphs"]))
+
+
+def _articles(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows (title, context, question, answers) as SQuAD's JSON nests them."""
+    nested: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        answers = [{"text": text} for text in row["answers"]["text"]]
+        question = {"question": row["question"], "answers": answers}
+        nested.setdefault(row["title"], {}).setdefault(row["context"], []).append(question)
+    return [
+        {"paragraphs": [{"context": text, "qas": qas} for text, qas in paragraphs.items()]}
+        for paragraphs in nested.values()
+    ]
+
+
+def hotpotqa(records: Sequence[Mapping[str, Any]]) -> Documents:
+    """Questions of HotpotQA's distractor set: each needs ten paragraphs, two of which answer it."""
+    asked = []
+    for record in records:
+        needed = tuple(f"{title}\n{''.join(parts)}" for title, parts in record["context"])
+        asked.append(Asked(record["question"], (record["answer"],), needed))
+    return Documents(asked, (text for one in asked for text in one.needed))

@@ -1,0 +1,182 @@
+"""SCBench's metrics: the authors' (`OFFICIAL`), and with their plain mistakes mended (`FIXED`).
+
+A metric takes a prediction and its turn (an entry of `multi_turns`) and gives a score in [0, 1].
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from proxykv.benchmarks.scbench import repoqa
+from proxykv.benchmarks.scbench.prompts import OPTIONS, letter
+
+Turn = Mapping[str, Any]
+Metric = Callable[[str, Turn], float]
+
+_CHINESE_PUNCTUATION = (
+    "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿"
+    "–—‘’‛“”„‟…‧﹏."
+)
+_PUNCTUATION = frozenset(string.punctuation + _CHINESE_PUNCTUATION)
+_ANSWER_CUES = ("answer is:", "answer:", "answer is", "option is")
+
+
+def contains(prediction: str, turn: Turn) -> float:
+    """Whether the answer is in the prediction."""
+    return float(turn["answer"] in prediction)
+
+
+def share_found(prediction: str, turn: Turn) -> float:
+    """Share of the answers that are in the prediction in any case, rounded to two decimals."""
+    said = prediction.lower()
+    found = [answer.lower() in said for answer in turn["answer"]]
+    return round(sum(found) / len(found), 2)
+
+
+def any_found(prediction: str, answers: Iterable[str]) -> float:
+    """Whether one of the answers is in the prediction, in any case."""
+    said = prediction.strip().upper()
+    return float(any(answer.upper() in said for answer in answers))
+
+
+def character_f1(prediction: str, answers: Iterable[str]) -> float:
+    """Best F1 of the characters other than punctuation and white space."""
+    said = Counter(_characters(prediction))
+    return max((_f1(said, Counter(_characters(answer))) for answer in answers), default=0.0)
+
+
+def _characters(text: str) -> str:
+    return "".join("".join(c for c in text.lower() if c not in _PUNCTUATION).split())
+
+
+def _f1(said: Counter[str], expected: Counter[str]) -> float:
+    common = (said & expected).total()
+    if not common:
+        return 0.0
+    precision, recall = common / said.total(), common / expected.total()
+    return 2 * precision * recall / (precision + recall)
+
+
+def rouge_lsum(prediction: str, turn: Turn) -> float:
+    """F of ROUGE-Lsum, lines as sentences, without stemming."""
+    from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 (slow)
+
+    score = RougeScorer(["rougeLsum"]).score(turn["answer"], prediction)
+    return score["rougeLsum"].fmeasure
+
+
+def first_integer(prediction: str, turn: Turn) -> float:
+    """Whether the first digits in the prediction are the answer."""
+    found = re.search("[0-9]+", prediction)
+    return float(found is not None and found[0] == turn["answer"])
+
+
+def first_number(prediction: str, turn: Turn) -> float:
+    """Whether the first number in the prediction is the answer, cut to an integer if that is."""
+    return _is_number(re.search(r"\d+\.\d+|\d+", prediction), turn["answer"])
+
+
+def first_signed_number(prediction: str, turn: Turn) -> float:
+    """As `first_number`, with the number's sign."""
+    number = re.search(r"(?<!\d)-?(?:\d+\.\d+|\d+)", prediction.replace("−", "-"))
+    return _is_number(number, turn["answer"])
+
+
+def _is_number(found: re.Match[str] | None, answer: float) -> float:
+    return float(found is not None and type(answer)(float(found[0])) == answer)
+
+
+def function_match(prediction: str, turn: Turn) -> float:
+    """Whether the function was repeated: see `repoqa.passes`."""
+    return float(repoqa.passes(prediction, turn["name"], turn["lang"], turn["needles"]))
+
+
+def choice(prediction: str, turn: Turn) -> float:
+    """The authors' reading of a choice among A to D.
+
+    A prediction that starts with one of these letters chose it, whatever the word. Otherwise the
+    right answer's letter or text must be the whole prediction or follow a cue such as `answer is`;
+    without a cue, the first word that is a piece of `ABCD` is what was chosen.
+    """
+    right = (turn["answer"], letter(turn))
+    said = prediction.strip()
+    if not said:
+        return 0.0
+    if said[0] in OPTIONS:
+        return float(said[0] in right)
+    if said in right:
+        return 1.0
+    words = re.sub(r"[\n\"'.,?!{}]", " ", said)
+    words = re.sub(" +", " ", words)
+    for cue in _ANSWER_CUES:
+        _, found, rest = words.partition(cue)
+        if found:
+            return float(rest[1:].startswith(right))
+    chosen = next((word for word in words.split() if word in OPTIONS), None)
+    return float(chosen in right)
+
+
+def named_choice(prediction: str, turn: Turn) -> float:
+    """Whether the right option is the first that the prediction names, by letter or by text."""
+    options = dict(zip(OPTIONS, turn["options"], strict=True))
+    return float(_named(prediction, options) == letter(turn))
+
+
+def named_shot(prediction: str, turn: Turn) -> float:
+    """As `named_choice`, with the options of a many-shot question: its lines `(A) text`.
+
+    Without such lines the answer must be in the prediction, as a whole word.
+    """
+    options = dict(re.findall(r"^ *\(([A-Z])\) *(.+)$", turn["input"], re.MULTILINE))
+    right = turn["answer"].strip("() ")
+    if right not in options:
+        return float(_find_words(turn["answer"], prediction) is not None)
+    return float(_named(prediction, options) == right)
+
+
+def _named(prediction: str, options: Mapping[str, str]) -> str | None:
+    """Letter of the option that is named first, the longer one if two begin there.
+
+    A letter in brackets counts before all else. A bare letter that goes on as a word (`A's`) or is
+    followed by one (`A man`) is no option.
+    """
+    if found := re.search(rf"\(([{''.join(options)}])\)", prediction):
+        return found[1]
+    named = []
+    for name, text in options.items():
+        bare = re.search(rf"\b{name}\b(?![-'’]\w|[ \t]+\w)", prediction)
+        for found in (bare, _find_words(text.strip(" ."), prediction)):
+            if found:
+                named.append((found.start(), -len(found[0]), name))
+    return min(named)[2] if named else None
+
+
+def _find_words(text: str, prediction: str) -> re.Match[str] | None:
+    return re.search(rf"(?<!\w){re.escape(text)}(?!\w)", prediction, re.IGNORECASE)
+
+
+OFFICIAL: Mapping[str, Metric] = {
+    "kv": contains,
+    "prefix_suffix": contains,
+    "vt": share_found,
+    "repoqa": function_match,
+    "qa_eng": lambda prediction, turn: any_found(prediction, [turn["answer"]]),
+    # The next two take the characters of the answer for answers.
+    "qa_chn": lambda prediction, turn: character_f1(prediction, turn["answer"]),
+    "many_shot": lambda prediction, turn: any_found(prediction, turn["answer"]),
+    "choice_eng": choice,
+    "summary": rouge_lsum,
+    "mf": first_number,
+    "passkey": first_integer,
+}
+FIXED: Mapping[str, Metric] = {
+    **OFFICIAL,
+    "qa_chn": lambda prediction, turn: character_f1(prediction, [turn["answer"]]),
+    "many_shot": named_shot,
+    "choice_eng": named_choice,
+    "mf": first_signed_number,
+}

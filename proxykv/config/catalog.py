@@ -1,0 +1,226 @@
+"""What a checkout offers: methods, benchmarks and families, one file each.
+
+Method and benchmark files are read as syntax, never imported, so that a workflow can be planned
+without loading torch. A digest of that syntax tells code edits from comment edits.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from proxykv.runtime.digest import digest
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout."""
+
+NUMBERLESS = frozenset(
+    f"proxykv.{name}"
+    for name in (
+        *("config.catalog", "config.check", "config.jobs", "config.run", "config.signature"),
+        *("runtime.errors", "runtime.journal", "runtime.lock", "runtime.parquet"),
+        "runtime.scratch",
+    )
+)
+"""Modules that decide what runs and where it is kept, but none of the numbers."""
+
+
+METHOD_FOLDERS = ("baselines", "proxykv/mapper")
+"""Where methods are: the rivals' files, and ProxyKV's own beside its mapper."""
+
+FITTING = ("params", "corpus", "lengths")
+"""Settings of a method that decide what it is fitted to."""
+
+
+@cache
+def variants() -> Mapping[str, Mapping[str, Any]]:
+    """Method ids to their settings: `VARIANTS` of every method's file, plus `base`."""
+    return {
+        method_id: {"base": path.stem, **settings}
+        for path in _method_files().values()
+        for method_id, settings in _literal(path, "VARIANTS").items()
+    }
+
+
+@cache
+def _method_files() -> Mapping[str, Path]:
+    """Method modules by their dotted names: files with `VARIANTS` in one of `METHOD_FOLDERS`."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for folder in METHOD_FOLDERS
+        for path in sorted((ROOT / folder).glob("[!_]*.py"))
+        if _literal(path, "VARIANTS")
+    }
+
+
+def settings(method_id: str) -> Mapping[str, Any] | None:
+    """What is known of a method id: `base`, `scope` and what else its file says; None if unknown.
+
+    `package:Class` needs no entry. Where a method's file lists `package:`, it runs the classes
+    of that package (the parameter `name` says which, and `sets` names those of the class that are
+    not the config's); else the class is a scorer of the user's.
+    """
+    known = variants()
+    if method_id in known:
+        return known[method_id]
+    package, colon, name = method_id.partition(":")
+    if not colon or not name:
+        return None
+    if adapter := known.get(package + colon):
+        return {**adapter, "params": {"name": name}}
+    return {"base": method_id, "scope": "head"}
+
+
+def entries(methods: Iterable[str | Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    """Settings of a config's methods by id, in the config's order; `root` is the catalogue's id.
+
+    An entry's base is an earlier entry, whose settings it takes over, or an id of the catalogue.
+    Entries of an unknown base are left out.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in methods:
+        named = {"id": entry, "base": entry} if isinstance(entry, str) else entry
+        base, own = named["base"], named["id"]
+        if base in found:
+            found[own] = _derived(named, found[base])
+        elif known := settings(base):
+            # Of the catalogue a method is fitted on its own, unless its id shares a folder there.
+            folder = {"artefact": own} if known.get("artefact") == base else {}
+            found[own] = {**_derived(named, {**known, "root": base}), **folder}
+    return found
+
+
+def _derived(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An entry's settings. It shares what its base has fitted if that would be fitted alike."""
+    base = {"params": {}, **base}
+    given = {key: entry[key] for key in ("scope", "corpus", "lengths") if key in entry}
+    made = {**base, **given, "params": {**base["params"], **entry.get("params", {})}}
+    refit = "artefact" in base and any(made.get(key) != base.get(key) for key in FITTING)
+    return made | ({"artefact": entry["id"]} if refit else {})
+
+
+def module_of(base: str) -> tuple[str, str]:
+    """Module and name in it of a method's class: `METHOD` of a file, or a user's `module:Class`."""
+    module, colon, name = base.partition(":")
+    if colon:
+        return module, name
+    files = {path.stem: module for module, path in _method_files().items()}
+    return files[base], "METHOD"
+
+
+@cache
+def tasks() -> Mapping[str, tuple[str, ...]]:
+    """Benchmarks to their tasks: `TASKS` of the modules in proxykv/benchmarks/ that define it."""
+    return {name: tuple(names) for name, names in _of_benchmarks("TASKS").items()}
+
+
+@cache
+def sizes() -> Mapping[str, Mapping[str, tuple[int | None, int | None, int, int]]]:
+    """What tasks are like, by benchmark and task, for estimates: `SIZES` of the same modules.
+
+    Contexts and tokens of each, None where a config says so; questions of a context; tokens of an
+    answer at most. Where a config lists lengths, contexts are those of one length.
+    """
+    return _of_benchmarks("SIZES")
+
+
+@cache
+def families() -> Mapping[str, Mapping[str, Any]]:
+    """Families to the contents of their files in config/families/."""
+    folder = ROOT / "config" / "families"
+    return {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in sorted(folder.glob("*.yaml"))}
+
+
+@cache
+def schema(name: str) -> Mapping[str, Any]:
+    """A JSON schema of workflow/schemas/ by name (config, family, row)."""
+    path = ROOT / "workflow" / "schemas" / f"{name}.schema.yaml"
+    return yaml.safe_load(path.read_text("utf-8"))
+
+
+def code_digest(*modules: str) -> str:
+    """Digest of the code that these modules reach by their imports.
+
+    The project's code counts, and that of the packages that the modules are in. Comments,
+    docstrings and formatting do not, only the syntax tree does; nor do the `NUMBERLESS` modules.
+    """
+    counted = {"proxykv", "baselines", *(name.split(".", maxsplit=1)[0] for name in modules)}
+    trees: dict[str, str] = {}
+    pending = list(modules)
+    while pending:
+        module = pending.pop()
+        if module in trees or module.split(".", maxsplit=1)[0] not in counted:
+            continue
+        if path := source(module):  # else a name inside a module
+            trees[module], imported = _parsed(module, path)
+            pending += imported
+    return digest({name: tree for name, tree in trees.items() if name not in NUMBERLESS})
+
+
+def source(module: str) -> Path | None:
+    """The file of a module of the checkout, or of an installed one; nothing is imported."""
+    parts = module.split(".")
+    places = [ROOT]
+    if not any((ROOT / name).exists() for name in (parts[0], f"{parts[0]}.py")):
+        spec = find_spec(parts[0])
+        origins = [] if spec is None else spec.submodule_search_locations or [spec.origin or ""]
+        places = [Path(origin).parent for origin in origins]
+    for place in places:
+        path = place.joinpath(*parts)
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file
+    return None
+
+
+@cache
+def _parsed(module: str, path: Path) -> tuple[str, tuple[str, ...]]:
+    """Syntax without docstrings, and the names of modules that might be imported."""
+    tree = ast.parse(path.read_text("utf-8"))
+    package = module if path.stem == "__init__" else module.rpartition(".")[0]
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = resolve_name("." * node.level + (node.module or ""), package)
+            names += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
+    return ast.dump(tree), tuple(names)
+
+
+def _of_benchmarks(name: str) -> dict[str, Any]:
+    """A literal of every benchmark's module that has it."""
+    folder = ROOT / "proxykv" / "benchmarks"
+    modules = {p.stem: p for p in folder.glob("[!_]*.py")}
+    modules |= {p.parent.name: p for p in folder.glob("*/__init__.py")}
+    literals = {module: _literal(modules[module], name) for module in sorted(modules)}
+    return {module: literal for module, literal in literals.items() if literal}
+
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+@cache
+def _literal(path: Path, name: str) -> Any:
+    """Value of a module-level literal, or an empty mapping where the module has none."""
+    statements: Iterable[ast.stmt] = ast.parse(path.read_text("utf-8")).body
+    for node in statements:
+        if not isinstance(node, ast.Assign):
+            continue
+        if any(isinstance(target, ast.Name) and target.id == name for target in node.targets):
+            return ast.literal_eval(node.value)
+    return {}

@@ -1,0 +1,263 @@
+"""Mistakes in a config, one line each: what, where, how to mend. Nothing here raises."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from jsonschema import Draft202012Validator, ValidationError
+
+from proxykv.config import catalog, signature
+
+BUILD_GIVEN = ("task", "tokenizer", "seed", "split", "max_context", "downloads")
+"""What a run itself tells a benchmark's `build`."""
+SIZES = ("contexts", "lengths")
+"""What an entry tells it besides its options."""
+
+VARIABLE = re.compile(r"\$\{?\w+\}?")
+HELD_OUT = {"scbench": {"repoqa", "repoqa_and_kv"}}
+"""Tasks that no mapper is trained on: they show zero-shot transfer (the paper's figure 4)."""
+
+
+def config_problems(config: Mapping[str, Any]) -> list[str]:
+    """Every mistake in a run's config, and in the family files that it names."""
+    problems = schema_problems(config, "config", "config")
+    return problems or [
+        *_family_problems(config),
+        *_method_problems(config),
+        *_dataset_problems(config),
+        *_length_problems(config),
+        *_retention_problems(config),
+    ]
+
+
+def unset_variables(config: Mapping[str, Any]) -> list[str]:
+    """Environment variables in the paths of a config's sources that are not set, a line each."""
+    return [
+        f"config.{section}[{i}].options: path {path!r}: {name} is not set; export it"
+        for section in ("benchmarks", "corpus")
+        for i, entry in enumerate(config.get(section, ()))
+        for path in _paths(entry.get("options", {}))
+        for name in VARIABLE.findall(os.path.expandvars(path))
+    ]
+
+
+def schema_problems(document: Any, name: str, where: str) -> list[str]:
+    """Where a document departs from a schema of workflow/schemas/, in the document's order."""
+    return _departures(document, catalog.schema(name), where)
+
+
+def _departures(document: Any, schema: Mapping[str, Any], where: str) -> list[str]:
+    errors = Draft202012Validator(schema).iter_errors(document)
+    ordered = sorted(errors, key=lambda e: [str(p) for p in e.path])
+    return [line for error in ordered for line in _explained(error, where)]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt word: the nearest known one, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+
+
+def _explained(error: ValidationError, where: str) -> Iterator[str]:
+    path = where + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.path)
+    if error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})  # type: ignore[union-attr]
+        for key in sorted(set(error.instance) - set(known)):  # type: ignore[arg-type]
+            yield f"{path}: unknown key {key!r}; {did_you_mean(key, known)}"
+        return
+    if error.validator in ("oneOf", "anyOf") and error.context:
+        best = min(error.context, key=lambda e: (e.validator == "type", -len(e.path)))
+        if best.validator != "type":
+            yield from _explained(best, path)
+            return
+    yield f"{path}: {error.message}"
+
+
+def _paths(options: Any) -> Iterator[str]:
+    """Values of every key `path`, at any depth."""
+    if isinstance(options, Mapping):
+        yield from (str(options[key]) for key in options if key == "path")
+        options = list(options.values())
+    for part in options if isinstance(options, list) else ():
+        yield from _paths(part)
+
+
+def _family_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    for name in config["families"]:
+        if name not in catalog.families():
+            hint = did_you_mean(name, catalog.families())
+            yield f"config.families: no file config/families/{name}.yaml; {hint}"
+            continue
+        family = catalog.families()[name]
+        yield from schema_problems(family, "family", f"config/families/{name}.yaml")
+    yield from _repeated(config["families"], "config.families")
+
+
+def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    ids = [m if isinstance(m, str) else m["id"] for m in config["methods"]]
+    yield from _repeated(ids, "config.methods")
+    known = catalog.entries(config["methods"])
+    for i, (name, entry) in enumerate(zip(ids, config["methods"], strict=True)):
+        base = entry if isinstance(entry, str) else entry["base"]
+        if name not in known:
+            yield from _base_problems(base, ids, i)
+            continue
+        settings, where = known[name], f"config.methods[{i}]"
+        if problems := list(_class_problems(settings, where)):
+            yield from problems
+            continue
+        yield from _part_problems(config, settings, where)
+        # A method that is fitted under its own name needs no other; its relatives share its folder.
+        shared = [settings["artefact"]] if "artefact" in settings else []
+        for other in (*shared, *(settings["params"][part] for part in settings.get("uses", ()))):
+            if other not in ids:
+                yield f"config.methods: {base!r} needs {other!r}; add it to the list"
+    if "full" not in ids:
+        yield "config.methods: 'full' is missing; every method is held against the full cache"
+    if any("artefact" in settings for settings in known.values()) and not config.get("corpus"):
+        yield "config.corpus: missing, but a method is fitted on it (proxykv, prior, …)"
+
+
+def _part_problems(
+    config: Mapping[str, Any], settings: Mapping[str, Any], where: str
+) -> Iterator[str]:
+    """Whether the corpus has the parts and the lengths that a method is fitted on."""
+    entries = config.get("corpus", ())
+    known = {
+        "corpus": {entry.get("part", task) for entry in entries for task in entry["tasks"]},
+        "lengths": {str(length) for entry in entries for length in entry.get("lengths", ())},
+    }
+    for key in known.keys() & settings.keys():
+        if "artefact" not in settings:
+            yield f"{where}: {settings['root']!r} is not fitted; remove {key!r}"
+            continue
+        for name in map(str, settings[key]):
+            if name not in known[key]:
+                hint = did_you_mean(name, known[key])
+                yield f"{where}.{key}: the corpus has nothing of {name!r}; {hint}"
+
+
+def _base_problems(base: str, ids: Sequence[str], i: int) -> Iterator[str]:
+    """Why entry `i` has no settings; nothing if its base has none, which is told of that."""
+    if base in ids[i + 1 :]:
+        yield f"config.methods[{i}]: base {base!r} is listed after it; move {base!r} up"
+    elif base not in ids[:i]:
+        hint = did_you_mean(base, {*catalog.variants(), *ids[:i]})
+        yield f"config.methods: unknown method {base!r}; {hint}"
+
+
+def _class_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Whether a method's class is there and takes the parameters."""
+    root, base, params = settings["root"], settings["base"], settings["params"]
+    given = ("bench", "artefact")
+    if ":" in root and base != root:  # run by an adapter: the class's own parameters
+        params = {key: value for key, value in params.items() if key != "name"}
+        base, given = root, settings["sets"]
+    module, name = catalog.module_of(base)
+    if catalog.source(module) is None:
+        yield f"{where}: no module {module!r}, in the checkout or installed; {root!r} needs it"
+    elif name not in (known := signature.names(module)):
+        near = difflib.get_close_matches(name, known, n=1)
+        yield f"{where}: {module} has no {name!r}" + "".join(f"; did you mean {n!r}?" for n in near)
+    elif takes := signature.parameters(module, name, given):
+        if "artefact" in settings:
+            takes = _with_training(takes)
+        yield from _departures(params, takes, f"{where}.params")
+
+
+def _with_training(takes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rest (`**fitting`) of a fitted method's parameters are settings of its training."""
+    if not takes["additionalProperties"]:
+        return takes
+    config = catalog.schema("config")["properties"]
+    training = {**config["training"]["properties"], "seed": config["seed"]}
+    return {
+        **takes,
+        "properties": {**training, **takes["properties"]},
+        "additionalProperties": False,
+    }
+
+
+def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    known = catalog.tasks()
+    for section in ("benchmarks", "corpus"):
+        seen: list[str] = []
+        for i, entry in enumerate(config.get(section, ())):
+            where = f"config.{section}[{i}]"
+            name = entry["benchmark"]
+            if section == "corpus":
+                yield from _held_out_problems(entry, where)
+            if name not in known:
+                yield f"{where}: unknown benchmark {name!r}; {did_you_mean(name, known)}"
+                continue
+            for task in entry["tasks"]:
+                if task not in known[name]:
+                    yield f"{where}: {name} has no task {task!r}; {did_you_mean(task, known[name])}"
+            for key in {"part", "held_out"} & entry.keys() if section == "benchmarks" else ():
+                yield f"{where}: {key!r} is for the corpus; remove it"
+            yield from _build_problems(entry, where)
+            seen += [f"{name}/{task}" for task in entry["tasks"]]
+        if section == "benchmarks":
+            yield from _repeated(seen, "config.benchmarks")
+
+
+def _held_out_problems(entry: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What the corpus may not hold, as a task or as a source of text."""
+    name = entry["benchmark"]
+    for task in sorted(HELD_OUT.get(name, set()) & set(entry["tasks"])):
+        yield f"{where}: {name}/{task} is held out from all training; remove it"
+    if "repoqa" in str(entry.get("options", {})).lower():
+        yield f"{where}.options: RepoQA is held out from all training; take another source"
+
+
+def _length_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    known = catalog.families()
+    windows = {name: known[name].get("max_context") for name in config["families"] if name in known}
+    for section in ("benchmarks", "corpus"):
+        for i, entry in enumerate(config.get(section, ())):
+            longest = max(entry.get("lengths", [0]))
+            for family, window in windows.items():
+                if window and longest > window:
+                    yield (
+                        f"config.{section}[{i}].lengths: {longest} tokens are more than family "
+                        f"{family!r} may see ({window}, max_context of its file)"
+                    )
+
+
+def _build_problems(entry: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Whether a benchmark's `build` takes what an entry gives."""
+    name = entry["benchmark"]
+    takes = signature.parameters(f"proxykv.benchmarks.{name}", "build", BUILD_GIVEN)
+    if takes is None:
+        return
+    for size in SIZES:
+        if size in entry and size not in takes["properties"]:
+            yield f"{where}: {name} takes no {size!r}; leave it out"
+        if size in takes["required"] and size not in entry:
+            yield f"{where}: {name} needs {size!r}"
+    options = {k: v for k, v in takes["properties"].items() if k not in SIZES}
+    required = [key for key in takes["required"] if key not in SIZES]
+    takes = {**takes, "properties": options, "required": required}
+    yield from _departures(entry.get("options", {}), takes, f"{where}.options")
+
+
+def _retention_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    shares = [float(share) for share in config["retentions"]]
+    for i, share in enumerate(shares):
+        if not 0 < share <= 1:  # NaN passes the schema's bounds
+            yield f"config.retentions[{i}]: {share} is not a share of the context in (0, 1]"
+    yield from _repeated(shares, "config.retentions")
+    if 1 not in config["retentions"]:
+        yield "config.retentions: 1.0 (the full cache) is missing; the others are held against it"
+
+
+def _repeated(values: Iterable[str | float], where: str) -> Iterator[str]:
+    for value, count in Counter(values).items():
+        if count > 1:
+            yield f"{where}: {value!r} is listed {count} times"

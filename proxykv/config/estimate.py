@@ -1,0 +1,295 @@
+"""Hours that a run will take, from operations and bytes, before any job starts.
+
+docs/cost.md says what is counted, and how far off it was where it could be measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from proxykv.config import catalog
+from proxykv.config.jobs import Dataset
+from proxykv.config.run import Run
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device does in a second, and how much of that such code gets out of it.
+
+    `flops` is the peak by bytes of a number, `bandwidth` bytes of memory; `used` and `moved` are
+    the shares of the two that are reached. However small it is, a forward takes `launch` seconds a
+    layer. Attention of a replay, which is not causal, reaches `replay` of a prefill's operations
+    per second, and each logit that scores need moves `scored` bytes.
+    """
+
+    name: str
+    flops: Mapping[int, float]
+    bandwidth: float
+    used: float
+    moved: float
+    launch: float
+    replay: float
+    scored: float
+
+    def times(self, count: int) -> Device:
+        """So many of them together."""
+        flops = {size: peak * count for size, peak in self.flops.items()}
+        return replace(self, flops=flops, bandwidth=self.bandwidth * count)
+
+
+GPU = Device("A100 of 80 GB", {2: 312e12, 4: 19.5e12}, 2.0e12, 0.6, 0.7, 1e-3, 0.6, 50)
+CPU = Device("CPU thread with AVX-512", {2: 320e9, 4: 160e9}, 10e9, 0.5, 0.7, 2e-4, 1, 0)
+
+START_SECONDS = 15
+"""A job's imports, tokenizers and checks."""
+LOAD_BANDWIDTH = 1e9
+"""Bytes of weights read from a disk in a second."""
+QUESTION_TOKENS = 40
+"""With the end of a chat template."""
+REFERENCE_SHARE = 1 / 4
+"""Length of a reference; that of an answer is what it may be at most (the slowest row decides)."""
+LOGIT_BYTES = 20
+"""Moved for each attention logit of a sweep: product, mask, softmax in float32, product."""
+REPLAYED = 2000
+"""Tokens that KVzip replays at a time; scores need the logits of them and of their replay."""
+STEP_SECONDS = 0.03
+"""What a training step takes besides the mapper's own operations: losses, ranks, the optimizer."""
+TRAINED = ("proxykv", "surrogate")
+"""Methods that are fitted in steps; a surrogate's networks cost nothing beside the rest of one."""
+MAPPER_WIDTH = 32
+MAPPER_USED = 0.1
+"""Share of the peak in float32 that the mapper's small matrices reach."""
+TRAINING = {"steps": 500, "batch": 2, "crop": 2048, "val_contexts": 8, "eval_every": 100}
+"""Defaults of proxykv.mapper.training.TrainConfig, which loads torch."""
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+UNKNOWN = (0, 0, 1, 64)
+"""A task whose benchmark has no `SIZES`."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Jobs of one kind: `step` is `scores`, `fit` or `generate` (then `benchmark` is named)."""
+
+    family: str
+    step: str
+    benchmark: str
+    jobs: int
+    contexts: int
+    hours: float
+    gpus: int
+    """Of a job; `hours` count each of them, and are those of a job where there is none."""
+
+
+class Net:
+    """A model of a family's file: operations and bytes of its forwards."""
+
+    def __init__(self, model: Mapping[str, Any]) -> None:
+        shape = model["shape"]
+        self.layers, self.parameters = shape["layers"], shape["parameters"]
+        self.pairs = shape["layers"] * shape["kv_heads"]
+        self.heads, self.dim = shape["layers"] * shape["query_heads"], shape["head_dim"]
+        self.size = BYTES[model["dtype"]]
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the weights."""
+        return self.parameters * self.size
+
+    def cache(self, tokens: float) -> float:
+        """Bytes of the keys and values of so many tokens."""
+        return 2 * self.pairs * tokens * self.dim * self.size
+
+    def flops(self, queries: float, keys: float) -> float:
+        """Operations of a forward of `queries` tokens that see `keys` tokens each."""
+        return 2 * self.parameters * queries + 4 * self.heads * self.dim * queries * keys
+
+    def prefill(self, n: float, device: Device) -> float:
+        """Seconds for n tokens, each of which sees those before it."""
+        return self._computing(self.flops(n, n / 2), device)
+
+    def replay(self, n: float, device: Device) -> float:
+        """Seconds of KVzip's pass: every token again, now with a view of all n, and scores."""
+        weights, attention = self.flops(n, 0), self.flops(n, n) - self.flops(n, 0)
+        logits = self.heads * n * 2 * min(n, REPLAYED)
+        moving = device.scored * logits / (device.bandwidth * device.moved)
+        return self._computing(weights + attention / device.replay, device) + moving
+
+    def sweep(self, n: float, rows: int, tokens: float, device: Device) -> float:
+        """Seconds of a forward of `tokens` new tokens for each of `rows` rows over one context.
+
+        The rows share weights, keys and values, but each has attention logits of its own.
+        """
+        queries = rows * tokens
+        moved = self.weights + self.cache(n) + LOGIT_BYTES * self.heads * queries * n
+        moving = moved / (device.bandwidth * device.moved)
+        return max(self._computing(self.flops(queries, n), device), moving) + self._launch(device)
+
+    def _computing(self, flops: float, device: Device) -> float:
+        return flops / (device.flops[self.size] * device.used)
+
+    def _launch(self, device: Device) -> float:
+        return self.layers * device.launch
+
+
+class _Family:
+    """A family's share of a run."""
+
+    def __init__(self, run: Run, name: str) -> None:
+        self.run, self.name = run, name
+        family = run.family(name)
+        self.target, self.proxy = Net(family["target"]), Net(family["proxy"])
+        bases = [method.base for method in run.methods.values()]
+        self.mappers = bases.count("proxykv")
+        self.by_proxy = bool({"proxykv", "kvzip_iam"} & set(bases))
+        # KVzip and KVzip+ score in passes of their own.
+        kvzip = [str(m.params) for m in run.methods.values() if m.base == "kvzip"]
+        self.replays = len(set(kvzip))
+
+    def parts(self) -> Iterator[Part]:
+        """Everything that takes time, in the order of the work."""
+        if self.run.artefacts:
+            yield self._scores()
+            yield self._fit()
+        cells = [c for c in self.run.cells() if c.family == self.name]
+        for benchmark, group in groupby(cells, key=lambda cell: cell.benchmark):
+            jobs = len(list(group))
+            data = [d for d in self.run.datasets(self.name, "eval") if d.benchmark == benchmark]
+            yield self._generate(benchmark, jobs, data)
+
+    def _scores(self) -> Part:
+        device = self._device("scores")
+        contexts = [c for d in self.run.datasets(self.name, "train") for c in _contexts(d)]
+        jobs = self.run.config["score_shards"]
+        seconds = jobs * self._start(with_proxy=True)
+        for count, n in contexts:
+            for net in (self.target, self.proxy):
+                seconds += count * (net.prefill(n, device) + net.replay(n, device))
+        return self._part("scores", "", jobs, contexts, seconds)
+
+    def _fit(self) -> Part:
+        device = self._device("fit")
+        fitted = [self.run.methods[artefact] for artefact in self.run.artefacts]
+        lengths = [c for d in self.run.datasets(self.name, "train") for c in _contexts(d)]
+        mean = sum(c * n for c, n in lengths) / max(1, sum(c for c, _ in lengths))
+        seconds = float(START_SECONDS * len(fitted))
+        for method in (m for m in fitted if m.base in TRAINED):
+            how = {**TRAINING, **self.run.training, **method.params}
+            window = min(how["crop"], mean)
+            evaluated = how["val_contexts"] * mean / how["eval_every"]
+            seconds += how["steps"] * STEP_SECONDS
+            if method.base == "proxykv":
+                # Forward and backward: three times the forward.
+                tokens = 3 * how["batch"] * window + evaluated
+                seconds += how["steps"] * self._mapping(tokens, device)
+        return self._part("fit", "", len(fitted), [], seconds)
+
+    def _generate(self, benchmark: str, jobs: int, data: Sequence[Dataset]) -> Part:
+        device = self._device("generate")
+        seconds = jobs * self._start(self.by_proxy)
+        for dataset in data:
+            for count, n in _contexts(dataset):
+                seconds += count * self._context(n, *_asked(dataset), device)
+        return self._part(
+            "generate", benchmark, jobs, [c for d in data for c in _contexts(d)], seconds
+        )
+
+    def _context(self, n: float, questions: int, answer: int, device: Device) -> float:
+        """Seconds of a context: prefill, scoring, and its questions with all kept sets."""
+        prefill = self.target.prefill(n, device)
+        scoring = self.replays * self.target.replay(n, device) + self._mapping(
+            self.mappers * n, device
+        )
+        if self.by_proxy:
+            scoring += self.proxy.prefill(n, device) + self.proxy.replay(n, device)
+        if self.run.protocol == "query_aware":  # anew for each question, over context and question
+            scoring = questions * (scoring + prefill)
+        # Every method at every retention, and the full cache that they are held against.
+        left = questions * (len(self.run.grid) + 1)
+        answering = 0.0
+        while left > 0:
+            rows = min(left, self.run.config["batch_rows"])
+            read = QUESTION_TOKENS + answer * REFERENCE_SHARE
+            answering += self.target.sweep(n, rows, read, device)
+            answering += answer * self.target.sweep(n, rows, 1, device)
+            left -= rows
+        return prefill + scoring + answering
+
+    def _mapping(self, tokens: float, device: Device) -> float:
+        """Seconds that a mapper takes: its cross-attention between heads, which costs most."""
+        heads = self.target.pairs
+        per_token = heads * MAPPER_WIDTH * (4 * self.proxy.pairs + 2 * MAPPER_WIDTH)
+        return tokens * per_token / (device.flops[4] * MAPPER_USED)
+
+    def _start(self, with_proxy: bool) -> float:
+        weights = self.target.weights + with_proxy * self.proxy.weights
+        return START_SECONDS + weights / LOAD_BANDWIDTH
+
+    def _device(self, step: str) -> Device:
+        asked = self.run.resources(self.name, step)
+        return GPU if asked["gpu"] else CPU.times(asked["threads"])
+
+    def _part(
+        self,
+        step: str,
+        benchmark: str,
+        jobs: int,
+        contexts: Sequence[tuple[float, float]],
+        seconds: float,
+    ) -> Part:
+        gpus = self.run.resources(self.name, step)["gpu"]
+        count = round(sum(count for count, _ in contexts))
+        hours = seconds / 3600 * max(1, gpus)
+        return Part(self.name, step, benchmark, jobs, count, hours, gpus)
+
+
+def estimate(run: Run) -> list[Part]:
+    """What every family's steps take."""
+    return [part for family in run.families for part in _Family(run, family).parts()]
+
+
+def table(parts: Sequence[Part]) -> Iterator[str]:
+    """A line for each part."""
+    width = max(len(part.family) for part in parts)
+    for part in parts:
+        what = f"{part.step} {part.benchmark}"
+        contexts = f"{part.contexts:,} contexts" if part.contexts else ""
+        unit = "GPU h" if part.gpus else "CPU h"
+        yield (
+            f"  {part.family:<{width}}  {what:<19}  {part.jobs:>4} jobs  {contexts:>15}  "
+            f"{part.hours:>8,.2f} {unit}"
+        )
+
+
+def total(parts: Sequence[Part]) -> str:
+    """The sum of all parts, in words."""
+    kinds = {
+        f"GPU hours ({GPU.name})": sum(part.hours for part in parts if part.gpus),
+        "hours on CPUs": sum(part.hours for part in parts if not part.gpus),
+    }
+    told = " and ".join(
+        f"{hours:,.{0 if hours >= 10 else 1}f} {kind}" for kind, hours in kinds.items() if hours
+    )
+    return f"the whole run: about {told} (assumptions: docs/cost.md)"
+
+
+def _contexts(dataset: Dataset) -> list[tuple[float, float]]:
+    """How many contexts of how many tokens, as far as the family may see them."""
+    contexts, tokens, _, _ = _size(dataset)
+    most = min(dataset.max_context, dataset.options.get("longest", dataset.max_context))
+    lengths = dataset.lengths or (tokens or 0,)
+    count = dataset.contexts or (contexts or 0) * len(lengths)
+    return [(count / len(lengths), min(n, most)) for n in lengths]
+
+
+def _asked(dataset: Dataset) -> tuple[int, int]:
+    """Questions of a context, and the most tokens of an answer."""
+    _, _, questions, answer = _size(dataset)
+    return questions, answer
+
+
+def _size(dataset: Dataset) -> tuple[int | None, int | None, int, int]:
+    return catalog.sizes().get(dataset.benchmark, {}).get(dataset.task, UNKNOWN)

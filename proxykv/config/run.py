@@ -1,0 +1,284 @@
+"""Config to typed, frozen objects: what a run consists of, and the path of every part.
+
+This is the only module that the Snakefile imports; it does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from proxykv.config import catalog, check
+from proxykv.config.jobs import Cell, Dataset
+from proxykv.runtime.digest import digest
+from proxykv.runtime.errors import ConfigError
+
+ROLES = ("target", "proxy")
+SPLITS = ("eval", "train")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a run.
+
+    `scope` is how its budget is shared among heads (`none`: it does not prune); `artefact` the
+    method whose fitted folder it loads, if any; `uses` the methods whose scores it combines;
+    `inputs` whether it is fitted on the inputs of the target's layers, too; `corpus` the parts of
+    the corpus and `lengths` the context lengths that it is fitted on, all where empty.
+    """
+
+    id: str
+    base: str
+    scope: str
+    params: Mapping[str, Any]
+    artefact: str | None
+    uses: tuple[str, ...]
+    inputs: bool = False
+    corpus: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Changes with the method's settings and with the code that it runs."""
+        module, _ = catalog.module_of(self.base)
+        code = catalog.code_digest(module, "proxykv.steps.generate")
+        return digest([self.base, self.scope, dict(self.params), code])
+
+
+class Run:
+    """A checked config. All paths are relative to the checkout, where everything runs."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Check the config.
+
+        Raises:
+            ConfigError: with one line for each mistake.
+        """
+        if problems := check.config_problems(config):
+            raise ConfigError("\n".join(problems))
+        defaults = catalog.schema("config")["properties"]
+        self.config = {k: p["default"] for k, p in defaults.items() if "default" in p} | dict(
+            config
+        )
+        self.name: str = config["run"]
+        self.seed: int = self.config["seed"]
+        self.protocol: str = self.config["protocol"]
+        self.schedule: Literal["sequential", "parallel"] = self.config["schedule"]
+        self.retentions: tuple[float, ...] = tuple(sorted(map(float, config["retentions"])))
+        self.training: Mapping[str, Any] = config.get("training", {})
+        self.dir = Path("results") / self.name
+        self.cache = Path(self.config["cache"])
+
+    @classmethod
+    def read(cls, path: Path) -> Run:
+        """The run of a config that `write` wrote; ConfigError if there is none."""
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; the workflow writes it when it starts")
+        try:
+            return cls(json.loads(path.read_text("utf-8")))
+        except ValueError:
+            raise ConfigError(
+                f"{path}: not JSON; give the run's results/<run>/config.json"
+            ) from None
+
+    def require_variables(self) -> None:
+        """Raise ConfigError if a source's path names an environment variable that is not set.
+
+        Only where a run is planned or checked: what is made already needs no source.
+        """
+        if problems := check.unset_variables(self.config):
+            raise ConfigError("\n".join(problems))
+
+    def write(self) -> Path:
+        """Store the config beside the results, for the jobs and for the record."""
+        path = self.dir / "config.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n", "utf-8")
+        return path
+
+    @property
+    def digest(self) -> str:
+        """Changes with anything in the config."""
+        return digest(self.config)
+
+    @cached_property
+    def methods(self) -> Mapping[str, Method]:
+        """Methods by id, in the config's order."""
+        return methods_of(self.config["methods"])
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Names of the families."""
+        return tuple(self.config["families"])
+
+    def family(self, name: str) -> Mapping[str, Any]:
+        """Contents of a family's file; ConfigError if the run has no such family."""
+        self._require("family", name, self.families)
+        return catalog.families()[name]
+
+    def models(self, family: str) -> Mapping[str, Any]:
+        """What a family's numbers depend on: both models' entries, but for device and shape."""
+        both = {role: self.family(family)[role] for role in ROLES}
+        return {
+            role: {k: v for k, v in model.items() if k not in ("device", "shape")}
+            for role, model in both.items()
+        }
+
+    def resources(self, family: str, step: str) -> Mapping[str, int]:
+        """What a step's job of a family asks for: `threads`, `mem_mb`, `gpu`, `runtime` (min)."""
+        asked = self.family(family)["resources"]
+        common = {key: value for key, value in asked.items() if not isinstance(value, Mapping)}
+        return {"runtime": 240, **common, **asked.get(step, {})}
+
+    def datasets(self, family: str, split: str) -> list[Dataset]:
+        """What a family is tested on (`eval`), or what its mappers are trained on (`train`)."""
+        section = self.config["benchmarks"] if split == "eval" else self.config.get("corpus", [])
+        return [
+            self._dataset(family, split, entry, task)
+            for entry in section
+            for task in entry["tasks"]
+        ]
+
+    def dataset(self, path: str) -> Dataset:
+        """The dataset of a path; ConfigError if the run has none there."""
+        both = [d for f in self.families for split in SPLITS for d in self.datasets(f, split)]
+        datasets = {str(d.path): d for d in both}
+        self._require("dataset", path, datasets)
+        return datasets[path]
+
+    def cells(self) -> list[Cell]:
+        """Every job of the run."""
+        return list(self._cells.values())
+
+    @cached_property
+    def _cells(self) -> Mapping[tuple[str, str, str], Cell]:
+        cells = (
+            Cell(family, data.benchmark, data.task, data, self.dir, shard, data.shards)
+            for family in self.families
+            for data in self.datasets(family, "eval")
+            for shard in range(data.shards)
+        )
+        return {(cell.family, cell.benchmark, cell.name): cell for cell in cells}
+
+    def cell(self, family: str, benchmark: str, name: str) -> Cell:
+        """The job of one task or shard; ConfigError if the run has none of that name."""
+        wanted = (family, benchmark, name)
+        self._require("job", " ".join(wanted), map(" ".join, self._cells))
+        return self._cells[wanted]
+
+    def model_dir(self, family: str, role: str) -> Path:
+        """Transformers folder of a family's target or proxy."""
+        return model_folder(self.family(family), role, self.cache)
+
+    def model_ready(self, family: str, role: str) -> Path:
+        """A file that exists once the model's folder is complete, and changes with the weights."""
+        folder = self.model_dir(family, role)
+        if "path" not in self.family(family)[role]:
+            return folder / "provenance.json"
+        return min(folder.glob("*.safetensors"), default=folder / "model.safetensors")
+
+    def score_lists(self, family: str) -> list[Path]:
+        """Lists of the stored scores of the corpus, one per extraction job.
+
+        The score files beside them belong to the pair, whatever corpus or run asked for them.
+        """
+        pair = digest(self.models(family))
+        stored = ["inputs"] if self.stores_inputs else []
+        corpus = digest([*(str(d.path) for d in self.datasets(family, "train")), *stored])
+        folder = self.cache / "scores" / f"{family}-{pair}"
+        shards: int = self.config["score_shards"]
+        return [folder / f"{corpus}-{i + 1}-of-{shards}.json" for i in range(shards)]
+
+    @property
+    def stores_inputs(self) -> bool:
+        """Whether a method is fitted on what `proxykv.mapper.layer_inputs` stores."""
+        return any(method.inputs for method in self.methods.values())
+
+    def screening(self, family: str) -> Path:
+        """What training and evaluation contexts share (see `proxykv.steps.screen`)."""
+        return self.dir / "mappers" / family / "screening.json"
+
+    def dropped(self, family: str) -> Path:
+        """Names of the training contexts that a family's mappers may not see.
+
+        The file's name tells what is screened and how, not against which evaluation contexts.
+        """
+        corpus = [str(d.path) for d in self.datasets(family, "train")]
+        name = f"dropped-{digest([corpus, self.config['decontamination']])}.json"
+        return self.dir / "mappers" / family / name
+
+    @cached_property
+    def grid(self) -> tuple[tuple[Method, float], ...]:
+        """Every (method, retention) that is run: `full` at 1, the others below."""
+        return tuple(
+            (method, retention)
+            for method in self.methods.values()
+            for retention in self.retentions
+            if (retention == 1) == (method.scope == "none")
+        )
+
+    def fitted(self, method_id: str) -> Method:
+        """A method that is fitted; ConfigError if the run fits none of that name."""
+        self._require("fitted method", method_id, self.artefacts)
+        return self.methods[method_id]
+
+    def artefact_dir(self, family: str, method_id: str) -> Path:
+        """Folder of a fitted method."""
+        return self.dir / "mappers" / family / method_id
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """Ids of the methods that are fitted, each once."""
+        return tuple(dict.fromkeys(m.artefact for m in self.methods.values() if m.artefact))
+
+    def _require(self, what: str, name: str, known: Iterable[str]) -> None:
+        known = list(known)
+        if name not in known:
+            hint = check.did_you_mean(name, known)
+            raise ConfigError(f"run {self.name!r} has no {what} {name!r}; {hint}")
+
+    def _dataset(self, family: str, split: str, entry: Mapping[str, Any], task: str) -> Dataset:
+        settings = {
+            "benchmark": entry["benchmark"],
+            "task": task,
+            "split": split,
+            "contexts": entry.get("contexts"),
+            "lengths": tuple(entry["lengths"]) if "lengths" in entry else None,
+            "max_context": self.family(family)["max_context"],
+            "seed": entry.get("seed", self.seed),
+            "options": entry.get("options", {}),
+        }
+        # The same settings on another tokenizer are other data.
+        source = self.models(family)["target"]
+        name = f"{entry['benchmark']}-{task}-{digest([settings, source])}.jsonl"
+        path = self.cache / "data" / family / split / name
+        place = {"part": entry.get("part", task), "held_out": entry.get("held_out", 0)}
+        return Dataset(family, path=path, shards=entry.get("shards", 1), **place, **settings)
+
+
+def model_folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
+    """Transformers folder of a target or proxy: a local one, or the one that it is converted to."""
+    model = family[role]
+    return Path(model["path"]) if "path" in model else cache / "models" / family["family"] / role
+
+
+def methods_of(entries: Sequence[str | Mapping[str, Any]]) -> Mapping[str, Method]:
+    """A config's methods by id: ids of the catalogue, or such ids with other settings."""
+    return {
+        name: Method(
+            id=name,
+            base=known["base"],
+            scope=known["scope"],
+            params=known["params"],
+            artefact=known.get("artefact"),
+            uses=tuple(known["params"][parameter] for parameter in known.get("uses", ())),
+            inputs=known.get("inputs", False),
+            corpus=tuple(known.get("corpus", ())),
+            lengths=tuple(known.get("lengths", ())),
+        )
+        for name, known in catalog.entries(entries).items()
+    }

@@ -1,0 +1,161 @@
+"""What a function or a constructor takes, as a JSON schema, read from its source.
+
+So parameters in a config are checked before any job, and without importing what loads torch.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import resolve_name
+from typing import Any
+
+from proxykv.config import catalog
+
+TYPES = {
+    "int": "integer",
+    "float": "number",
+    "str": "string",
+    "bool": "boolean",
+    **dict.fromkeys(("Sequence", "list", "tuple"), "array"),
+    **dict.fromkeys(("Mapping", "dict"), "object"),
+}
+"""Annotations whose values a config can hold; what others take is not checked."""
+
+
+def parameters(module: str, name: str, given: Collection[str]) -> Mapping[str, Any] | None:
+    """Schema of the arguments of a function, or of a class's constructor.
+
+    Args:
+        module: its dotted name; found as `catalog.source` finds it.
+        name: of the function or class there, or of what stands for it (`METHOD`, an import).
+        given: arguments that the caller provides itself.
+
+    Returns:
+        None where the source does not show it.
+    """
+    origin, node = _found(module, name)
+    taken = _taken(origin, node)
+    if taken is None:
+        return None
+    arguments, others = taken
+    arguments = [a for a in arguments if a.name not in {*given, "self"}]
+    known = _definitions(origin)
+    return {
+        "type": "object",
+        "properties": {a.name: _schema(a.annotation, known) for a in arguments},
+        "required": [a.name for a in arguments if not a.optional],
+        "additionalProperties": others,
+    }
+
+
+def names(module: str) -> Collection[str]:
+    """What a module's top level defines or imports."""
+    return _definitions(module).keys()
+
+
+@dataclass(frozen=True)
+class _Argument:
+    name: str
+    annotation: Any
+    optional: bool
+
+
+@dataclass(frozen=True)
+class _Imported:
+    module: str
+    name: str
+
+
+@cache
+def _definitions(module: str) -> Mapping[str, ast.AST | _Imported]:
+    """What the names at a module's top level stand for."""
+    path = catalog.source(module)
+    if path is None:
+        return {}
+    package = module if path.stem == "__init__" else module.rpartition(".")[0]
+    found: dict[str, ast.AST | _Imported] = {}
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            found[node.name] = node
+        elif isinstance(node, ast.Assign):
+            found |= {t.id: node.value for t in node.targets if isinstance(t, ast.Name)}
+        elif isinstance(node, ast.ImportFrom):
+            origin = resolve_name("." * node.level + (node.module or ""), package)
+            found |= {a.asname or a.name: _Imported(origin, a.name) for a in node.names}
+    return found
+
+
+def _found(module: str, name: str) -> tuple[str, Any]:
+    """What a name stands for in the end, and the module in which that is defined."""
+    match _definitions(module).get(name):
+        case ast.Name(id=other):
+            return _found(module, other)
+        case _Imported(origin, other):
+            return _found(origin, other)
+        case node:
+            return module, node
+
+
+def _taken(module: str, node: Any) -> tuple[list[_Argument], bool] | None:
+    """Arguments that keywords can set, and whether a `**` takes others; None if unknown."""
+    if isinstance(node, ast.FunctionDef):
+        return _arguments(node.args), node.args.kwarg is not None
+    if not isinstance(node, ast.ClassDef):
+        return None
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return _fields(module, node), False
+    for part in node.body:
+        if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+            return _taken(module, part)
+    parents = [_found(module, ast.unparse(base)) for base in node.bases]
+    return _taken(*parents[0]) if parents else None
+
+
+def _arguments(args: ast.arguments) -> list[_Argument]:
+    required = len(args.args) - len(args.defaults)
+    defaults = [*[None] * required, *args.defaults, *args.kw_defaults]
+    both = zip((*args.args, *args.kwonlyargs), defaults, strict=True)
+    return [_Argument(a.arg, a.annotation, default is not None) for a, default in both]
+
+
+def _fields(module: str, node: ast.ClassDef) -> list[_Argument]:
+    """Fields of a dataclass, those of its bases first."""
+    fields: dict[str, _Argument] = {}
+    for base in node.bases:
+        origin, parent = _found(module, ast.unparse(base))
+        if isinstance(parent, ast.ClassDef):
+            fields |= {field.name: field for field in _fields(origin, parent)}
+    for part in node.body:
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            name, default = part.target.id, part.value
+            fields[name] = _Argument(name, part.annotation, default is not None)
+            if default is not None and "init=False" in ast.unparse(default):
+                del fields[name]
+    return list(fields.values())
+
+
+def _schema(annotation: Any, names: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Schema of the values that an annotation allows; empty where anything may do."""
+    if isinstance(annotation, ast.Name):
+        annotation = names.get(annotation.id, annotation)  # an alias: Pooling = Literal[…]
+    match annotation:
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
+            value = ast.literal_eval(choices)
+            return {"enum": list(value) if isinstance(value, tuple) else [value]}
+    types = _types(annotation)
+    return {"type": types} if types else {}
+
+
+def _types(annotation: ast.AST | None) -> list[str]:
+    match annotation:
+        case ast.Constant(value=None):
+            return ["null"]
+        case ast.Name(id=name) | ast.Subscript(value=ast.Name(id=name)) if name in TYPES:
+            return [TYPES[name]]
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            either = _types(left), _types(right)
+            return [*either[0], *either[1]] if all(either) else []
+    return []

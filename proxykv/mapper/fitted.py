@@ -1,0 +1,59 @@
+"""The folder of a fitted method: its tensors, and a card that says what they were fitted on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from proxykv.runtime.errors import ConfigError
+
+WEIGHTS_FILE, CARD_FILE = "weights.safetensors", "card.json"
+
+
+def save_fitted(
+    folder: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the tensors and the card; return the card as written.
+
+    `card` says what was fitted on (`family`, `target_hash`, `proxy_hash`, `vocab_hash`, `corpus`)
+    and how; the weights' digest is added. The card comes last and whole: a folder with a card is
+    complete.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / (WEIGHTS_FILE + ".partial")
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
+    full = {**card, "weights_sha256": hashlib.sha256(partial.read_bytes()).hexdigest()}
+    partial.replace(folder / WEIGHTS_FILE)
+    partial = folder / (CARD_FILE + ".partial")
+    partial.write_text(json.dumps(full, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(folder / CARD_FILE)
+    return full
+
+
+def load_fitted(
+    folder: Path, expected: Mapping[str, str] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_fitted` wrote: tensors and card.
+
+    `expected` holds card entries that must agree, such as the pair's `target_hash` and
+    `proxy_hash`. Raises ConfigError for another pair's folder and for a damaged one.
+    """
+    if not (folder / CARD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise ConfigError(f"{folder}: nothing fitted here; fit the method for this family first")
+    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    for key, value in (expected or {}).items():
+        if card.get(key) != value:
+            raise ConfigError(
+                f"{folder}: fitted for {key} {card.get(key)!r}, this pair has {value!r}; "
+                "fit it for this pair"
+            )
+    path = folder / WEIGHTS_FILE
+    if hashlib.sha256(path.read_bytes()).hexdigest() != card["weights_sha256"]:
+        raise ConfigError(f"{folder}: {WEIGHTS_FILE} is not the one of its card; fit it again")
+    return load_file(path), card

@@ -1,0 +1,136 @@
+"""The Multi-Granularity Hybrid Loss: five terms, each a mean, each a pure function.
+
+The paper (arXiv 2605.16360) names the terms and the weights of two; the formulas are this
+project's. Everywhere `s` are logits [L, H, n], Ŷ = σ(s), and `Y` the target's own KVzip scores
+in [0, 1], same shape; N = L·H·n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from proxykv.config.terms import PAPER_WEIGHTS
+from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.selection import budget
+
+BIN_RETENTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+Logits = Float[Tensor, "layer kv_head token"]
+Scalar = Float[Tensor, ""]
+
+
+def bin_loss(
+    logits: Logits,
+    target: Logits,
+    retentions: Sequence[float] = BIN_RETENTIONS,
+    temperature: float = 0.5,
+) -> Scalar:
+    """Keep or drop: mean over ρ and entries of BCE((s − q_ρ)/T, [Y in the top ρ globally]).
+
+    q_ρ is the ⌊ρN⌋-th largest logit (at least the first), without gradient. Among equal Y the
+    lowest index is in the top, as in selection.
+    """
+    s = logits.flatten()
+    ordered = s.detach().sort(descending=True).values
+    rank = torch.empty_like(s, dtype=torch.int64)
+    order = target.flatten().argsort(descending=True, stable=True)
+    rank[order] = torch.arange(len(s), device=s.device)
+    terms = []
+    for retention in retentions:
+        k = max(budget(retention, len(s)), 1)
+        label = (rank < k).to(s.dtype)
+        terms.append(F.binary_cross_entropy_with_logits((s - ordered[k - 1]) / temperature, label))
+    return torch.stack(terms).mean()
+
+
+def mse_loss(logits: Logits, target: Logits, floor: float = 0.05) -> Scalar:
+    """Value-weighted error: Σ w (Ŷ − Y)² / Σ w, with w = floor + Y."""
+    weight = floor + target
+    return (weight * (logits.sigmoid() - target).square()).sum() / weight.sum()
+
+
+def fine_loss(
+    logits: Logits,
+    target: Logits,
+    generator: torch.Generator,
+    retention: float = 0.3,
+    pairs: int = 16384,
+) -> Scalar:
+    """Rank inside the true top-K, K = ⌊0.3·N⌋: mean of softplus(−(s_i − s_j)) over Y_i > Y_j.
+
+    The mean runs over `pairs` random pairs of the top-K, less those with equal Y.
+    """
+    top = target.flatten().topk(max(budget(retention, target.numel()), 1)).indices
+    first, second = top[_pairs(len(top), pairs, generator, top.device)]
+    gap = target.flatten()[first] - target.flatten()[second]
+    return _rank_loss(logits, first, second, gap.sign(), gap.ne(0).to(logits.dtype))
+
+
+def global_loss(
+    logits: Logits, target: Logits, generator: torch.Generator, pairs: int = 16384
+) -> Scalar:
+    """Rank everywhere, by mass: Σ w softplus(−(s_i − s_j)) / Σ w over random pairs Y_i > Y_j.
+
+    w = |Y_i − Y_j|, the mass a swap would cost; pairs are drawn over all heads and tokens.
+    """
+    first, second = _pairs(target.numel(), pairs, generator, target.device)
+    gap = target.flatten()[first] - target.flatten()[second]
+    return _rank_loss(logits, first, second, gap.sign(), gap.abs())
+
+
+def cos_loss(logits: Logits, target: Logits) -> Scalar:
+    """Shape of each head: 1 − mean over heads of cos(Ŷ_h, Y_h) along tokens."""
+    return 1 - F.cosine_similarity(logits.sigmoid(), target, dim=-1).mean()
+
+
+def hybrid_loss(
+    logits: Logits,
+    target: Logits,
+    weights: Mapping[str, float],
+    generator: torch.Generator,
+) -> tuple[Scalar, dict[str, Scalar]]:
+    """Σ λ · term, and every term by name; a term that `weights` lacks counts 0 and is still told.
+
+    `generator` (on the CPU) draws the pairs of `fine` and `global`. Raises ConfigError for a
+    weight without a term.
+    """
+    if unknown := set(weights) - set(PAPER_WEIGHTS):
+        raise ConfigError(
+            f"loss weights: no term {', '.join(sorted(unknown))}; "
+            f"choose among {', '.join(PAPER_WEIGHTS)}"
+        )
+    terms = {
+        "bin": bin_loss(logits, target),
+        "mse": mse_loss(logits, target),
+        "fine": fine_loss(logits, target, generator),
+        "global": global_loss(logits, target, generator),
+        "cos": cos_loss(logits, target),
+    }
+    if not any(weights.values()):
+        raise ConfigError("loss weights: all are zero; give at least one term a weight")
+    used = [weights[name] * term for name, term in terms.items() if weights.get(name)]
+    return torch.stack(used).sum(), {name: term.detach() for name, term in terms.items()}
+
+
+def _pairs(
+    size: int, count: int, generator: torch.Generator, device: torch.device
+) -> Int[Tensor, "2 pair"]:
+    return torch.randint(size, (2, count), generator=generator).to(device)
+
+
+def _rank_loss(
+    logits: Logits,
+    first: Int[Tensor, " pair"],
+    second: Int[Tensor, " pair"],
+    sign: Float[Tensor, " pair"],
+    weight: Float[Tensor, " pair"],
+) -> Scalar:
+    s = logits.flatten()
+    loss = F.softplus(-sign * (s[first] - s[second]))
+    # All pairs tied (constant scores): nothing to rank, a loss of zero.
+    return (weight * loss).sum() / weight.sum().clamp_min(torch.finfo(s.dtype).tiny)

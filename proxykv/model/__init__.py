@@ -1,0 +1,8 @@
+"""Models: devices, loading and prompts, attention, KV caches, prefill and decoding.
+
+Imports `config` and `runtime`.
+"""
+
+from proxykv.model.context_cache import ATTENTION
+
+__all__ = ["ATTENTION"]

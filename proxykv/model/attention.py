@@ -1,0 +1,68 @@
+"""Exact attention, whole or in parts: a softmax over some keys at a time, joined afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+
+from proxykv.model.tensors import KeyValues, Queries
+
+
+class Part(NamedTuple):
+    """Attention over some of the keys: output, and log-sum-exp of the logits, both float32."""
+
+    out: Float[Tensor, "*batch query dim"]
+    lse: Float[Tensor, "*batch query 1"]
+
+
+def attend_part(
+    query: Float[Tensor, "*batch query dim"],
+    keys: Float[Tensor, "*heads key dim"],
+    values: Float[Tensor, "*heads key dim"],
+    hidden: Bool[Tensor, "query key"] | None = None,
+) -> Part:
+    """Attention of scaled queries over these keys alone; there may be none.
+
+    `hidden` marks the keys that a query must not see; every query sees at least one.
+    """
+    logits = (query @ keys.mT).float()
+    if hidden is not None:
+        logits.masked_fill_(hidden, -torch.inf)
+    lse = logits.logsumexp(dim=-1, keepdim=True)
+    weights = logits.sub_(lse).exp_()
+    return Part((weights.to(values.dtype) @ values).float(), lse)
+
+
+def join(one: Part, other: Part) -> Part:
+    """Attention over the keys of both parts."""
+    lse = torch.logaddexp(one.lse, other.lse)
+    return Part(one.out * (one.lse - lse).exp() + other.out * (other.lse - lse).exp(), lse)
+
+
+def causal_attention(query: Queries, keys: KeyValues, values: KeyValues, scaling: float) -> Queries:
+    """Attention of the last tokens of a text to all of it, or of the text to itself.
+
+    Queries have `group` heads for each KV head (GQA).
+    """
+    # The one public way to a fused kernel for this mask, a prototype as PyTorch calls it.
+    mask = causal_lower_right(query.shape[2], keys.shape[2])
+    return scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True
+    )
+
+
+def unseen(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "query key"]:
+    """What causality hides from queries that are the last tokens of the keys."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).triu(keys - queries + 1)
+
+
+def blocks(start: int, stop: int, width: int) -> Iterator[slice]:
+    """Consecutive slices of at most `width`."""
+    for first in range(start, stop, width):
+        yield slice(first, min(first + width, stop))

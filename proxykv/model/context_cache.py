@@ -1,0 +1,157 @@
+"""The context's KV cache, and how attention reads it.
+
+Every cache here is a transformers `Cache` whose layers answer attention themselves: `update` stores
+the new keys and values and returns the layer; transformers passes it on to the attention function
+registered below as `ATTENTION`, which calls `layer.attend`. Models are loaded with
+`attn_implementation=ATTENTION` and stay untouched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import AttentionInterface, Cache
+from transformers.cache_utils import CacheLayerMixin
+
+from proxykv.model.attention import causal_attention
+from proxykv.model.parallel import check
+from proxykv.model.tensors import KeyValues, Queries, Stored
+
+ATTENTION = "proxykv"
+
+
+class Layer(CacheLayerMixin):
+    """One layer of a cache that answers attention itself.
+
+    `length` counts the true tokens stored. Positions are the caller's business: every forward gets
+    explicit position ids, so transformers never has to ask a layer for masks or lengths.
+    """
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, cache_kwargs: dict[str, Any] | None = None
+    ) -> tuple[Any, Any]:
+        """Store the new keys and values [row, kv_head, token, dim]; hand the layer to attention."""
+        self.store(key_states, value_states)
+        return self, self
+
+    def store(self, keys: KeyValues, values: KeyValues) -> None:
+        """Append the new tokens' keys and values."""
+        raise NotImplementedError
+
+    def attend(self, query: Queries, scaling: float) -> Queries:
+        """Attention output of the queries over everything that this layer lets them see."""
+        raise NotImplementedError
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: layers allocate when they store."""
+
+    def get_seq_length(self) -> int:
+        """Tokens stored."""
+        return self.length
+
+    def get_mask_sizes(self, cache_position: Tensor) -> tuple[int, int]:
+        """Keys and offset a mask would have; `attend` needs no mask."""
+        return self.length + cache_position.shape[0], 0
+
+    def get_max_cache_shape(self) -> int:
+        """No limit."""
+        return -1
+
+
+def attention(
+    module: nn.Module, query: Queries, key: Any, value: Any, mask: None, *, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """Attention function for transformers: the cache layer itself computes the output."""
+    if not isinstance(key, Layer):
+        raise TypeError("a model loaded for ProxyKV runs only with one of ProxyKV's caches")
+    check()
+    return key.attend(query, scaling).transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION, attention)
+
+
+class Slots:
+    """Growing storage for keys and values, written in place: no step copies what is there."""
+
+    def __init__(self) -> None:
+        """Start empty; the first write decides rows, heads, dtype and device."""
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def write(self, at: int, keys: KeyValues, values: KeyValues) -> tuple[Stored, Stored]:
+        """Write at token index `at`; return views of everything up to the end of the new tokens."""
+        end = at + keys.shape[2]
+        self.keys = _fitted(self.keys, keys, at, end)
+        self.values = _fitted(self.values, values, at, end)
+        self.keys[:, :, at:end] = keys
+        self.values[:, :, at:end] = values
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class ContextLayer(Layer):
+    """A whole context's keys and values, with the queries of its last tokens."""
+
+    def __init__(self, observed: int) -> None:
+        """`observed`: for how many of the last tokens queries are remembered."""
+        super().__init__()
+        self.observed = observed
+        self.queries: Tensor | None = None
+
+    def store(self, keys: KeyValues, values: KeyValues) -> None:
+        """Keep the context, which is one forward."""
+        assert self.length == 0, "a context is prefilled once"
+        self.keys, self.values = keys.contiguous(), values.contiguous()
+        self.length = keys.shape[2]
+
+    def attend(self, query: Queries, scaling: float) -> Queries:
+        """Causal attention of the context to itself."""
+        self.queries = query[:, :, -self.observed :].clone()
+        return causal_attention(query, self.keys, self.values, scaling)
+
+
+class ContextCache(Cache):
+    """The full KV cache of one context (one row)."""
+
+    layers: list[ContextLayer]
+
+    def __init__(self, layers: int, observed: int) -> None:
+        """`layers`: layers of the model; `observed`: last tokens whose queries are remembered."""
+        super().__init__(layers=[ContextLayer(observed) for _ in range(layers)])
+
+    def seen(
+        self, prefix_len: int, keep: Bool[Tensor, "*keeps layer kv_head token"]
+    ) -> Bool[Tensor, "*keeps layer kv_head key"]:
+        """Which keys kept sets of the context show: those, and the prefix.
+
+        Raises:
+            ValueError: if the kept sets are not of this context's shape.
+        """
+        _, heads, keys, _ = self.layers[0].keys.shape
+        expected = (len(self.layers), heads, keys - prefix_len)
+        if tuple(keep.shape[-3:]) != expected:
+            raise ValueError(
+                f"the kept set has shape {tuple(keep.shape[-3:])}, but the context has {expected} "
+                "(layers, KV heads, tokens)"
+            )
+        return pad(keep, (prefix_len, 0), value=True)
+
+
+def _fitted(storage: Stored | None, new: KeyValues, used: int, needed: int) -> Tensor:
+    """Storage with room for `needed` tokens; the first `used` ones survive."""
+    if storage is not None and storage.shape[2] >= needed:
+        return storage
+    rows, heads, _, dim = new.shape
+    # The first write fits exactly (a question is one write); later ones leave room to grow.
+    room = needed if storage is None else needed + needed // 4
+    grown = new.new_empty(rows, heads, room, dim)
+    if storage is not None:
+        grown[:, :, :used] = storage[:, :, :used]
+    return grown

@@ -1,0 +1,170 @@
+"""Answer questions from prunings of one context: kept sets x questions are rows of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from proxykv.model.devices import clock
+from proxykv.model.loading import Model
+from proxykv.model.prefill import Prefill
+from proxykv.model.sweep_cache import SweepCache
+from proxykv.model.tensors import Keep
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A tokenized question: `prompt` up to where the answer starts, and the reference answer.
+
+    `stop`: ids that end the answer besides the model's own, but not before it has a token.
+    """
+
+    prompt: tuple[int, ...]
+    reference: tuple[int, ...]
+    max_new_tokens: int
+    stop: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a pruned cache answers to a question, and how it sees the reference answer.
+
+    `nll`: mean negative log-likelihood per reference token; `kl`: mean KL(full cache || this
+    cache) of the next-token distributions along the reference; both in nats, None where the
+    reference is empty. `seconds` is the wall
+    time of the batch of `rows` rows that decoded together.
+    """
+
+    ids: tuple[int, ...]
+    nll: float | None
+    kl: float | None
+    seconds: float
+    rows: int
+
+
+@torch.inference_mode()
+def answer(
+    prefill: Prefill, keeps: Sequence[Keep], asks: Sequence[Ask], batch_rows: int
+) -> list[list[Answer]]:
+    """Answer every question from the full cache and from every kept set, greedily.
+
+    Returns:
+        A list per question: the full cache's answer, then each kept set's, in order.
+    """
+    stacked = torch.stack([torch.ones_like(keeps[0]), *keeps])
+    grid = [(ask, keep) for ask in range(len(asks)) for keep in range(len(stacked))]
+    full: dict[int, Tensor] = {}  # each question's distributions, from its first row
+    answers: list[Answer] = []
+    for start in range(0, len(grid), batch_rows):
+        batch = _Batch(prefill, stacked, asks, grid[start : start + batch_rows])
+        answers += batch.run(full)
+    width = len(stacked)
+    return [answers[i : i + width] for i in range(0, len(answers), width)]
+
+
+class _Batch:
+    """Rows (question, kept set) that run together."""
+
+    def __init__(
+        self,
+        prefill: Prefill,
+        keeps: Tensor,
+        asks: Sequence[Ask],
+        grid: Sequence[tuple[int, int]],
+    ) -> None:
+        self.model: Model = prefill.model
+        self.device = prefill.model.device
+        self.first = len(prefill.input_ids)
+        self.questions = [q for q, _ in grid]
+        self.asks = [asks[q] for q in self.questions]
+        self.stops = [self.model.stop_ids | ask.stop for ask in self.asks]
+        row_keep = self._tensor([k for _, k in grid])
+        self.cache = SweepCache(prefill.cache, prefill.prefix_len, keeps, row_keep)
+        self.prompts = self._tensor([len(ask.prompt) for ask in self.asks])
+
+    def run(self, full: dict[int, Tensor]) -> list[Answer]:
+        """Read questions and references, then decode from the questions' ends."""
+        start = clock(self.device)
+        hidden = self._read()
+        nll, kl, first_tokens = self._along_reference(hidden, full)
+        self.cache.truncate(self.prompts)
+        written = self._decode(first_tokens)
+        seconds = clock(self.device) - start
+        return [
+            Answer(tuple(ids), n, k, seconds, len(written))
+            for ids, n, k in zip(written, nll, kl, strict=True)
+        ]
+
+    def _read(self) -> Float[Tensor, "row token width"]:
+        texts = [self._tensor([*ask.prompt, *ask.reference]) for ask in self.asks]
+        longest = max(len(text) for text in texts)
+        ids = torch.stack([pad(text, (0, longest - len(text))) for text in texts])
+        lengths = self._tensor([len(text) for text in texts])
+        steps = torch.arange(longest, device=self.device)
+        self.cache.admit(steps < lengths[:, None])
+        return self.model.hidden(ids, (self.first + steps).expand_as(ids), self.cache)
+
+    def _along_reference(
+        self, hidden: Tensor, full: dict[int, Tensor]
+    ) -> tuple[list[float | None], list[float | None], Int[Tensor, " row"]]:
+        """NLL and KL along the reference, and the first token of each row's own answer."""
+        nll: list[float | None] = []
+        kl: list[float | None] = []
+        tokens: list[Tensor] = []
+        for row, ask in enumerate(self.asks):
+            first = len(ask.prompt) - 1
+            # A row at a time: a batch of vocabulary-wide distributions would dwarf the cache.
+            logits = self.model.logits(hidden[row, first : first + len(ask.reference) + 1])
+            tokens.append(self._first(logits[0], row))
+            if not ask.reference:
+                nll.append(None)
+                kl.append(None)
+                continue
+            log_p = logits[: len(ask.reference)].log_softmax(dim=-1)
+            log_full = full.setdefault(self.questions[row], log_p)
+            reference = self._tensor(ask.reference)[:, None]
+            nll.append(-log_p.gather(1, reference).mean().item())
+            divergence = ((log_full - log_p) * log_full.exp()).sum(dim=-1).mean().item()
+            kl.append(max(0.0, divergence))  # rounding may leave a full cache just below 0
+        return nll, kl, torch.stack(tokens)
+
+    def _first(self, logits: Float[Tensor, " vocabulary"], row: int) -> Int[Tensor, ""]:
+        """The answer's first token, which does not end it where the question has its own stops."""
+        if self.asks[row].stop:
+            logits = logits.clone()
+            logits[self._tensor(sorted(self.stops[row]))] = -torch.inf
+        return logits.argmax()
+
+    def _decode(self, tokens: Int[Tensor, " row"]) -> list[list[int]]:
+        written: list[list[int]] = [[] for _ in self.asks]
+        where = self.first + self.prompts
+        active = list(range(len(self.asks)))  # batch row -> answer
+        while True:
+            for token, row in zip(tokens.tolist(), active, strict=True):
+                if not self._done(written[row], row):
+                    written[row].append(token)
+            going = [i for i, row in enumerate(active) if not self._done(written[row], row)]
+            if not going:
+                answers = zip(written, self.stops, strict=True)
+                return [[t for t in ids if t not in stop] for ids, stop in answers]
+            # Dropping finished rows copies the others' keys: only worth it for a good part of them.
+            if len(going) <= 0.75 * len(active):
+                rows = self._tensor(going)
+                self.cache.select_rows(rows)
+                tokens, where, active = tokens[rows], where[rows], [active[i] for i in going]
+            self.cache.admit(torch.ones_like(tokens, dtype=torch.bool)[:, None])
+            hidden = self.model.hidden(tokens[:, None], where[:, None], self.cache)
+            tokens = self.model.logits(hidden[:, -1]).argmax(dim=-1)
+            where = where + 1
+
+    def _done(self, ids: list[int], row: int) -> bool:
+        full = len(ids) >= self.asks[row].max_new_tokens
+        return full or bool(ids and ids[-1] in self.stops[row])
+
+    def _tensor(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, device=self.device)

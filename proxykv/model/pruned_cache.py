@@ -1,0 +1,100 @@
+"""PrunedCache: a context pruned for good, in memory proportional to what is kept."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import Cache
+
+from proxykv.model.attention import Part, attend_part, blocks, join, unseen
+from proxykv.model.context_cache import ContextCache, ContextLayer, Layer, Slots
+from proxykv.model.tensors import Keep, KeyValues, Queries
+
+BLOCK_ELEMENTS = 1 << 24
+"""Attention logits of one head that exist at a time (64 MiB in float32)."""
+
+
+class PrunedCache(Cache):
+    """The kept keys and values of one context, packed; heads of a layer may keep different counts.
+
+    Kept entries are copied out of the full cache: drop the last reference to that one and its
+    memory is free. Original positions are kept, so the next token's position is the full context's
+    length, not the number of entries left. A model's own `generate` can use it as well.
+    """
+
+    layers: list[PrunedLayer]
+
+    def __init__(self, context: ContextCache, prefix_len: int, keep: Keep) -> None:
+        """Copy the prefix and the kept entries of every (layer, head) out of `context`."""
+        seen = context.seen(prefix_len, keep)
+        super().__init__(
+            layers=[
+                PrunedLayer(layer, heads) for layer, heads in zip(context.layers, seen, strict=True)
+            ]
+        )
+
+    def reset(self) -> None:
+        """Forget everything after the context, so that the next question starts clean."""
+        for layer in self.layers:
+            layer.length = 0
+
+    @property
+    def context_bytes(self) -> int:
+        """Bytes that hold the context's keys and values."""
+        return sum(t.nbytes for layer in self.layers for t in (layer.kept_keys, layer.kept_values))
+
+
+class PrunedLayer(Layer):
+    """One layer: packed context entries, head after head, and the tokens that came since."""
+
+    def __init__(self, context: ContextLayer, seen: Tensor) -> None:
+        """`seen` [kv_head, key]: which entries of the context stay."""
+        super().__init__()
+        self.kept_keys = context.keys[0][seen]
+        self.kept_values = context.values[0][seen]
+        self.counts: list[int] = seen.sum(dim=1).tolist()
+        self.context_length = context.length
+        self.slots = Slots()
+
+    def get_seq_length(self) -> int:
+        """True length of the text, which is the next token's position."""
+        return self.context_length + self.length
+
+    def store(self, keys: KeyValues, values: KeyValues) -> None:
+        """Append new tokens after the context."""
+        self.keys, self.values = self.slots.write(self.length, keys, values)
+        self.length += keys.shape[2]
+
+    def attend(self, query: Queries, scaling: float) -> Queries:
+        """Causal attention over each head's kept entries and the tokens since (one row).
+
+        The two are attended to apart and joined, so that neither is copied. Heads are ragged: each
+        reads its own kept entries and nothing is padded.
+        """
+        rows, q_heads, new, dim = query.shape
+        if rows != 1:
+            raise ValueError(f"a pruned cache answers one row at a time, not {rows}")
+        heads = len(self.counts)
+        group = q_heads // heads
+        grouped = (query[0] * scaling).reshape(heads, group * new, dim)
+        hidden = unseen(new, self.length, query.device).repeat(group, 1)
+        since = attend_part(grouped, self.keys[0], self.values[0], hidden)
+        packed = zip(
+            grouped,
+            self.kept_keys.split(self.counts),
+            self.kept_values.split(self.counts),
+            strict=True,
+        )
+        kept = [_attend_kept(*head) for head in packed]
+        both = join(since, Part(*(torch.stack(each) for each in zip(*kept, strict=True))))
+        return both.out.to(query.dtype).view(1, q_heads, new, dim)
+
+
+def _attend_kept(
+    query: Float[Tensor, "query dim"], keys: Float[Tensor, "kept dim"], values: Tensor
+) -> Part:
+    """One head over its kept entries, a bounded number of logits at a time."""
+    width = max(1, BLOCK_ELEMENTS // max(1, len(keys)))
+    parts = [attend_part(query[at], keys, values) for at in blocks(0, len(query), width)]
+    return Part(*(torch.cat(each) for each in zip(*parts, strict=True)))

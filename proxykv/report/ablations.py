@@ -1,0 +1,202 @@
+"""Ablations: variants of ProxyKV in one run, held against the run's own `proxykv`.
+
+A variant is a method `{id, base: proxykv, params}` under ProxyKV's own scope and on the whole
+corpus; methods whose parameters differ in `seed` alone are the same variant, trained again.
+"""
+
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from proxykv.config.terms import DEFAULT_WEIGHTS
+from proxykv.report.stats import Strata, mean_ci
+from proxykv.report.tables import CELL, LOW, LOW_RETENTION, SUBJECT, UNIT, context_means, read_rows
+from proxykv.runtime.digest import digest
+
+OTHER = {"scope", "corpus", "lengths"}
+"""What an entry with one of these asks is another question than a variant's."""
+FIDELITY = ("mass", "split", "head_overlap")
+COLUMNS = [
+    *CELL,
+    "group",
+    "variant",
+    "seeds",
+    "metric",
+    "retention",
+    "mean",
+    "ci_low",
+    "ci_high",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "seed_spread",
+    "verdict",
+]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train, by the ids of the methods that did so with different seeds.
+
+    `group`: `reference`, `loss` (other terms), `weights` (of all terms), or the parameter that
+    differs (`mapper`, `features`, …).
+    """
+
+    id: str
+    group: str
+    methods: tuple[str, ...]
+
+
+def variants(config: Mapping[str, Any]) -> list[Variant]:
+    """The reference, then the variants in the config's order; nothing where there is none."""
+    entries = [m if isinstance(m, dict) else {"id": m, "base": m} for m in config["methods"]]
+    mine = [m for m in entries if SUBJECT in (m["id"], m["base"]) and not OTHER & m.keys()]
+    terms = config.get("training", {}).get("weights", DEFAULT_WEIGHTS)
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for entry in sorted(mine, key=lambda m: m["id"] != SUBJECT):
+        params = {k: v for k, v in entry.get("params", {}).items() if k != "seed"}
+        groups.setdefault(digest(params), []).append((entry["id"], _group(params, terms)))
+    found = [
+        Variant(members[0][0], members[0][1], tuple(name for name, _ in members))
+        for members in groups.values()
+    ]
+    return found if len(found) > 1 and found[0].id == SUBJECT else []
+
+
+def ablations(rows: pd.DataFrame, run_dir: Path) -> pd.DataFrame:
+    """Every variant minus the reference: `score`, `kl` and the fidelity of its mapper.
+
+    `retention` is a number as text, or "<=0.3": retentions up to there averaged in each context.
+    Intervals are over contexts, with a variant's seeds averaged first; fidelity (on the mapper's
+    held-out contexts, see `proxykv.mapper.fidelity`) has none. `seed_spread` is the largest
+    difference between two seeds of one variant. `verdict` is `none` where the difference
+    is no larger than that, or its interval holds 0. Empty for a run without variants.
+    """
+    config = json.loads((run_dir / "config.json").read_text("utf-8"))
+    found = variants(config)
+    if not found:
+        return pd.DataFrame(columns=COLUMNS)
+    records = [*_from_rows(rows, found), *_from_cards(run_dir, found)]
+    return pd.DataFrame(records).reindex(columns=COLUMNS)
+
+
+def write_ablations(rows_paths: Iterable[Path], run_dir: Path) -> Path | None:
+    """Write `tables/ablations.csv`; None, and no file, for a run without variants."""
+    table = ablations(read_rows(rows_paths), run_dir)
+    if table.empty:
+        return None
+    path = run_dir / "tables" / "ablations.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False, float_format="%.6g")
+    return path
+
+
+def _group(params: Mapping[str, Any], terms: Mapping[str, float]) -> str:
+    if not params:
+        return "reference"
+    if set(params) == {"weights"}:
+        used = {name for name, weight in params["weights"].items() if weight}
+        return "weights" if used == {name for name, weight in terms.items() if weight} else "loss"
+    return "+".join(sorted(params))
+
+
+def _from_rows(rows: pd.DataFrame, found: list[Variant]) -> Iterator[dict[str, Any]]:
+    means = context_means(rows[rows.method.isin([m for v in found for m in v.methods])])
+    low = means[means.retention <= LOW_RETENTION].groupby([*CELL, *UNIT, "method"])
+    pooled = low[["score", "kl"]].mean().reset_index().assign(retention=LOW)
+    single = means.assign(retention=means.retention.map("{:g}".format))
+    columns = [*CELL, *UNIT, "method", "retention", "score", "kl"]
+    every = pd.concat([pooled[columns], single[columns]])
+    for (*cell, retention), group in every.groupby([*CELL, "retention"], sort=False):
+        for metric in ("score", "kl"):
+            table = group.pivot(index=UNIT, columns="method", values=metric).sort_index()
+            tasks = table.index.get_level_values("task")
+            by_seed = {v.id: [table[m] for m in v.methods if m in table] for v in found}
+            spread = _spread(
+                [[mean_ci(_strata(s, tasks)).value for s in x] for x in by_seed.values()]
+            )
+            reference = pd.concat(by_seed[SUBJECT], axis=1).mean(axis=1)
+            for variant in found:
+                if not by_seed[variant.id]:
+                    continue
+                values = pd.concat(by_seed[variant.id], axis=1).mean(axis=1)
+                mean = mean_ci(_strata(values, tasks))
+                difference = mean_ci(_strata(values - reference, tasks))
+                clear = difference.low > 0 or difference.high < 0
+                yield {
+                    **dict(zip(CELL, cell, strict=True)),
+                    "group": variant.group,
+                    "variant": variant.id,
+                    "seeds": len(by_seed[variant.id]),
+                    "metric": metric,
+                    "retention": retention,
+                    "mean": mean.value,
+                    "ci_low": mean.low,
+                    "ci_high": mean.high,
+                    "difference": difference.value,
+                    "difference_low": difference.low,
+                    "difference_high": difference.high,
+                    "seed_spread": spread,
+                    "verdict": _verdict(difference.value, spread, clear, metric == "kl"),
+                }
+
+
+def _from_cards(run_dir: Path, found: list[Variant]) -> Iterator[dict[str, Any]]:
+    for folder in sorted((run_dir / "mappers").glob("*/")):
+        cards = {path.parent.name: path for path in folder.glob("*/card.json")}
+        figures = {
+            v.id: [
+                json.loads(cards[m].read_text("utf-8"))["metrics"] for m in v.methods if m in cards
+            ]
+            for v in found
+        }
+        if not figures[SUBJECT]:
+            continue
+        for name in figures[SUBJECT][0]:
+            metric, _, retention = name.partition("@")
+            if metric not in FIDELITY:
+                continue
+            values = {v: [one[name] for one in seeds] for v, seeds in figures.items() if seeds}
+            spread = _spread(list(values.values()))
+            for variant in (v for v in found if v.id in values):
+                mean = float(np.mean(values[variant.id]))
+                difference = mean - float(np.mean(values[SUBJECT]))
+                yield {
+                    "family": folder.name,
+                    "benchmark": "held-out contexts",
+                    "group": variant.group,
+                    "variant": variant.id,
+                    "seeds": len(values[variant.id]),
+                    "metric": metric,
+                    "retention": retention,
+                    "mean": mean,
+                    "difference": difference,
+                    "seed_spread": spread,
+                    "verdict": _verdict(difference, spread, True, False),
+                }
+
+
+def _spread(by_seed: list[list[float]]) -> float:
+    """Largest range over seeds of any variant; NaN where nothing was trained twice."""
+    return max((max(v) - min(v) for v in by_seed if len(v) > 1), default=np.nan)
+
+
+def _verdict(difference: float, spread: float, clear: bool, lower_is_better: bool) -> str:
+    if not clear or not abs(difference) > spread:
+        return "none"
+    return "better" if (difference < 0) == lower_is_better else "worse"
+
+
+def _strata(values: pd.Series, tasks: pd.Index) -> Strata:
+    return [part.to_numpy() for _, part in values.groupby(tasks)]

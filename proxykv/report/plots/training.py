@@ -1,0 +1,119 @@
+"""Training of the mapper.
+
+A line of panels per mapper, but for an ablation's variants: total loss, each loss term, mass
+reconstruction on held-out contexts (score mass captured by the predicted top ρ over that captured
+by the true top ρ), and how far the kept set overlaps KVzip's there. Global overlap is high even for
+a constant score per head, hence its two parts beside it: overlap within heads, and the share of the
+budget that the right heads get (split).
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from proxykv.report.plots._curves import log_scale, panels
+
+POINTS = 400  # that a line is drawn with: a long training has thousands of steps
+TERMS = {
+    "bin": "#D55E00",
+    "mse": "#0072B2",
+    "fine": "#009E73",
+    "global": "#CC79A7",
+    "cos": "#8A6D00",
+}
+
+
+def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
+    """Four panels per mapper; None where the run trained none."""
+    logs = read_logs(run_dir)
+    if not logs:
+        return None
+    kinds = ("total loss", "loss terms", "mass reconstruction", "kept-set overlap")
+    titles = [f"{name}: {kind}" if kind == kinds[0] else kind for name in logs for kind in kinds]
+    figure, axes = panels(titles, columns=4, width=3.7, height=3.9, beside=False)
+    for i, log in enumerate(logs.values()):
+        total, terms, mass, overlap = axes[4 * i : 4 * i + 4]
+        _lines(total, log, {"total": "#D55E00"}, logarithmic=True)
+        _lines(terms, log, TERMS, logarithmic=True)
+        held_out = log.query("split == 'val'")
+        _lines(mass, held_out, _by_retention(log, "mass@"))
+        for name, style in (("head_overlap", "-"), ("global_overlap", "--"), ("split", ":")):
+            label = f"{name.removesuffix('_overlap')} {{}}"
+            _lines(overlap, held_out, _by_retention(log, f"{name}@"), label=label, style=style)
+    for axis in axes:
+        axis.set_xlabel("step")
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(
+                fontsize=7.5,
+                ncols=2,
+                handlelength=1.6,
+                columnspacing=0.9,
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.18),
+            )
+    return figure
+
+
+def read_logs(run_dir: Path) -> dict[str, pd.DataFrame]:
+    """Training logs of a run's mappers, `family · method` -> one line per logged step.
+
+    Methods that the config derives from others are left out: an ablation has dozens.
+    """
+    logs = {}
+    paths = sorted((run_dir / "mappers").glob("*/*/log.jsonl"))
+    config = json.loads((run_dir / "config.json").read_text(encoding="utf-8")) if paths else {}
+    derived = {m["id"] for m in config.get("methods", []) if isinstance(m, dict)}
+    for path in paths:
+        if path.parts[-2] in derived:
+            continue
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        if lines:
+            logs[f"{path.parts[-3]} · {path.parts[-2]}"] = pd.DataFrame(lines)
+    return logs
+
+
+def _by_retention(log: pd.DataFrame, prefix: str) -> dict[str, str]:
+    columns = sorted(
+        (c for c in log.columns if c.startswith(prefix)), key=lambda c: float(c.partition("@")[2])
+    )
+    return dict(
+        zip(columns, sns.color_palette("viridis_r", len(columns) + 1).as_hex()[1:], strict=True)
+    )
+
+
+def _lines(
+    axis: Axes,
+    log: pd.DataFrame,
+    colors: dict[str, str],
+    *,
+    label: str = "{}",
+    style: str = "-",
+    logarithmic: bool = False,
+) -> None:
+    for column, color in colors.items():
+        if column not in log:
+            continue
+        known = log.dropna(subset=[column])
+        name = label.format(f"ρ {column.partition('@')[2]}" if "@" in column else column)
+        for split, whole in known.groupby("split"):
+            part = whole.iloc[:: -(-len(whole) // POINTS)]
+            # Training steps are noisy: show them pale, under their running median.
+            noisy = split == "train" and len(part) > 30
+            axis.plot(
+                part.step,
+                part[column],
+                color=color,
+                ls=style,
+                lw=1,
+                alpha=0.25 if noisy else 1,
+                label=None if noisy else name,
+            )
+            if noisy:
+                smooth = part[column].rolling(max(5, len(part) // 40), center=True, min_periods=1)
+                axis.plot(part.step, smooth.median(), color=color, ls=style, lw=1.8, label=name)
+    if logarithmic and axis.lines:
+        log_scale(axis)

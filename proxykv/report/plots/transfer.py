@@ -1,0 +1,67 @@
+"""Transfer: where a method was fitted, and where it is tested.
+
+Each line is a fitted method, named with the parts of the corpus and the context lengths that it has
+seen; each column a part, or a length, of held-out contexts. The number is the overlap with KVzip's
+kept set under equal budgets per head at ρ = 0.1: token choice alone, 1 is perfect. By length it is
+a mean over the parts that have contexts of every length. A method of one part, or of one length,
+has seen fewer contexts than the others; a surrogate is judged on the tokens that it has stored.
+"""
+
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from proxykv.report.plots._curves import panels
+
+METRIC, RETENTION, ALL = "head_overlap", 0.1, "all"
+
+
+def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
+    """A heat map by part, and one by length, for each family; None without a table of fidelity."""
+    path = run_dir / "tables" / "fidelity.csv"
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path, dtype={"length": str, "fitted_lengths": str})
+    table = table[(table.metric == METRIC) & (table.retention == RETENTION)]
+    table = table.assign(line=[_named(row) for row in table.itertuples()])
+    maps = {}
+    for family, mine in table.groupby("family"):
+        maps[f"{family}: tested on"] = _grid(mine[mine.length == ALL], "part")
+        single = _everywhere(mine[mine.length != ALL])
+        if single.length.nunique() > 1:
+            maps[f"{family}: tokens of the tested contexts"] = _grid(single, "length")
+    lines = max(len(grid) for grid in maps.values())
+    top = max(grid.to_numpy().max() for grid in maps.values())
+    figure, axes = panels(list(maps), columns=2, width=5.2, height=1.4 + 0.32 * lines, beside=False)
+    for axis, grid in zip(axes, maps.values(), strict=True):
+        sns.heatmap(
+            grid, ax=axis, vmin=0, vmax=top, cmap="cividis", annot=True, fmt=".2f", cbar=False
+        )
+        axis.set(xlabel="", ylabel="")
+        axis.tick_params(length=0)
+    return figure
+
+
+def _everywhere(table: pd.DataFrame) -> pd.DataFrame:
+    """The parts of the corpus that have contexts of every length."""
+    lengths = table.groupby("part").length.nunique()
+    everywhere = lengths.index[lengths == table.length.nunique()]
+    return table.loc[table.part.isin(everywhere)]
+
+
+def _grid(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Mean over what the column does not tell apart; lines and columns in the table's order."""
+    grid = table.pivot_table(index="line", columns=column, values="mean", sort=False)
+    return grid.loc[table.line.unique(), table[column].unique()]
+
+
+def _named(row) -> str:
+    seen = [what for what in (row.fitted_on, row.fitted_lengths) if what != ALL]
+    return f"{row.method} ({', '.join(seen)})" if seen else row.method

@@ -1,0 +1,63 @@
+"""Writes a run's tables, and what its rows were made with."""
+
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from proxykv.report.tables import TABLES, read_rows
+
+PROVENANCE = [
+    "protocol",
+    "target",
+    "target_hash",
+    "proxy",
+    "proxy_hash",
+    "seed",
+    "config_hash",
+    "code_hash",
+    "commit",
+    "device",
+    "dtype",
+    "threads",
+    "versions",
+]
+
+
+def write_tables(rows_paths: Sequence[Path], out_dir: Path) -> list[Path]:
+    """Write every table as CSV, and provenance.json with the digest of each file of rows."""
+    rows = read_rows(rows_paths)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, table in TABLES.items():
+        written.append(out_dir / f"{name}.csv")
+        table(rows).to_csv(written[-1], index=False, float_format="%.6g")
+    files = {
+        # Where a file lies on this machine is nobody's business: family/benchmark/task says it all.
+        "/".join(path.parts[-3:]): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(rows_paths)
+    }
+    written.append(out_dir / "provenance.json")
+    facts = {"families": provenance(rows), "rows_sha256": files}
+    written[-1].write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return written
+
+
+def provenance(rows: pd.DataFrame) -> dict[str, Any]:
+    """Every distinct value of the provenance columns, per family, with dates and digests."""
+    result: dict[str, Any] = {}
+    for family, group in rows.groupby("family"):
+        facts: dict[str, Any] = {c: sorted(map(str, group[c].unique())) for c in PROVENANCE}
+        digests = group.groupby("method")["method_digest"].unique()
+        facts["method_digest"] = {method: sorted(map(str, d)) for method, d in digests.items()}
+        facts["created"] = [str(group.created.min()), str(group.created.max())]
+        facts["rows"] = len(group)
+        result[str(family)] = facts
+    return result

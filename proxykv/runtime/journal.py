@@ -1,0 +1,72 @@
+"""An append-only file of finished work, so that a killed job goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from proxykv.runtime.lock import Lock
+
+log = logging.getLogger(__name__)
+
+_CHECK = ', "crc": "'
+
+
+class Journal:
+    """Rows as JSON lines; the file outlives the table that is made of it.
+
+    Who writes holds its `lock`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """The journal at `path`, which need not exist yet."""
+        self.path = path
+        self.lock = Lock(path.with_name(path.name + ".lock"))
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole rows. A line that a kill cut short, or that is damaged, is left out."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text("utf-8", errors="replace").split("\n")
+        rows = [_parsed(line) for line in lines if line]
+        whole = [row for row in rows if row is not None]
+        if damaged := len(rows) - len(whole):
+            log.warning("%s: %d damaged line(s) left out; recomputed", self.path, damaged)
+        return whole
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows in one write, on disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # The leading line break ends a line that a kill cut short.
+        text = "\n" + "".join(_line(row) for row in rows)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rewrite(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Replace the whole content, atomically."""
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.unlink(missing_ok=True)
+        Journal(partial).append(rows)
+        partial.replace(self.path)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A row with the checksum of its text as the last field."""
+    text = json.dumps(row, ensure_ascii=False)
+    return f'{text[:-1]}{_CHECK}{crc32(text.encode()):08x}"}}\n'
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """The row of a line, or nothing if the line is not as it was written."""
+    text, _, check = line.rpartition(_CHECK)
+    text += "}"
+    if check != f'{crc32(text.encode()):08x}"}}':
+        return None
+    return json.loads(text)

@@ -1,0 +1,46 @@
+"""Copies of model folders on a disk of the machine's own, made once for all jobs there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from proxykv.runtime.digest import digest
+from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.lock import Lock
+
+VARIABLE = "PROXYKV_SCRATCH"
+PATIENCE = 3600
+"""Seconds to wait for another job's copy."""
+
+
+def local(folder: Path) -> Path:
+    """The copy of a model's folder in $PROXYKV_SCRATCH, made if need be; without it, the folder.
+
+    Variables in the setting mean what they mean on this machine. A copy's name tells the names,
+    sizes and times of the files, so that other weights are another copy.
+
+    Raises:
+        ConfigError: if there is no such place, or no room in it.
+    """
+    if not (setting := os.environ.get(VARIABLE)):
+        return folder
+    place = os.path.expandvars(setting)
+    if "$" in place:
+        raise ConfigError(f"{VARIABLE}={setting}: a variable in it is not set on this machine")
+    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.iterdir())]
+    copy = Path(place) / f"{folder.parent.name}-{folder.name}-{digest(files)}"
+    partial = copy.with_name(copy.name + ".partial")
+    try:
+        with Lock(copy.with_name(copy.name + ".lock")).held(PATIENCE):
+            if not copy.exists():
+                shutil.rmtree(partial, ignore_errors=True)  # of a job that was killed
+                shutil.copytree(folder, partial)
+                partial.rename(copy)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ConfigError(
+            f"{copy}: no copy of {folder} ({error}); make room there, or unset {VARIABLE}"
+        ) from error
+    return copy

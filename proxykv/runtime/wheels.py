@@ -1,0 +1,117 @@
+"""Data that travels in Python packages: pinned wheels are downloaded and read, never installed."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from proxykv.runtime.errors import ConfigError
+
+CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One package at one version."""
+
+    name: str
+    version: str
+
+
+def pins(packages: Mapping[str, Any] | Sequence[Mapping[str, str]]) -> list[Pin]:
+    """Packages in the order in which their contents belong together.
+
+    Either a list of `{name, version}` or, for numbered slices, `{prefix, count, version}`, which
+    means `<prefix>1` … `<prefix><count>`.
+    """
+    if isinstance(packages, Mapping):
+        numbers = range(1, packages["count"] + 1)
+        return [Pin(f"{packages['prefix']}{i}", packages["version"]) for i in numbers]
+    return [Pin(package["name"], package["version"]) for package in packages]
+
+
+def fetch(pin: Pin, folder: Path, sha256: str | None = None) -> Path:
+    """The wheel of `pin` in `folder`, downloaded by pip unless it is there already.
+
+    A wheel appears whole or not at all, so that a killed download resumes at the next one.
+    Raises ConfigError if pip cannot get it or if its SHA-256 is not `sha256`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # A wheel's file name starts with the normalised name and version (PEP 427).
+    stem = f"{pin.name.replace('-', '_').replace('.', '_').lower()}-{pin.version}-"
+    found = [wheel for wheel in folder.glob("*.whl") if wheel.name.lower().startswith(stem)]
+    wheel = found[0] if found else _download(pin, folder)
+    if sha256 is not None and (digest := file_sha256(wheel)) != sha256:
+        raise ConfigError(
+            f"{pin.name}=={pin.version}: wheel has SHA-256 {digest}, expected {sha256}; "
+            f"correct the version or the checksum, or delete {wheel} to download it again"
+        )
+    return wheel
+
+
+def _download(pin: Pin, folder: Path) -> Path:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary", ":all:", "--dest", scratch, f"{pin.name}=={pin.version}"]
+        pip = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if pip.returncode or not wheels:
+            lines = [line for line in pip.stderr.splitlines() if line.strip()] or ["no wheel"]
+            raise ConfigError(
+                f"pip cannot download {pin.name}=={pin.version} ({lines[-1].strip()}); "
+                "check the pinned version and the package index"
+            )
+        return wheels[0].rename(folder / wheels[0].name)
+
+
+def members(wheel: Path, pattern: str) -> list[str]:
+    """Names of the files in `wheel` that match the glob `pattern`, sorted."""
+    with zipfile.ZipFile(wheel) as archive:
+        return sorted(name for name in archive.namelist() if fnmatchcase(name, pattern))
+
+
+def concatenate(wheels: Sequence[Path], pattern: str, out: Path) -> tuple[int, str]:
+    """Write the files that match `pattern` one after another to `out`: (bytes, SHA-256).
+
+    Wheels come in the given order, several files of one wheel sorted by name. Raises ConfigError
+    if a wheel holds none.
+    """
+    digest, size = hashlib.sha256(), 0
+    with out.open("wb") as target:
+        for wheel in wheels:
+            names = members(wheel, pattern)
+            if not names:
+                raise ConfigError(f"{wheel.name} holds no file {pattern!r}; correct `member`")
+            with zipfile.ZipFile(wheel) as archive:
+                for name in names:
+                    with archive.open(name) as source:
+                        while block := source.read(CHUNK):
+                            digest.update(block)
+                            size += target.write(block)
+    return size, digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def read_text(wheel: Path, pattern: str) -> dict[str, str]:
+    """Text of the files that match `pattern`, by name; bytes that are not UTF-8 are replaced."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {n: archive.read(n).decode("utf-8", "replace") for n in members(wheel, pattern)}
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of downloads, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,218 @@
+"""KVzip: what the model attends to when it repeats the context (arXiv 2505.23416)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+
+from proxykv.model.attention import blocks, causal_attention, unseen
+from proxykv.model.context_cache import ContextLayer, Layer
+from proxykv.model.loading import Model
+from proxykv.model.prefill import Prefill, prefill
+from proxykv.model.tensors import Ids, KeyValues, Queries, Scores, Stored
+from proxykv.scoring.hidden_states import observed
+
+CHUNK = 2000
+FIRST = "\n\nRepeat the previous context exactly."
+NEXT = "\n\nRepeat the part of the previous context exactly, starting with "
+OVERLAP = 8
+"""Ids of the previous chunk that tell the model where to go on."""
+
+ROWS = {"cpu": 384}
+"""Query rows (times query heads of a KV head) at a time: enough for a matrix product, few enough
+for a CPU's cache."""
+WIDE_ROWS = 8192
+"""The same on accelerators."""
+
+Replay = tuple[Ids, Ids]
+"""A chunk of the context, and the input that asks for it and repeats it."""
+
+
+def replays(
+    model: Model, context: Ids, chunk: int = CHUNK, first: str = FIRST, following: str = NEXT
+) -> list[Replay]:
+    """Cut a context into chunks, each with its replay input.
+
+    A replay input is the request (and, after the first chunk, the last ids of the chunk before),
+    the chat suffix that opens the answer (a line break where there is no chat template), and the
+    chunk itself.
+    """
+    suffix = _like(context, model.suffix or model.encode("\n"))
+    pairs: list[Replay] = []
+    before = context[:0]
+    for piece in context.split(chunk):
+        request = _like(context, model.encode(following if pairs else first))
+        pairs.append((piece, torch.cat([request, before, suffix, piece])))
+        before = piece[-OVERLAP:]
+    return pairs
+
+
+def replay_scores(
+    model: PreTrainedModel, input_ids: Ids, prefix_len: int, replays: Sequence[Replay]
+) -> Scores:
+    """KVzip scores of a context under given replay inputs.
+
+    Args:
+        model: a causal language model, loaded with `proxykv.model.context_cache.ATTENTION`.
+        input_ids: 1-D, prefix + context.
+        prefix_len: tokens before the context; always kept and not scored.
+        replays: (chunk ids, replay ids), covering the context in order.
+
+    Raises:
+        ValueError: if the chunks do not cover the context.
+    """
+    bare = Model(model, tokenizer=None, prefix=(), suffix=(), digest="")
+    return score_replays(prefill(bare, input_ids, prefix_len), replays)
+
+
+@torch.inference_mode()
+def score_replays(prefill: Prefill, replays: Sequence[Replay], plus: bool = False) -> Scores:
+    """KVzip scores [layer, kv_head, token] from one replay forward per chunk.
+
+    `plus` weighs attention as KVzip+ does, before the maximum: times ‖W_o v‖ of the KV pair, over
+    ‖h‖ of the replayed token's input to the attention layer (NVIDIA kvpress; arXiv 2601.07891).
+
+    Raises:
+        ValueError: if the chunks do not cover the context.
+    """
+    covered = sum(len(chunk) for chunk, _ in replays)
+    if covered != len(prefill.context):
+        raise ValueError(f"chunks cover {covered} of {len(prefill.context)} context tokens")
+    if any(len(ids) == 0 for _, ids in replays):
+        raise ValueError("a replay input is empty: there is no query to score with")
+    model = prefill.model
+    parts: list[Scores] = []
+    start = prefill.prefix_len
+    for chunk, ids in replays:
+        cache = ReplayCache(prefill, slice(start, start + len(chunk)))
+        first = len(prefill.input_ids)
+        where = torch.arange(first, first + len(ids), device=model.device)
+        with observed(model, cache.note) if plus else nullcontext(), suppress(_Scored):
+            model.hidden(ids.to(where.device)[None], where[None], cache)
+        parts.append(torch.stack([layer.scores for layer in cache.layers]))
+        start += len(chunk)
+    return torch.cat(parts, dim=-1)
+
+
+class ReplayCache(Cache):
+    """A prefilled context with one replay behind it, which is forgotten with this object."""
+
+    layers: list[ReplayLayer]
+
+    def __init__(self, prefill: Prefill, chunk: slice) -> None:
+        """`chunk`: the replayed tokens' place among prefix + context."""
+        last = len(prefill.cache.layers) - 1
+        super().__init__(
+            layers=[
+                ReplayLayer(layer, prefill.prefix_len, chunk, last=i == last)
+                for i, layer in enumerate(prefill.cache.layers)
+            ]
+        )
+        self.blocks: Any = prefill.model.net.base_model.layers
+
+    def note(self, layer: int, hidden: Float[Tensor, "replay width"]) -> None:
+        """Let a layer see what KVzip+ weighs attention with."""
+        self.layers[layer].observe(hidden, self.blocks[layer].self_attn.o_proj)
+
+
+class ReplayLayer(Layer):
+    """One layer of a replay: answers attention and scores the chunk on the way.
+
+    The scores are a softmax over {prefix, chunk, replay so far}, computed a tile of queries at a
+    time. Attention is one over all keys: the same where the context is one chunk, and otherwise
+    left to PyTorch's fused kernels.
+    """
+
+    scores: Float[Tensor, "kv_head chunk"]
+
+    def __init__(self, context: ContextLayer, prefix_len: int, chunk: slice, last: bool) -> None:
+        """`last`: nothing after this layer's scores is needed."""
+        super().__init__()
+        self.context, self.chunk, self.last = context, chunk, last
+        self.scored = slice(prefix_len, prefix_len + chunk.stop - chunk.start)
+        self.alone = self.scored.stop == context.length
+        self.plus: tuple[Tensor, Tensor] | None = None
+
+    def observe(self, hidden: Float[Tensor, "replay width"], out_proj: nn.Linear) -> None:
+        """Note KVzip+'s weights: 1 / ‖h‖ per query, and ‖W_o v‖ per pair and query head."""
+        values = self.context.values[0, :, self.chunk]
+        per_head = out_proj.weight.unflatten(1, (len(values), -1, values.shape[-1]))
+        written = [
+            torch.stack([(v @ w.mT).float().norm(dim=-1) for w in group.unbind(1)])
+            for v, group in zip(values, per_head.unbind(1), strict=True)
+        ]
+        self.plus = 1 / hidden.float().norm(dim=-1), torch.stack(written)
+
+    def store(self, keys: KeyValues, values: KeyValues) -> None:
+        """Hold the replay's own keys and values for `attend`."""
+        self.keys, self.values = keys, values
+
+    def attend(self, query: Queries, scaling: float) -> Queries:
+        """Attention over the whole context and the replay; scores as a side effect."""
+        out = self._score(query, scaling)
+        if self.last:
+            raise _Scored
+        return self._over_everything(query, scaling) if out is None else out
+
+    def _score(self, query: Queries, scaling: float) -> Queries | None:
+        """Set the scores; return attention, too, if the chunk is the whole context."""
+        keys, values = self._columns(self.context.keys, self.keys), None
+        out = torch.empty_like(query) if self.alone and not self.last else None
+        if out is not None:
+            values = self._columns(self.context.values, self.values)
+        grouped = (query[0] * scaling).unflatten(0, (len(keys), -1))
+        best = grouped.new_zeros(*grouped.shape[:2], _length(self.scored), dtype=torch.float32)
+        for head, at, weights in _weights(grouped, keys):
+            scored = weights[..., self.scored]
+            if self.plus is not None:
+                scored = scored * self.plus[0][at, None]
+            torch.maximum(best[head], scored.amax(dim=1), out=best[head])
+            if out is not None and values is not None:
+                part = weights.to(values.dtype) @ values[head, : weights.shape[-1]]
+                out[0].unflatten(0, (len(keys), -1))[head, :, at] = part
+        self.scores = (best if self.plus is None else best * self.plus[1]).amax(dim=1)
+        return out
+
+    def _columns(self, context: Stored, replay: KeyValues) -> Float[Tensor, "kv_head column dim"]:
+        """{prefix, chunk, replay}: what the scores' softmax runs over."""
+        prefix = context[0, :, : self.scored.start]
+        return torch.cat([prefix, context[0, :, self.chunk], replay[0]], dim=1)
+
+    def _over_everything(self, query: Queries, scaling: float) -> Queries:
+        # The copy takes a hundredth of the time of what follows.
+        keys = torch.cat([self.context.keys, self.keys], dim=2)
+        values = torch.cat([self.context.values, self.values], dim=2)
+        return causal_attention(query, keys, values, scaling)
+
+
+def _weights(
+    query: Float[Tensor, "kv_head group replay dim"], keys: Float[Tensor, "kv_head column dim"]
+) -> Iterator[tuple[int, slice, Float[Tensor, "group query column"]]]:
+    """Causal attention weights, a tile at a time: KV head, queries, and over the keys they see."""
+    _, group, replay, _ = query.shape
+    rows = ROWS.get(query.device.type, WIDE_ROWS)
+    for at in blocks(0, replay, max(1, rows // group)):
+        seen = keys.shape[1] - replay + at.stop
+        hidden = unseen(_length(at), _length(at), query.device)
+        for head, head_keys in enumerate(keys):
+            logits = (query[head, :, at] @ head_keys[:seen].mT).float()
+            logits[..., -_length(at) :].masked_fill_(hidden, -torch.inf)
+            yield head, at, logits.softmax(dim=-1)
+
+
+def _length(part: slice) -> int:
+    return part.stop - part.start
+
+
+def _like(context: Ids, ids: Sequence[int]) -> Ids:
+    return torch.tensor(ids, dtype=context.dtype, device=context.device)
+
+
+class _Scored(Exception):  # noqa: N818  (not an error: it ends a forward that has done its work)
+    """The last layer's scores are there."""

@@ -1,0 +1,61 @@
+"""Rows of predictions: what is asked, what is written of an answer, and what a row is known by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from proxykv.benchmarks.examples import Example, Question
+from proxykv.model.decode import Answer, Ask
+from proxykv.model.loading import Model
+from proxykv.runtime.digest import digest
+
+REFERENCE_TOKENS = 128
+"""Tokens of the reference answer along which NLL and KL are measured."""
+
+Key = tuple[str, str, str, float]
+"""What is done once: (context id, prompt hash, method digest, retention)."""
+
+
+def tokenized(model: Model, question: Question) -> Ask:
+    """A question with all that stands before its answer, and its reference."""
+    start = question.answer_start
+    asked = (*model.encode(question.text), *model.suffix, *model.encode(start))
+    prompt = (*_history(model, question), *asked)
+    gap = " " if start and not start[-1].isspace() else ""
+    reference = model.encode(gap + question.references[0])[:REFERENCE_TOKENS]
+    # A tokenizer may put something before a lone line break (the last id is the break itself), or
+    # have no break at all: then the model cannot write one.
+    stop = frozenset(ids[-1] for text in question.stop if (ids := model.encode(text)))
+    return Ask(prompt, reference, question.max_new_tokens, stop)
+
+
+def _history(model: Model, question: Question) -> Iterator[int]:
+    """Ids of the conversation that leads to a question."""
+    for text, answered in question.history:
+        yield from (*model.encode(text), *model.suffix, *model.encode(answered), *model.between)
+
+
+def outcome(model: Model, question: Question, ask: Ask, one: Answer) -> dict[str, Any]:
+    """A row's columns of an answer."""
+    return {
+        "prediction": model.decode(list(one.ids)),
+        "references": list(question.references),
+        "nll": one.nll,
+        "kl": one.kl,
+        "decode_seconds": one.seconds,
+        "decode_rows": one.rows,
+        "question_tokens": len(ask.prompt),
+        "new_tokens": len(one.ids),
+    }
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    """What a row answers."""
+    return row["context_id"], row["prompt_hash"], row["method_digest"], row["retention"]
+
+
+def prompt_hash(example: Example, question: Question) -> str:
+    """Digest of all that decides an answer's text and its likelihoods, but for the model."""
+    return digest([example.context, example.chat, asdict(question)])

@@ -1,0 +1,156 @@
+"""How far a run is, and how to take a part of it back. Reads what is on disk; loads no model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from proxykv.config.check import did_you_mean
+from proxykv.config.jobs import Cell
+from proxykv.config.run import Run
+from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.journal import Journal
+from proxykv.runtime.parquet import read_parquet
+
+STATES = ("done", "running", "failed", "started", "missing")
+"""`failed`: the last attempt ended with an error or was killed, and no other has begun."""
+
+COLUMNS = ["context_id", "question", "method", "retention", "created"]
+
+
+def status(run: Run) -> list[dict[str, Any]]:
+    """How far every job is, as records that JSON can hold.
+
+    `contexts` (`of` so many, if that is known) and `rows` count what is answered, `first` and
+    `last` are the times (UTC) of the first and the latest row; `by` is the process that is at work
+    or that failed, and `error` why.
+    """
+    grid = {(method.id, retention) for method, retention in run.grid}
+    return [_record(cell, grid) for cell in run.cells()]
+
+
+def fits(run: Run) -> list[dict[str, Any]]:
+    """How far everything that is fitted is: of a training, the last `step` `of` so many."""
+    return [
+        {"family": family, "fitted": artefact, **_fit(run.artefact_dir(family, artefact))}
+        for family in run.families
+        for artefact in run.artefacts
+    ]
+
+
+def status_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """Such records for people: a line each, and a count of every state."""
+    filled = ({k: "" if v is None else v for k, v in record.items()} for record in records)
+    table = pd.DataFrame(filled)
+    counts = table["state"].value_counts()
+    summary = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
+    return f"{table.to_string(index=False)}\n\n{summary}"
+
+
+def forget(run: Run, wanted: Mapping[str, str], fitted: bool = False) -> int:
+    """Drop rows from the journals, so that the next run computes exactly those; returns how many.
+
+    `wanted` says which: those of a `family`, a `benchmark`, a `task`, a `method`, or of several at
+    once. With `fitted`, the method's fitted folder goes, too. So do the files made of all this, up
+    to the report: Snakemake makes a missing file again if something that is asked for needs it.
+
+    Raises:
+        ConfigError: if the run has nothing of that name, or a job that is concerned runs.
+    """
+    _refuse_unknown(run, wanted, fitted)
+    cells = [cell for cell in run.cells() if _matches(vars(cell), wanted)]
+    with ExitStack() as held:
+        journals = [Journal(path) for path in {p for cell in cells for p in cell.journals()}]
+        for journal in journals:
+            held.enter_context(journal.lock.held(patience=0))
+        dropped = {journal.path: _drop(journal, wanted) for journal in journals}
+        for cell in cells:
+            if any(dropped[path] for path in cell.journals()):
+                cell.file("predictions").unlink(missing_ok=True)
+                cell.file("rows").unlink(missing_ok=True)
+        if fitted:
+            artefact = str(run.methods[wanted["method"]].artefact)
+            for family in {cell.family for cell in cells}:
+                shutil.rmtree(run.artefact_dir(family, artefact), ignore_errors=True)
+    if fitted or any(dropped.values()):
+        (run.dir / "report" / "index.html").unlink(missing_ok=True)
+    return sum(dropped.values())
+
+
+def _record(cell: Cell, grid: Collection[tuple[str, float]]) -> dict[str, Any]:
+    rows = _rows(cell)
+    holder = Journal(cell.journal).lock.holder()
+    complete = cell.file("rows").exists() and set(zip(rows.method, rows.retention, strict=True))
+    if holder:
+        state = "running" if holder.alive else "failed"
+    elif complete and complete >= set(grid):
+        state = "done"
+    else:
+        state = "started" if len(rows) else "missing"
+    contexts = cell.dataset.contexts
+    return {
+        "family": cell.family,
+        "benchmark": cell.benchmark,
+        "task": cell.name,
+        "state": state,
+        "contexts": rows.context_id.nunique(),
+        "of": len(cell.part(range(contexts))) if contexts else None,
+        "rows": len(rows),
+        "first": rows.created.min() if len(rows) else None,
+        "last": rows.created.max() if len(rows) else None,
+        "by": str(holder) if holder else None,
+        "error": (holder.error or "killed") if holder and not holder.alive else None,
+    }
+
+
+def _fit(folder: Path) -> dict[str, Any]:
+    log = folder / "log.jsonl"
+    lines = log.read_text("utf-8").splitlines() if log.exists() else []
+    # A line that is being written is not whole yet.
+    last = next((json.loads(line) for line in reversed(lines) if line.endswith("}")), {})
+    fallback = "started" if last else "missing"
+    state = "done" if (folder / "card.json").exists() else fallback
+    return {"state": state, "step": last.get("step"), "of": last.get("steps")}
+
+
+def _rows(cell: Cell) -> pd.DataFrame:
+    """What is answered, once each: from the graded rows, or from the journal if there are none."""
+    if cell.file("rows").exists():
+        return read_parquet(cell.file("rows"), COLUMNS)
+    rows = pd.DataFrame(Journal(cell.journal).read()).reindex(columns=COLUMNS)
+    return rows.drop_duplicates(COLUMNS[:-1], keep="last")
+
+
+def _matches(fields: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
+    """Whether the fields that are there have the wanted values."""
+    return all(fields.get(name, value) == value for name, value in wanted.items())
+
+
+def _drop(journal: Journal, wanted: Mapping[str, str]) -> int:
+    """Drop the wanted rows of a journal; returns how many."""
+    rows = journal.read()
+    kept = [row for row in rows if not _matches(row, wanted)]
+    if len(kept) < len(rows):
+        journal.rewrite(kept)
+    return len(rows) - len(kept)
+
+
+def _refuse_unknown(run: Run, wanted: Mapping[str, str], fitted: bool) -> None:
+    known = {
+        name: {vars(cell)[name] for cell in run.cells()} for name in wanted if name != "method"
+    }
+    known["method"] = set(run.methods)
+    for name, value in wanted.items():
+        if value not in known[name]:
+            hint = did_you_mean(value, known[name])
+            raise ConfigError(f"run {run.name!r} has no {name} {value!r}; {hint}")
+    if not wanted:
+        raise ConfigError("forget what? name a family, benchmark, task or method")
+    if fitted and not ("method" in wanted and run.methods[wanted["method"]].artefact):
+        raise ConfigError("only a method that is fitted can be forgotten with --fitted")

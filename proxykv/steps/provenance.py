@@ -1,0 +1,51 @@
+"""Where a number comes from: code, config, models, machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from proxykv.config import catalog
+from proxykv.config.run import Run
+from proxykv.model.loading import Model
+
+
+def provenance(run: Run, family: str, target: Model) -> dict[str, Any]:
+    """The columns of a row that say how it was made, but for the weights' digests."""
+    return {
+        "target": _source(run.family(family)["target"]),
+        "proxy": _source(run.family(family)["proxy"]),
+        "seed": run.seed,
+        "config_hash": run.digest,
+        "code_hash": catalog.code_digest("proxykv.steps.generate"),
+        "commit": commit(),
+        "device": device_name(target.device),
+        "dtype": str(target.net.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "versions": f"torch {version('torch')}, transformers {version('transformers')}",
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, with `-dirty` where files differ from it; empty outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    found = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls the device: its type and the model of the processor."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"{device.type}: {platform.processor() or platform.machine()}"
+
+
+def _source(model: dict[str, Any]) -> str:
+    """A model's source in one word: hub name and revision, local folder, or file name."""
+    if "hub" in model:
+        return f"{model['hub']}@{model['revision'][:12]}"
+    return model["path"] if "path" in model else model["wheels"]["file"]

@@ -1,0 +1,128 @@
+"""Scores of target and proxy on the training contexts, computed once and stored."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from proxykv.benchmarks.examples import Example, read_jsonl
+from proxykv.config import catalog
+from proxykv.config.run import Run
+from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
+from proxykv.mapper.stored_scores import tensor_name
+from proxykv.model.loading import (
+    Model,
+    context_ids,
+    load,
+    require_shared_vocabulary,
+    vocabulary_hash,
+)
+from proxykv.model.prefill import prefill
+from proxykv.runtime.digest import digest
+from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.kvzip import replays, score_replays
+from proxykv.scoring.proxy_pipeline import FEATURES
+from proxykv.steps.corpus import context_name
+
+log = logging.getLogger(__name__)
+
+
+def extract(run: Run, family: str, shard: int) -> Path:
+    """Store the scores of every `score_shards`-th training context; returns the list of the files.
+
+    A file per context, named by its id and a digest of its text, holds `target` [L, H, n] and the
+    proxy's scores [L_p, H_p, n] of every kind of `proxy_pipeline.FEATURES`, in float32:
+    half precision would tie the scores near 1. All corpora of a pair share these files. Those that
+    the same weights and code made are not computed again, so a killed job goes on at the next
+    context.
+    Where a method of the run is fitted on them, inputs of the target's layers are stored as well.
+    """
+    path = run.score_lists(family)[shard]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contexts = [e for d in run.datasets(family, "train") for e in read_jsonl(d.path)]
+    mine = contexts[shard :: run.config["score_shards"]]
+    target, proxy = load(run, family, "target"), load(run, family, "proxy")
+    require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
+    made_by = digest(
+        [target.digest, proxy.digest, catalog.code_digest("proxykv.scoring.proxy_pipeline")]
+    )
+    inputs_by = digest([target.digest, catalog.code_digest("proxykv.mapper.layer_inputs")])
+    for i, example in enumerate(mine):
+        file = path.with_name(_file(example))
+        if _made_by(file) != made_by:
+            _store(target, proxy, example, file, made_by)
+        if run.stores_inputs and _made_by(inputs_file(file)) != inputs_by:
+            _store_inputs(target, example, inputs_file(file), inputs_by)
+        log.info("scores: %d/%d contexts", i + 1, len(mine))
+    listed = {
+        "files": [_file(example) for example in mine],
+        "pair": {
+            "family": family,
+            "models": run.models(family),
+            "target_hash": target.digest,
+            "proxy_hash": proxy.digest,
+            "vocab_hash": vocabulary_hash(target.tokenizer),
+        },
+    }
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(listed, indent=2) + "\n", "utf-8")
+    partial.replace(path)
+    return path
+
+
+def stored(lists: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
+    """Score files of all shards, and the pair that they were made with.
+
+    Raises ConfigError if the shards were made with different weights.
+    """
+    contents = [json.loads(path.read_text("utf-8")) for path in lists]
+    if any(content["pair"] != contents[0]["pair"] for content in contents):
+        raise ConfigError(f"{lists[0].parent}: scores of different weights; extract them again")
+    files = [
+        path.with_name(name)
+        for path, content in zip(lists, contents, strict=True)
+        for name in content["files"]
+    ]
+    return files, contents[0]["pair"]
+
+
+def _file(example: Example) -> str:
+    return f"{context_name(example)}.safetensors"
+
+
+def _made_by(path: Path) -> str | None:
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("made_by")
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def _store(target: Model, proxy: Model, example: Example, path: Path, made_by: str) -> None:
+    ids = context_ids(target, example.context)
+    filled, own = (prefill(model, ids, len(target.prefix)) for model in (target, proxy))
+    scores = {"target": score_replays(filled, replays(target, filled.context))}
+    scores |= {tensor_name(kind): compute(target, own) for kind, compute in FEATURES.items()}
+    tensors = {name: t.to("cpu", torch.float32).contiguous() for name, t in scores.items()}
+    _save(path, tensors, example, made_by)
+
+
+def _store_inputs(target: Model, example: Example, path: Path, made_by: str) -> None:
+    ids = context_ids(target, example.context)
+    _save(path, sample_inputs(target, ids, len(target.prefix), path.name), example, made_by)
+
+
+def _save(path: Path, tensors: dict[str, Tensor], example: Example, made_by: str) -> None:
+    # Jobs of other runs may be at the same context.
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    save_file(tensors, partial, metadata={"context": example.id, "made_by": made_by})
+    partial.replace(path)

@@ -1,0 +1,95 @@
+"""Decontamination: training contexts that share text with an evaluation context are left out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from proxykv.benchmarks.examples import Example, read_jsonl
+from proxykv.config.run import Run
+from proxykv.runtime.errors import ConfigError
+from proxykv.steps.corpus import context_name
+
+# Chinese and Japanese have no spaces: every character counts as a word.
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+
+
+def screen(run: Run, family: str) -> Path:
+    """Hold every training context of a run against all its evaluation contexts.
+
+    Those of the corpus that are held out count as evaluation.
+
+    Writes, beside the family's mappers, the settings, the contexts that were dropped with the share
+    of their n-grams that an evaluation context holds too, and the largest share among those kept.
+    The names of those dropped, on which mappers depend, go to a file of their own that is touched
+    only if they change: evaluation contexts that share no text cost no training.
+    Raises ConfigError if nothing is left to train on.
+    """
+    settings = run.config["decontamination"]
+    corpus = [(d.held_out, read_jsonl(d.path)) for d in run.datasets(family, "train")]
+    train = [e for last, examples in corpus for e in examples[: len(examples) - last]]
+    held_out = [e for last, examples in corpus for e in examples[len(examples) - last :]]
+    evaluated = (e for d in run.datasets(family, "eval") for e in read_jsonl(d.path))
+    test = chain(held_out, evaluated)
+    shares = overlaps(train, test, settings["ngram"])
+    dropped = {name: share for name, share in shares.items() if share > settings["limit"]}
+    if len(dropped) == len(shares):
+        raise ConfigError(
+            f"corpus of {family}: all {len(shares)} contexts share text with evaluation contexts; "
+            "name other sources, or raise decontamination.limit"
+        )
+    report = {
+        **settings,
+        "contexts": len(train),
+        "dropped": dropped,
+        "largest_share_kept": max(shares[name] for name in shares if name not in dropped),
+    }
+    path = run.dropped(family)
+    if not path.exists() or json.loads(path.read_text("utf-8")) != sorted(dropped):
+        _write(path, sorted(dropped))
+    _write(run.screening(family), report)
+    return run.screening(family)
+
+
+def require_clean(run: Run, family: str) -> None:
+    """Raise ConfigError if a method was fitted without just those contexts that are dropped now."""
+    dropped = json.loads(run.dropped(family).read_text("utf-8"))
+    for artefact in run.artefacts:
+        folder = run.artefact_dir(family, artefact)
+        card = json.loads((folder / "card.json").read_text("utf-8"))
+        if card["decontamination"]["dropped"] != dropped:
+            raise ConfigError(
+                f"{folder}: new evaluation contexts share text with what it was fitted on; "
+                "run the same command again, which fits it anew"
+            )
+
+
+def overlaps(train: Sequence[Example], test: Iterable[Example], ngram: int) -> dict[str, float]:
+    """Share of each training context's word n-grams that occur in any of the test contexts."""
+    grams = {context_name(example): ngrams(example.context, ngram) for example in train}
+    # Only the training side is held in memory: whole benchmarks are larger than a corpus.
+    wanted = {gram for mine in grams.values() for gram in mine}
+    found = {gram for example in test for gram in ngrams(example.context, ngram) if gram in wanted}
+    return {name: sum(gram in found for gram in mine) / len(mine) for name, mine in grams.items()}
+
+
+def ngrams(text: str, size: int) -> list[tuple[str, ...]]:
+    """Runs of `size` words, in lower case, without punctuation; a short text is one run."""
+    words = WORD.findall(text.lower())
+    return [tuple(words[i : i + size]) for i in range(max(len(words) - size, 0) + 1)]
+
+
+def kept(files: Sequence[Path], dropped: Collection[str]) -> list[Path]:
+    """Score files of the contexts that were not dropped."""
+    return [path for path in files if path.stem not in dropped]
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    partial.replace(path)

@@ -1,0 +1,90 @@
+"""How far what is fitted carries over: every fitted method on every held-out part and length.
+
+Held-out contexts are those of the corpus on which nothing is fitted (`held_out`), neither to choose
+a step. Their scores are stored with the others', so that no model runs here and nothing is decoded.
+"""
+
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from proxykv.config import catalog
+from proxykv.config.run import Run
+from proxykv.mapper.fidelity import fidelity, rank_correlation
+from proxykv.report.stats import mean_ci
+from proxykv.runtime.errors import ConfigError
+from proxykv.steps.corpus import contexts
+from proxykv.steps.scores import stored
+
+ALL = "all"
+KEYS = ["family", "method", "fitted_on", "fitted_lengths", "part", "length", "metric", "retention"]
+COLUMNS = [*KEYS, "mean", "ci_low", "ci_high", "n_contexts", "tokens"]
+
+
+def write_transfer(run: Run) -> Path:
+    """Write `tables/fidelity.csv`; see `transfer`."""
+    path = run.dir / "tables" / "fidelity.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    transfer(run).to_csv(path, index=False, float_format="%.6g")
+    return path
+
+
+def transfer(run: Run) -> pd.DataFrame:
+    """Mean fidelity (see `proxykv.mapper.fidelity`) by method, part of corpus and length.
+
+    `fitted_on` and `fitted_lengths` say what the method has seen; `length` and these are `all`
+    where nothing is singled out; `retention` is empty for the rank correlation; `tokens` is how
+    many of a context's tokens were compared, on average. Intervals are over contexts.
+
+    Raises:
+        ConfigError: if nothing is held out, or nothing is fitted.
+    """
+    figures = pd.DataFrame([row for family in run.families for row in _figures(run, family)])
+    if figures.empty:
+        raise ConfigError(
+            "config.corpus: no context is held out of it, or no method is fitted; give its entries "
+            "`held_out`, the contexts per task to be tested on"
+        )
+    both = pd.concat([figures.assign(length=ALL), figures])
+    records = []
+    for keys, part in both.groupby(KEYS, sort=False, dropna=False):
+        mean = mean_ci([part["value"].to_numpy()])
+        records.append([*keys, *mean, len(part), part["tokens"].mean()])
+    return pd.DataFrame(records, columns=COLUMNS)
+
+
+def _figures(run: Run, family: str) -> Iterator[dict[str, Any]]:
+    """Every figure of every fitted method on every held-out context."""
+    files = {path.stem: path for path in stored(run.score_lists(family))[0]}
+    for artefact in run.artefacts:
+        method = run.methods[artefact]
+        fitting = importlib.import_module(catalog.module_of(method.base)[0])
+        predict = fitting.predictor(run.artefact_dir(family, artefact), method.params)
+        for context in contexts(run, family):
+            if not context.held_out:
+                continue
+            predicted, target = predict(files[context.name])
+            figures = fidelity(predicted, target)
+            figures["rank_correlation"] = rank_correlation(predicted, target)
+            for name, value in figures.items():
+                metric, _, retention = name.partition("@")
+                yield {
+                    "family": family,
+                    "method": artefact,
+                    "fitted_on": " ".join(method.corpus) or ALL,
+                    "fitted_lengths": " ".join(map(str, method.lengths)) or ALL,
+                    "part": context.part,
+                    "length": str(context.length),
+                    "metric": metric,
+                    "retention": float(retention) if retention else None,
+                    "value": value,
+                    "tokens": target.shape[-1],
+                }

@@ -1,0 +1,199 @@
+"""What a checkout offers is read as syntax; digests tell code edits from comment edits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxykv.config import catalog
+from proxykv.runtime.digest import digest
+
+SOURCES = {
+    "proxykv/__init__.py": "",
+    "proxykv/config/run.py": "SPEC = 1\n",
+    "proxykv/used.py": "def used(x):\n    return x + 1\n",
+    "proxykv/unused.py": "A = 1\n",
+    "proxykv/local.py": "B = 2\n",
+    "baselines/__init__.py": "",
+    "baselines/mine.py": (
+        '"""A method."""\n'
+        "import torch\n"
+        "from proxykv import used\n"
+        "import proxykv.config.run\n\n"
+        "VARIANTS = {'mine': {'scope': 'head'}, 'mine_wide': {'scope': 'global'}}\n\n\n"
+        "class Mine:\n"
+        '    """Its class."""\n\n'
+        "    def score(self, prefill):\n"
+        '        """Its scores."""\n'
+        "        from proxykv.local import B\n\n"
+        "        return used.used(prefill) + B  # why\n"
+    ),
+    "theirs/__init__.py": "",
+    "theirs/part.py": "C = 3\n",
+    "theirs/method.py": "import numpy\nfrom .part import C\n\n\nclass Theirs:\n    C = C\n",
+}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A small checkout in place of the real one."""
+    for name, text in SOURCES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    monkeypatch.setattr(catalog, "ROOT", tmp_path)
+    forget()
+    yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    """Read every file anew, as the next process would."""
+    for cached in (
+        catalog._parsed,
+        catalog._literal,
+        catalog._method_files,
+        catalog.variants,
+        catalog.tasks,
+    ):
+        cached.cache_clear()
+
+
+def edited(checkout: Path, name: str, old: str, new: str) -> str:
+    path = checkout / name
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+    forget()
+    return catalog.code_digest("baselines.mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("baselines/mine.py", "  # why", "  # because"),
+        ("baselines/mine.py", '"""A method."""', '"""The best method."""'),
+        ("baselines/mine.py", '"""Its class."""', '"""A class."""'),
+        ("baselines/mine.py", '"""Its scores."""', '"""Scores."""'),
+        ("baselines/mine.py", "        return used", "\n        return used"),
+        ("proxykv/used.py", "x + 1", "(x + 1)  # one more"),
+        ("proxykv/unused.py", "A = 1", "A = 2"),
+        ("proxykv/config/run.py", "SPEC = 1", "SPEC = 2"),
+    ],
+)
+def test_the_digest_ignores_what_changes_no_number(
+    checkout: Path, name: str, old: str, new: str
+) -> None:
+    before = catalog.code_digest("baselines.mine")
+    assert edited(checkout, name, old, new) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("baselines/mine.py", "+ B", "- B"),
+        ("baselines/mine.py", "'head'", "'layer'"),
+        ("proxykv/used.py", "x + 1", "x + 2"),
+        ("proxykv/local.py", "B = 2", "B = 3"),  # imported inside a function
+    ],
+)
+def test_the_digest_notices_code(checkout: Path, name: str, old: str, new: str) -> None:
+    before = catalog.code_digest("baselines.mine")
+    assert edited(checkout, name, old, new) != before
+
+
+@pytest.mark.parametrize(("name", "old"), [("method", "C = C"), ("part", "C = 3")])
+def test_a_class_of_the_users_is_code_too(checkout: Path, name: str, old: str) -> None:
+    module, _ = catalog.module_of("theirs.method:Theirs")
+    before = catalog.code_digest(module)
+    path = checkout / "theirs" / f"{name}.py"
+    path.write_text(path.read_text("utf-8").replace(old, f"{old}  # a comment"), "utf-8")
+    forget()
+    assert catalog.code_digest(module) == before
+    path.write_text(path.read_text("utf-8").replace(old, "D = C = 4"), "utf-8")
+    forget()
+    assert catalog.code_digest(module) != before
+
+
+def test_sources_are_found_in_the_checkout_and_among_installed_packages(checkout: Path) -> None:
+    assert catalog.source("theirs.method") == checkout / "theirs" / "method.py"
+    assert catalog.source("theirs") == checkout / "theirs" / "__init__.py"
+    assert catalog.source("theirs.method.Theirs") is None
+    assert catalog.source("nowhere") is catalog.source("nowhere.at_all") is None
+    installed = catalog.source("torch.nn.functional")
+    assert installed is not None
+    assert installed.parts[-3:] == ("torch", "nn", "functional.py")
+    shadow = checkout / "torch.py"
+    shadow.write_text("", "utf-8")
+    assert catalog.source("torch") == shadow
+
+
+def test_ids_with_a_colon_need_no_entry(checkout: Path) -> None:
+    own = {"base": "theirs.method:Theirs", "scope": "head"}
+    assert catalog.settings("theirs.method:Theirs") == own
+    assert catalog.settings("mine") == {"base": "mine", "scope": "head"}
+    assert catalog.settings("yours") is catalog.settings("yours:") is None
+    adapter = "VARIANTS = {'theirs:': {'scope': 'global'}}\n"
+    (checkout / "baselines" / "adapter.py").write_text(adapter, "utf-8")
+    forget()
+    assert catalog.settings("theirs:Class") == {
+        "base": "adapter", "scope": "global", "params": {"name": "Class"}
+    }  # fmt: skip
+    assert catalog.settings("theirs.method:Theirs") == own
+
+
+def test_methods_are_found_by_their_files(checkout: Path) -> None:
+    assert dict(catalog.variants()) == {
+        "mine": {"base": "mine", "scope": "head"},
+        "mine_wide": {"base": "mine", "scope": "global"},
+    }
+    (checkout / "baselines" / "_part.py").write_text("VARIANTS = {'part': {}}\n", "utf-8")
+    (checkout / "baselines" / "other.py").write_text("VARIANTS = {'other': {}}\n", "utf-8")
+    forget()
+    assert set(catalog.variants()) == {"mine", "mine_wide", "other"}
+
+
+def test_every_method_of_the_project_has_its_settings() -> None:
+    for method, settings in catalog.variants().items():
+        assert settings["scope"] in ("none", "global", "layer", "head"), method
+        known = {"base", "scope", "params", "artefact", "inputs", "uses", "sets"}
+        assert set(settings) <= known, method
+        assert set(settings.get("uses", ())) <= set(settings.get("params", {})), method
+
+
+def test_every_method_reaches_the_code_it_runs() -> None:
+    """Digests differ between methods, so an edit of one file leaves the others' results alone."""
+    digests = {
+        s["base"]: catalog.code_digest(catalog.module_of(s["base"])[0])
+        for s in catalog.variants().values()
+    }
+    assert len(set(digests.values())) == len(digests)
+
+
+def test_families_are_named_as_their_files() -> None:
+    assert {name: family["family"] for name, family in catalog.families().items()} == {
+        name: name for name in catalog.families()
+    }
+
+
+def test_digests_follow_the_value() -> None:
+    assert digest({"a": 1, "b": [2, None]}) == digest({"b": (2, None), "a": 1})
+    assert digest(["é"]) != digest(["e"])
+    assert len(digest(None)) == 12
+
+
+@pytest.mark.parametrize("module", ["spec", "cli", "progress"])
+def test_planning_loads_no_torch(module: str) -> None:
+    code = (
+        "import sys, yaml\n"
+        f"import proxykv.{module}\n"
+        "from proxykv.config.run import Run\n"
+        "run = Run(yaml.safe_load(open('config.yaml')))\n"
+        "[(cell.dataset.path, cell.file('rows')) for cell in run.cells()]\n"
+        "[method.digest for method in run.methods.values()]\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'planning loads torch'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=catalog.ROOT, check=True)

@@ -1,0 +1,133 @@
+"""What configs say: methods by name, presets that agree, every config that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from valid_config import Config, valid
+
+from proxykv.cli import main
+from proxykv.config import catalog
+from proxykv.config.check import config_problems
+from proxykv.config.run import Run
+from proxykv.runtime.errors import ConfigError
+
+SHIPPED = [catalog.ROOT / "config.yaml", *sorted((catalog.ROOT / "config").glob("*.yaml"))]
+
+
+def test_methods_with_a_colon_are_classes() -> None:
+    """Of a user's module, or presses; as they are, or as the base of a method of another id."""
+    adakv: Config = {"id": "adakv", "base": "kvpress:AdaKVPress", "scope": "own"}
+    adakv["params"] = {"press": {"name": "SnapKVPress"}, "alpha_safeguard": 0.1}
+    own = {"id": "own", "base": "baselines.streaming:Streaming", "params": {"sinks": 2}}
+    names = ["baselines.random:Random", "kvpress:KnormPress"]
+    methods = Run(valid() | {"methods": ["full", *names, adakv, own]}).methods
+    assert [(m.base, m.scope) for m in methods.values()][1:] == [
+        ("baselines.random:Random", "head"),
+        ("kvpress", "head"),
+        ("kvpress", "own"),
+        ("baselines.streaming:Streaming", "head"),
+    ]
+    assert methods["kvpress:KnormPress"].params == {"name": "KnormPress"}
+    assert methods["adakv"].params == {"name": "AdaKVPress", **adakv["params"]}
+    assert len({method.digest for method in methods.values()}) == 5
+
+
+def test_a_task_s_own_seed_gives_other_contexts_and_leaves_all_else() -> None:
+    """Fresh contexts for mappers that are trained already."""
+    config = valid()
+    given = Run(config)
+    config["benchmarks"] = [entry | {"seed": 7} for entry in config["benchmarks"]]
+    other = Run(config)
+    (before, *_), (after, *_) = (run.datasets("tiny", "eval") for run in (given, other))
+    assert (before.seed, after.seed) == (given.seed, 7) and before.path != after.path
+    assert other.seed == given.seed
+    assert other.datasets("tiny", "train") == given.datasets("tiny", "train")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_configs_are_valid(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROXYKV_DATA", "somewhere")
+    assert main(["check", str(path)]) == 0
+    assert f"{path}: ok" in capsys.readouterr().out
+
+
+def test_a_variable_that_is_not_set_is_one_line_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = valid()
+    config["corpus"][0] |= {"benchmark": "text", "tasks": ["prose"]}
+    config["corpus"][0]["options"] = {"sources": [{"path": "${NOWHERE_SET}/x"}, {"path": "y"}]}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config), "utf-8")
+    monkeypatch.delenv("NOWHERE_SET", raising=False)
+    assert main(["check", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        "config.corpus[0].options: path '${NOWHERE_SET}/x': ${NOWHERE_SET} is not set; export it\n"
+    )
+    monkeypatch.setenv("NOWHERE_SET", "somewhere")
+    assert main(["check", str(path)]) == 0
+
+
+def test_presets_of_one_family_train_the_same_mapper() -> None:
+    """So that they share stored scores, and a mapper's figures hold for both."""
+    ours, theirs = (
+        yaml.safe_load((catalog.ROOT / "config" / name).read_text("utf-8"))
+        for name in ("longbench-samples.yaml", "qwen-coder.yaml")
+    )
+    for key in ("families", "corpus", "training", "seed"):
+        assert ours[key] == theirs[key]
+    assert all(method in theirs["methods"] for method in ours["methods"])
+
+
+def test_defaults_of_the_schema_satisfy_it() -> None:
+    run = Run(valid())
+    assert (run.seed, run.config["protocol"], run.config["batch_rows"]) == (
+        0, "query_agnostic", 64
+    )  # fmt: skip
+    assert config_problems(run.config) == []
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Run(valid())
+    again = Run.read(run.write())
+    assert again.digest == run.digest
+    assert [c.dataset.path for c in again.cells()] == [c.dataset.path for c in run.cells()]
+    with pytest.raises(ConfigError, match="no such file; the workflow writes it"):
+        Run.read(Path("results/other/config.json"))
+
+
+def test_the_schema_knows_exactly_the_settings_of_training() -> None:
+    from dataclasses import fields
+
+    from proxykv.config.terms import PAPER_WEIGHTS
+    from proxykv.mapper.stages import KINDS, MapperConfig
+    from proxykv.mapper.training import TrainConfig
+
+    known = catalog.schema("config")["properties"]["training"]["properties"]
+    assert set(known) == {field.name for field in fields(TrainConfig)} - {"seed"}
+    assert set(known["weights"]["properties"]) == set(PAPER_WEIGHTS)
+    shape = {"proxy_layers", "proxy_heads", "layers", "heads"}
+    mapper = {field.name for field in fields(MapperConfig)} - shape
+    assert set(known["mapper"]["properties"]) == mapper
+    assert set(known["mapper"]["properties"]["variant"]["enum"]) == set(KINDS)
+
+
+def test_what_shows_transfer_is_not_trained_on() -> None:
+    config = valid()
+    config["corpus"][0] |= {"benchmark": "scbench", "tasks": ["kv", "repoqa"]}
+    assert "config.corpus[0]: scbench/repoqa is held out from all training; remove it" in (
+        config_problems(config)
+    )
+    source = {"kind": "hub", "name": "microsoft/SCBench", "files": "scbench_repoqa"}
+    options = {"sources": [source]}
+    config["corpus"][0] |= {"benchmark": "text", "tasks": ["code"], "options": options}
+    assert (
+        "config.corpus[0].options: RepoQA is held out from all training; take another source"
+        in config_problems(config)
+    )

@@ -1,0 +1,153 @@
+"""Estimated hours grow with the work as they must, and are told before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from checkout import Checkout
+
+from proxykv.cli import main
+from proxykv.config import catalog
+from proxykv.config.estimate import CPU, GPU, TRAINING, Net, estimate, total
+from proxykv.config.run import Run
+from proxykv.mapper.training import TrainConfig
+
+SHAPE = {"layers": 2, "query_heads": 4, "kv_heads": 2, "head_dim": 8, "parameters": 1000}
+NET = Net({"shape": SHAPE, "dtype": "bfloat16"})
+BIG = Net(catalog.families()["llama-3"]["target"])
+
+
+def run(**changes: Any) -> Run:
+    tasks = {"benchmark": "ruler", "tasks": ["vt"], "contexts": 1000, "lengths": [4096]}
+    corpus = {"benchmark": "tiny", "tasks": ["single"], "contexts": 100, "lengths": [512]}
+    settings = {
+        "run": "estimate",
+        "families": ["llama-3"],
+        "retentions": [0.1, 1.0],
+        "methods": ["full", "kvzip", "proxykv"],
+        "benchmarks": [tasks | changes.pop("tasks", {})],
+        "corpus": [corpus],
+    }
+    return Run(settings | changes)
+
+
+def hours(step: str, **changes: Any) -> float:
+    return sum(part.hours for part in estimate(run(**changes)) if part.step == step)
+
+
+def test_operations_and_bytes_by_hand() -> None:
+    # 2 x 1000 parameters a token; 2 layers x 4 heads x 8 wide, twice, 2 operations each, per key.
+    assert NET.flops(3, 5) == 2 * 1000 * 3 + 4 * 2 * 4 * 8 * 3 * 5
+    assert NET.cache(10) == 2 * (2 * 2 * 8) * 10 * 2  # keys and values, two bytes a number
+    assert NET.weights == 2000
+    assert NET.prefill(10, GPU) == (2 * 1000 * 10 + 256 * 10 * 5) / (312e12 * 0.6)
+    # Every query's logits of a chunk and its replay, 50 bytes each.
+    computed = (2 * 1000 * 10 + 256 * 10 * 10 / 0.6) / (312e12 * 0.6)
+    moved = 50 * (2 * 4) * 10 * 20 / (2e12 * 0.7)
+    assert NET.replay(10, GPU) == pytest.approx(computed + moved)
+
+
+def test_an_h200_takes_what_was_measured() -> None:
+    """Seconds of docs/efficiency.md, from 16k tokens up."""
+    h200 = replace(GPU, flops={2: 989e12}, bandwidth=4.8e12)
+    small = Net(catalog.families()["llama-3"]["proxy"])
+    qwen = Net(catalog.families()["qwen-2.5"]["target"])
+    measured = {
+        (BIG, 16384): (0.55, 1.95),
+        (BIG, 65536): (3.63, 12.70),
+        (small, 65536): (0.98, 4.08),
+        (qwen, 16384): (0.47, 1.39),
+        (qwen, 65536): (3.02, 9.65),
+    }
+    for (net, tokens), seconds in measured.items():
+        told = net.prefill(tokens, h200), net.replay(tokens, h200)
+        assert told == pytest.approx(seconds, rel=0.25)
+
+
+def test_twice_the_context_is_more_than_twice_the_prefill() -> None:
+    assert BIG.prefill(65536, GPU) > 2.2 * BIG.prefill(32768, GPU)
+    assert BIG.replay(32768, GPU) > BIG.prefill(32768, GPU)
+
+
+def test_rows_that_decode_together_share_weights_and_context() -> None:
+    one, ten = (BIG.sweep(4096, rows, 1, GPU) for rows in (1, 10))
+    assert one < ten < 1.5 * one
+    # Reading the weights takes most of a step.
+    assert one > BIG.weights / GPU.bandwidth
+
+
+def test_more_threads_take_less_time() -> None:
+    assert NET.prefill(100, CPU.times(2)) == NET.prefill(100, CPU) / 2
+
+
+def test_twice_the_contexts_are_twice_the_work() -> None:
+    once, twice = (hours("generate", tasks={"contexts": count}) for count in (10000, 20000))
+    assert twice == pytest.approx(2 * once, rel=0.01)
+    assert hours("fit", tasks={"contexts": 2000}) == hours("fit")
+
+
+def test_nine_retentions_cost_far_less_than_nine_times_one() -> None:
+    nine = hours("generate", retentions=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    assert hours("generate") < nine < 3 * hours("generate")
+
+
+def test_methods_are_charged_for_what_they_run() -> None:
+    snapkv, kvzip, both, iam = (
+        hours("generate", methods=["full", *methods])
+        for methods in (["snapkv"], ["kvzip"], ["kvzip", "kvzip_head"], ["kvzip", "kvzip_iam"])
+    )
+    assert kvzip > 1.3 * snapkv  # a second pass over the context
+    assert both < 1.1 * kvzip  # one pass serves both
+    assert iam > both  # the proxy's passes
+    assert hours("scores", methods=["full", "kvzip"]) == 0  # nothing is fitted
+
+
+def test_questions_are_scored_anew_where_methods_see_them() -> None:
+    entry = {"benchmark": "scbench", "tasks": ["kv"]}
+    agnostic, aware = (
+        hours("generate", benchmarks=[entry], protocol=protocol)
+        for protocol in ("query_agnostic", "query_aware")
+    )
+    assert aware > 2 * agnostic
+
+
+def test_what_the_config_leaves_open_is_the_benchmarks() -> None:
+    (part,) = estimate(
+        run(methods=["full"], benchmarks=[{"benchmark": "scbench", "tasks": ["kv", "vt"]}])
+    )
+    assert (part.contexts, part.jobs) == (190, 2)
+    assert hours("generate", benchmarks=[{"benchmark": "scbench", "tasks": ["qa_chn"]}]) < 100
+
+
+def test_every_gpu_of_a_job_is_counted() -> None:
+    one, two = (
+        {p.step: p.gpus for p in estimate(run(families=[f]))} for f in ("llama-3", "qwen-3")
+    )
+    assert one == {"scores": 1, "fit": 1, "generate": 1}
+    assert two == {"scores": 2, "fit": 1, "generate": 2}
+    assert "GPU hours" in total(estimate(run()))
+    assert "GPU" not in total(estimate(run(families=["tiny"])))
+
+
+def test_every_task_says_what_it_is_like() -> None:
+    assert {name: tuple(sizes) for name, sizes in catalog.sizes().items()} == catalog.tasks()
+
+
+def test_defaults_are_those_of_training() -> None:
+    assert asdict(TrainConfig()) | TRAINING == asdict(TrainConfig())
+
+
+def test_check_and_dry_runs_tell_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = yaml.safe_load((catalog.ROOT / "config.yaml").read_text("utf-8"))
+    assert main(["check", str(catalog.ROOT / "config.yaml")]) == 0
+    first, *parts, last = capsys.readouterr().out.splitlines()
+    assert "4 jobs" in first
+    assert [part.split()[:2] for part in parts] == [
+        ["tiny", "scores"], ["tiny", "fit"], ["tiny", "generate"]
+    ]  # fmt: skip
+    assert last == total(estimate(Run(config)))
+    assert Checkout(tmp_path, config).snakemake("-n").splitlines()[-1] == last

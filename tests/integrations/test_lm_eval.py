@@ -1,0 +1,120 @@
+"""lm-eval's own machinery asks our model, and gets what the harness itself would give."""
+
+# lm-eval's decorators hide the signatures behind them.
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false
+# pyright: reportTypedDictNotRequiredAccess=false
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+from tokenizers import Tokenizer
+
+from proxykv.benchmarks import tiny
+from proxykv.benchmarks.examples import Example
+from proxykv.config import catalog
+from proxykv.integrations.lm_eval import TASKS, PrunedLM
+from proxykv.runtime.errors import ConfigError
+
+TARGET = catalog.ROOT / "models" / "tiny" / "target"
+PROXY = catalog.ROOT / "models" / "tiny" / "proxy"
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    torch.set_num_threads(1)
+    tokenizer = Tokenizer.from_file(str(TARGET / "tokenizer.json"))
+    return tiny.build(
+        "multikey", tokenizer=tokenizer, contexts=2, lengths=[96], seed=1, split="eval"
+    )
+
+
+def evaluate(
+    folder: Path, examples: list[Example], text: str, drop: str = "", **arguments: Any
+) -> list[str]:
+    """What the model answers to a generative task of these examples, by lm-eval's evaluator."""
+    docs = [
+        {"context": e.context, "question": q.text, "answer": q.references[0]}
+        for e in examples
+        for q in e.questions
+    ]
+    lines = [json.dumps({k: v for k, v in doc.items() if k != drop}) for doc in docs]
+    (folder / "docs.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    task = {
+        "task": "mine",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "docs.jsonl")}},
+        "output_type": "generate_until",
+        "test_split": "test",
+        "doc_to_text": text,
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"do_sample": False, "max_gen_toks": 4, "until": ["."]},
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    (folder / "mine.yaml").write_text(yaml.safe_dump(task), "utf-8")
+    model = PrunedLM(str(TARGET), device="cpu", **arguments)
+    tasks = TaskManager(include_path=str(folder), include_defaults=False)
+    found = simple_evaluate(
+        model, tasks=["mine"], task_manager=tasks, log_samples=True, bootstrap_iters=0
+    )
+    assert found
+    return [sample["resps"][0][0].strip() for sample in found["samples"]["mine"]]
+
+
+def test_the_full_cache_answers_a_task_of_lm_evals(examples: list[Example], tmp_path: Path) -> None:
+    answers = evaluate(tmp_path, examples, "{{context}}{{question}}", method="full")
+    expected = [q.references[0] for e in examples for q in e.questions]
+    assert len(answers) == len(expected)
+    right = sum(answer == reference for answer, reference in zip(answers, expected, strict=True))
+    assert right >= 0.8 * len(expected)
+
+
+def test_less_is_kept_less_is_known(examples: list[Example], tmp_path: Path) -> None:
+    text = "{{context}}{{question}}"
+    full = evaluate(tmp_path, examples, text, method="full")
+    floor = evaluate(tmp_path, examples, text, method="random", retention=0.1)
+    assert full != floor
+
+
+def test_a_marker_splits_where_documents_have_no_context(
+    examples: list[Example], tmp_path: Path
+) -> None:
+    plain = evaluate(tmp_path, examples, "{{context}}{{question}}", method="kvzip", retention=0.3)
+    renamed = [Example(e.id, e.task, f"{e.context}<<here>>", e.questions, e.meta) for e in examples]
+    told = evaluate(
+        tmp_path,
+        renamed,
+        "{{context}}{{question}}",
+        method="kvzip",
+        retention=0.3,
+        marker="<<here>>",
+    )
+    assert told == plain
+
+
+def test_prompts_that_cannot_be_split_are_refused(examples: list[Example], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give model_args marker="):
+        evaluate(tmp_path, examples, "{{question}}", drop="context", method="kvzip")
+
+
+def test_a_fitted_method_needs_its_folder() -> None:
+    with pytest.raises(ConfigError, match="proxy= and mapper="):
+        PrunedLM(str(TARGET), method="proxykv", proxy=str(PROXY))
+
+
+def test_every_benchmark_task_is_a_task_of_lm_evals() -> None:
+    files = {path.stem for path in TASKS.glob("[!_]*.yaml")}
+    published = ("ruler", "longbench", "scbench")
+    tasks = {f"{name}_{task}" for name in published for task in catalog.tasks()[name]}
+    assert files == tasks
+    for path in sorted(TASKS.glob("[!_]*.yaml")):
+        content = yaml.load(path.read_text("utf-8"), yaml.BaseLoader)
+        given = content["dataset_kwargs"]
+        assert content["task"] == path.stem == f"{given['benchmark']}_{given['task']}"

@@ -1,0 +1,138 @@
+"""An accelerator gives what the CPU gives: kept sets, answers. Skipped where there is none."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from bench_fixture import METHODS, PREFIX, RETENTION, fill
+from random_models import random_ids
+
+from proxykv.config.run import Run
+from proxykv.mapper.hybrid import build_mapper
+from proxykv.mapper.stages import MapperConfig
+from proxykv.model.decode import Ask, answer
+from proxykv.model.devices import beside, device_of
+from proxykv.model.loading import Model
+from proxykv.model.prefill import Prefill
+from proxykv.model.pruned_cache import PrunedCache
+from proxykv.model.tensors import Keep
+from proxykv.scoring.contract import Bench, build, kept_by, scores_of
+from proxykv.scoring.kvzip import replays, score_replays
+from proxykv.scoring.proxy_pipeline import Proxy, prefill_and_score
+from proxykv.scoring.selection import select
+
+pytestmark = pytest.mark.skipif(
+    not torch.accelerator.is_available(), reason="this machine has no accelerator"
+)
+
+
+def there(model: Model) -> Model:
+    net = deepcopy(model.net).to(device_of("auto"))  # type: ignore[arg-type]
+    return replace(model, net=net)
+
+
+@pytest.fixture(scope="module")
+def away(target: Model) -> Model:
+    return there(target)
+
+
+@pytest.fixture(scope="module")
+def away_bench(bench: Bench, proxy: Model) -> Bench:
+    moved = there(proxy)
+    return replace(bench, proxy=Proxy(lambda: moved))
+
+
+def kept(method: str, bench: Bench, run: Run, filled: Prefill) -> Keep:
+    asked = run.methods[method]
+    scorer = build(asked, bench)
+    if asked.scope == "own":
+        return kept_by(scorer, filled, RETENTION)
+    scores = scores_of(scorer, filled)
+    return select(scores, RETENTION, "global" if asked.scope == "none" else asked.scope)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_keep_what_they_keep_on_the_cpu(
+    method: str,
+    target: Model,
+    away: Model,
+    bench: Bench,
+    away_bench: Bench,
+    run: Run,
+    contexts: list[str],
+) -> None:
+    ours = kept(method, bench, run, fill(target, contexts[6], contexts[7]))
+    theirs = kept(method, away_bench, run, fill(away, contexts[6], contexts[7]))
+    assert theirs.device.type == away.device.type
+    agreed = (ours & theirs.cpu()).sum() / ours.sum()
+    assert agreed > 0.98
+
+
+def test_long_contexts_are_scored_alike_in_half_precision(
+    target: Model, away: Model, contexts: list[str]
+) -> None:
+    """Several chunks: attention over everything is another kernel on every device."""
+    kept = []
+    for model in (target, away):
+        half = replace(model, net=deepcopy(model.net).to(torch.bfloat16))  # type: ignore[arg-type]
+        filled = fill(half, contexts[6])
+        scores = score_replays(filled, replays(half, filled.context, chunk=40))
+        kept.append(select(scores, 0.3, "global").cpu())
+    assert (kept[0] & kept[1]).sum() / kept[0].sum() > 0.9
+
+
+def test_answers_are_those_of_the_cpu(target: Model, away: Model, contexts: list[str]) -> None:
+    asks = [Ask((7, 9, 11), (5, 6), 12), Ask((8, 3), (9,), 7)]
+    given = []
+    for model in (target, away):
+        filled = fill(model, contexts[6])
+        noise = torch.rand(filled.shape, generator=torch.Generator().manual_seed(0))
+        keeps = [select(noise.to(model.device), rho, "global") for rho in (0.2, 0.5)]
+        given.append(answer(filled, keeps, asks, batch_rows=4))
+    for ours, theirs in zip(*given, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.ids == other.ids
+            assert one.kl == pytest.approx(other.kl, abs=1e-4)
+            assert one.nll == pytest.approx(other.nll, abs=1e-4)
+
+
+@torch.inference_mode()
+def test_a_pruned_cache_gives_the_logits_of_the_cpu(
+    target: Model, away: Model, contexts: list[str]
+) -> None:
+    logits = []
+    for model in (target, away):
+        filled = fill(model, contexts[6])
+        noise = torch.rand(filled.shape, generator=torch.Generator().manual_seed(0))
+        keep = select(noise.to(model.device), 0.3, "global")
+        cache = PrunedCache(filled.cache, PREFIX, keep)
+        ids = torch.tensor([[7, 9, 11]], device=model.device)
+        where = torch.arange(3, device=model.device)[None] + len(filled.input_ids)
+        logits.append(model.logits(model.hidden(ids, where, cache)).cpu())
+    torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+
+
+def test_work_beside_is_done_when_it_fails(away: Model) -> None:
+    stream = None
+    with pytest.raises(ValueError, match="a side failed"), beside(away.device):
+        stream = torch.accelerator.current_stream(away.device)
+        torch.randn(4096, 4096, device=away.device).matrix_power(8)
+        raise ValueError("a side failed")
+    assert stream is not None and stream.query()
+
+
+def test_schedules_give_the_same_bits(away: Model, proxy: Model) -> None:
+    moved = there(proxy)
+    mapper = build_mapper(MapperConfig(2, 2, 3, 2)).eval().to(away.device)
+    ids = random_ids(PREFIX + 400, seed=3).to(away.device)
+    one, other = (
+        prefill_and_score(away, moved, ids, PREFIX, {"proxykv": mapper.score}, schedule)
+        for schedule in ("sequential", "parallel")
+    )
+    assert torch.equal(one.proxy_scores, other.proxy_scores)
+    assert torch.equal(one.mapped["proxykv"], other.mapped["proxykv"])
+    for ours, theirs in zip(one.prefill.cache.layers, other.prefill.cache.layers, strict=True):
+        assert torch.equal(ours.keys, theirs.keys)

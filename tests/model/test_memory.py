@@ -1,0 +1,168 @@
+"""What pruning is for: less memory, and decoding that reads less of it."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from random_models import random_ids, random_net
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from proxykv.config.catalog import ROOT
+from proxykv.model.context_cache import ATTENTION, ContextCache
+from proxykv.model.loading import Model, load_model
+from proxykv.model.prefill import Prefill, prefill
+from proxykv.model.pruned_cache import PrunedCache
+from proxykv.model.tensors import Keep
+from proxykv.scoring.kvzip import score_replays
+from proxykv.scoring.selection import select
+
+LONG = 32_768
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors that operations make and that still exist, and their peak."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        """`known`: tensors whose views do not count."""
+        super().__init__()
+        self.known = {StorageWeakRef(t.untyped_storage()) for t in known}
+        self.live: dict[StorageWeakRef, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.live[StorageWeakRef(storage)] = storage.nbytes()
+        self.live = {
+            ref: count
+            for ref, count in self.live.items()
+            if ref not in self.known and not ref.expired()
+        }
+        self.peak = max(self.peak, sum(self.live.values()))
+        return out
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Model:
+    return load_model(ROOT / "models" / "tiny" / "target")
+
+
+def random_cache(model: Model, tokens: int) -> ContextCache:
+    """A context's cache without the forward that would fill it."""
+    config = model.net.config
+    cache = ContextCache(config.num_hidden_layers, observed=1)
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, config.num_key_value_heads, tokens, config.head_dim)
+    for layer in cache.layers:
+        layer.store(*(torch.randn(shape, generator=generator) for _ in range(2)))
+    return cache
+
+
+def kept(cache: ContextCache, retention: float) -> Keep:
+    """A random kept set in which heads keep different counts."""
+    _, heads, tokens, _ = cache.layers[0].keys.shape
+    scores = torch.rand(
+        len(cache.layers), heads, tokens, generator=torch.Generator().manual_seed(1)
+    )
+    return select(scores + torch.linspace(0, 0.3, heads)[:, None], retention, "global")
+
+
+def nbytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.untyped_storage().nbytes() for t in tensors)
+
+
+@pytest.mark.parametrize("retention", [0.05, 0.3, 0.7, 1.0])
+def test_bytes_follow_retention(tiny: Model, retention: float) -> None:
+    cache = random_cache(tiny, 1000)
+    full = nbytes(t for layer in cache.layers for t in (layer.keys, layer.values))
+    pruned = PrunedCache(cache, 0, kept(cache, retention))
+    held = nbytes(t for layer in pruned.layers for t in (layer.kept_keys, layer.kept_values))
+    assert held == pruned.context_bytes  # not views of something larger
+    assert held <= (retention + 0.02) * full
+    assert held >= (retention - 0.02) * full
+
+
+def test_nothing_of_the_full_cache_survives() -> None:
+    net = random_net("llama", ATTENTION)
+    model = Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
+    filled = prefill(model, random_ids(90, seed=1), 3)
+    full = [weakref.ref(t) for layer in filled.cache.layers for t in (layer.keys, layer.values)]
+    full += [weakref.ref(filled.cache), *(weakref.ref(layer) for layer in filled.cache.layers)]
+    pruned = PrunedCache(filled.cache, 3, select(torch.rand(filled.shape), 0.1, "global"))
+    del filled
+    gc.collect()
+    assert [ref() for ref in full] == [None] * len(full)
+    assert pruned.context_bytes > 0
+
+
+def test_the_process_shrinks(tiny: Model) -> None:
+    """By nine tenths of the cache. Tensors this large go back to the system when they are freed."""
+    process = psutil.Process()
+    cache = random_cache(tiny, 70_000)
+    full = nbytes(t for layer in cache.layers for t in (layer.keys, layer.values))
+    before = process.memory_info().rss
+    pruned = PrunedCache(cache, 0, kept(cache, 0.1))
+    del cache
+    gc.collect()
+    assert before - process.memory_info().rss > 0.8 * full
+    assert pruned.context_bytes < 0.11 * full
+
+
+@torch.inference_mode()
+def test_decoding_a_long_context_gets_faster(tiny: Model) -> None:
+    """Processor time of a token at 32k: the pruned cache reads a tenth."""
+    full = random_cache(tiny, LONG)
+    pruned = {rho: PrunedCache(full, 0, kept(full, rho)) for rho in (0.1, 1.0)}
+    seconds: dict[float, list[float]] = {rho: [] for rho in pruned}
+    for step in range(12):
+        for rho, cache in pruned.items():
+            where = torch.tensor([[LONG + step]])
+            start = time.process_time()
+            tiny.hidden(torch.tensor([[7]]), where, cache)
+            seconds[rho].append(time.process_time() - start)
+    assert statistics.median(seconds[0.1]) < 0.7 * statistics.median(seconds[1.0])
+
+
+def scoring_peak(context: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Most bytes that scoring holds beside the prefilled context, and bytes of a layer of that."""
+
+    # What follows allocations does not know the class of PyTorch's causal masks; this is the mask.
+    def attention(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        new, total = query.shape[2], keys.shape[2]
+        mask = torch.ones(new, total, dtype=torch.bool).tril_(total - new)
+        return scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True
+        )
+
+    monkeypatch.setattr("proxykv.scoring.kvzip.causal_attention", attention)
+    net = random_net("llama", ATTENTION)
+    model = Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
+    filled: Prefill = prefill(model, random_ids(context, seed=0), 0)
+    chunks = filled.context.split(50)
+    stored = [t for layer in filled.cache.layers for t in (layer.keys, layer.values)]
+    with LiveBytes([filled.input_ids, *stored]) as mode:
+        scores = score_replays(filled, [(chunk, chunk) for chunk in chunks])
+    # The scores exist in parts while later chunks are scored.
+    layer = sum(t.nbytes for t in stored) // len(filled.cache.layers)
+    return mode.peak - scores.untyped_storage().nbytes(), layer
+
+
+def test_scoring_holds_a_layers_cache_and_a_chunks_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    short, little = scoring_peak(150, monkeypatch)
+    long, much = scoring_peak(1400, monkeypatch)
+    mask = 50 * (1400 - 150)
+    assert long - short <= 1.02 * (much - little + mask)

@@ -1,0 +1,98 @@
+"""A family is verified from configs and tokenizers alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxykv.cli import main
+from proxykv.config import catalog
+from proxykv.model.verify import bytes_needed, verify
+from proxykv.runtime.errors import ConfigError
+
+TINY = catalog.ROOT / "models" / "tiny"
+
+
+@pytest.fixture
+def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The tiny family as `mine`, with folders of its own and no weights."""
+    mine: dict[str, Any] = deepcopy(dict(catalog.families()["tiny"])) | {"family": "mine"}
+    for role in ("target", "proxy"):
+        mine[role]["path"] = str(tmp_path / role)
+        skipped = shutil.ignore_patterns("*.safetensors")
+        shutil.copytree(TINY / role, tmp_path / role, ignore=skipped)
+    monkeypatch.setattr(catalog, "families", lambda: {"mine": mine})
+    return mine
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["check", "--family", "mine"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("family")
+def test_a_good_pair_is_told_with_its_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only relative paths are valid in a family's file.
+    monkeypatch.setattr("proxykv.config.check.schema_problems", lambda *_: [])
+    said = told(capsys)
+    assert "tokenizers: identical, 512 pieces" in said
+    assert "8,192 tokens" in said
+    assert "16,384 tokens" not in said  # more than the family may see
+    assert "DOES NOT FIT" not in said
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+
+
+def swap_two_pieces(path: Path) -> None:
+    content = json.loads(path.read_text("utf-8"))
+    words = content["model"]["vocab"]
+    one, other = list(words)[10:12]
+    words[one], words[other] = words[other], words[one]
+    path.write_text(json.dumps(content), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f, _: swap_two_pieces(f / "proxy" / "tokenizer.json"), "different vocabularies"),
+        (lambda f, _: edit(f / "target" / "config.json", model_type="gemma2"), "gemma2"),
+        (lambda _, mine: mine["target"]["shape"].update(layers=5), "shape is"),
+        (lambda f, _: (f / "proxy" / "config.json").unlink(), "not there yet"),
+    ],
+)
+def test_a_bad_pair_is_one_clear_line(
+    spoil: Any, says: str, family: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxykv.config.check.schema_problems", lambda *_: [])
+    spoil(tmp_path, family)
+    with pytest.raises(ConfigError, match=says) as refused:
+        list(verify("mine", tmp_path))
+    assert "\n" not in str(refused.value)
+
+
+def test_what_does_not_fit_is_said(
+    family: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxykv.config.check.schema_problems", lambda *_: [])
+    family["resources"]["mem_mb"] = 10
+    assert "DOES NOT FIT" in told(capsys)
+
+
+def test_unknown_family(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--family", "tinny"]) == 2
+    assert "did you mean 'tiny'?" in capsys.readouterr().err
+
+
+def test_bytes_by_hand() -> None:
+    shape = {"layers": 2, "kv_heads": 3, "head_dim": 4, "parameters": 1000}
+    expected = {"weights": 2000, "cache": 2 * 2 * 3 * 10 * 4 * 2, "scores": 2 * 3 * 10 * 4}
+    assert bytes_needed({"shape": shape, "dtype": "bfloat16"}, 10) == expected

@@ -1,0 +1,136 @@
+"""Every method honours the scorer contract: the catalogue's, a user's own, presses of kvpress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from bench_fixture import METHODS, RETENTION, fill
+
+from proxykv.config import catalog
+from proxykv.config.run import Method, Run
+from proxykv.model.decode import Ask, answer
+from proxykv.model.loading import Model
+from proxykv.model.prefill import Prefill
+from proxykv.model.tensors import Keep, Scores
+from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.contract import Bench, Mapped, Scorer, build, kept_by, scores_of
+from proxykv.scoring.selection import budget, select
+
+
+def kept(method: Method, scorer: Scorer, prefill: Prefill, retention: float) -> Keep:
+    if method.scope == "own":
+        return kept_by(scorer, prefill, retention)
+    scope = "global" if method.scope == "none" else method.scope
+    return select(scores_of(scorer, prefill), retention, scope)  # type: ignore[arg-type]
+
+
+def test_every_file_of_the_folder_is_a_method() -> None:
+    files = {path.stem for path in (catalog.ROOT / "baselines").glob("[!_]*.py")}
+    assert {settings["base"] for settings in catalog.variants().values()} == files
+
+
+@pytest.mark.parametrize("method_id", METHODS)
+def test_scores(
+    method_id: str, bench: Bench, run: Run, filled: Prefill, scores: Mapping[str, Scores]
+) -> None:
+    method = run.methods[method_id]
+    scorer = build(method, bench)
+    if method.scope == "own":
+        assert torch.equal(kept_by(scorer, filled, 0.3), kept_by(scorer, filled, 0.3))
+        return
+    own = scorer.score(filled)
+    assert tuple(own.shape) == filled.shape
+    assert own.dtype == torch.float32
+    assert torch.isfinite(own).all()
+    # Deterministic, and the same whether or not other methods scored the context before.
+    assert torch.equal(own, scorer.score(filled))
+    assert torch.equal(own, scores[method_id])
+
+
+def test_scoring_ahead_gives_the_same(
+    bench: Bench, run: Run, filled: Prefill, scores: Mapping[str, Scores]
+) -> None:
+    scorers = {method.id: build(method, bench) for method in run.methods.values()}
+    ahead = {m: s for m, s in scorers.items() if isinstance(s, Mapped) and s.ahead}
+    assert {"proxykv", "kvzip_iam", "kvzip_iam_rescaled"} <= ahead.keys()
+    for method, scorer in ahead.items():
+        features = bench.proxy.scores(filled, filled.input_ids)
+        assert torch.equal(scorer.map(features), scores[method])
+        # What was scored ahead is found, and charged.
+        filled.put(scorer.key, scores[method] + 1, seconds=2.5)
+        found, seconds = filled.timed(lambda s=scorer: s.score(filled))
+        assert torch.equal(found, scores[method] + 1)
+        assert seconds >= 2.5
+
+
+@pytest.mark.parametrize("method_id", [m for m in METHODS if m != "full"])
+def test_budget(method_id: str, bench: Bench, run: Run, filled: Prefill) -> None:
+    method = run.methods[method_id]
+    scorer = build(method, bench)
+    layers, heads, n = filled.shape
+    for retention in (0.05, RETENTION, 0.5, 0.9):
+        keep = kept(method, scorer, filled, retention)
+        if method.scope == "own":  # it counts in tokens, the prefix among them
+            assert abs(keep.sum() / (layers * heads) - budget(retention, n)) < 1
+            continue
+        size = {"global": layers * heads * n, "layer": heads * n, "head": n}[method.scope]
+        assert (keep.reshape(-1, size).sum(dim=1) == budget(retention, size)).all()
+
+
+def test_at_retention_1_every_method_answers_as_the_full_cache(
+    bench: Bench, run: Run, filled: Prefill
+) -> None:
+    ask = Ask(tuple(range(20, 26)), reference=(30, 31), max_new_tokens=5)
+    scoring = [m for m in run.methods.values() if m.scope != "own"]
+    keeps = [kept(method, build(method, bench), filled, 1) for method in scoring]
+    ((full, *others),) = answer(filled, keeps, [ask], batch_rows=64)
+    assert len(others) == len(scoring)
+    for other in others:
+        assert other.ids == full.ids
+        assert other.kl == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method_id", [m for m in METHODS if m not in ("full", "streaming", "bench_fixture:Latest")]
+)
+def test_what_is_kept_depends_on_the_context(
+    method_id: str, bench: Bench, run: Run, target: Model, contexts: list[str], filled: Prefill
+) -> None:
+    other = fill(target, contexts[4], contexts[7])
+    assert other.shape == filled.shape
+    method = run.methods[method_id]
+    scorer = build(method, bench)
+    same = torch.equal(*(kept(method, scorer, context, 0.45) for context in (filled, other)))
+    # The control sees its donor only, which is the same one here.
+    assert same == (method_id == "proxykv_shuffled")
+
+
+class Broken:
+    """A scorer that breaks the contract in a chosen way."""
+
+    def __init__(self, bench: Bench, fault: str) -> None:
+        self.fault = fault
+
+    def score(self, prefill: Prefill) -> Scores:
+        faulty = torch.zeros(prefill.shape)
+        if self.fault == "shape":
+            return faulty[:, :, 1:]
+        faulty[0, 0, 0] = torch.nan if self.fault == "nan" else -torch.inf
+        return faulty
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"), [("shape", "returned shape"), ("nan", "NaN"), ("inf", "infinite")]
+)
+def test_a_users_own_class_is_checked(fault: str, says: str, bench: Bench, filled: Prefill) -> None:
+    base = f"{__name__}:Broken"
+    method = Method("mine", base, "head", {"fault": fault}, artefact=None, uses=())
+    with pytest.raises(ValueError, match=says):
+        scores_of(build(method, bench), filled)
+
+
+def test_only_what_can_choose_has_the_scope_own(bench: Bench, filled: Prefill) -> None:
+    with pytest.raises(ConfigError, match="its scope cannot be `own`"):
+        kept_by(Broken(bench, "shape"), filled, 0.3)

@@ -1,0 +1,147 @@
+"""What single methods promise beyond the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from bench_fixture import PAIR, PREFIX, fill
+from safetensors.torch import save_file
+
+from baselines import kvzip_iam
+from baselines.kvzip import KVzip
+from baselines.snapkv import PRESETS, window_scores
+from baselines.streaming import Streaming
+from proxykv.config import catalog
+from proxykv.config.run import Run
+from proxykv.mapper.fitted import load_fitted
+from proxykv.model.loading import Model, context_ids
+from proxykv.model.prefill import Prefill
+from proxykv.model.tensors import Scores
+from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.contract import Bench, build
+from proxykv.scoring.kvzip import replays, score_replays
+from proxykv.scoring.selection import select
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.13, 0.5])
+@pytest.mark.parametrize("crossed", ["cross_kvzip_budget", "cross_prior_budget"])
+def test_crossed_allocations_keep_the_counts_of_one_and_the_tokens_of_the_other(
+    crossed: str, ratio: float, scores: Mapping[str, Scores]
+) -> None:
+    params = catalog.variants()[crossed]["params"]
+    keep = select(scores[crossed], ratio, "global")
+    counts = select(scores[params["allocation"]], ratio, "global").sum(dim=-1)
+    assert torch.equal(keep.sum(dim=-1), counts)
+    ranking = scores[params["ranking"]]
+    lowest = torch.where(keep, ranking, torch.inf).amin(dim=-1)
+    best_left = torch.where(keep, -torch.inf, ranking).amax(dim=-1)
+    assert (lowest >= best_left).all()
+
+
+def test_the_shuffled_control_sees_another_context(
+    bench: Bench, target: Model, contexts: list[str], scores: Mapping[str, Scores]
+) -> None:
+    assert not torch.equal(scores["proxykv_shuffled"], scores["proxykv"])
+    shuffled = build(bench.methods["proxykv_shuffled"], bench)
+    with pytest.raises(ValueError, match="needs a second context"):
+        shuffled.score(fill(target, contexts[6]))
+    # Given the context itself it would be proxykv; a shorter donor is repeated to fit.
+    itself = shuffled.score(fill(target, contexts[6], contexts[6]))
+    assert torch.equal(itself, scores["proxykv"])
+    assert len(context_ids(target, contexts[7])) < len(context_ids(target, contexts[6]))
+
+
+def test_streaming_keeps_sinks_then_the_most_recent(bench: Bench, filled: Prefill) -> None:
+    n = filled.shape[2]
+    own = Streaming(bench, sinks=4).score(filled)
+    for count, expected in {
+        2: [0, 1],
+        4: [0, 1, 2, 3],
+        9: [0, 1, 2, 3, *range(n - 5, n)],
+        n: [*range(n)],
+    }.items():
+        for head in select(own, (count + 0.5) / n if count < n else 1, "head").flatten(0, 1):
+            assert head.nonzero().flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_snapkv_ranks_its_window_first_and_the_most_recent_highest(
+    preset: str, filled: Prefill, target: Model
+) -> None:
+    settings = PRESETS[preset]
+    own = window_scores(target.net, filled.input_ids, PREFIX, **settings)
+    window = own[..., -settings["window"] :]
+    assert (window.diff(dim=-1) > 0).all()
+    assert (window[..., 0] > own[..., : -settings["window"]].amax(dim=-1)).all()
+
+
+def test_snapkv_refuses_a_context_shorter_than_its_window(target: Model) -> None:
+    settings = PRESETS["original"]
+    ids = torch.arange(1, PREFIX + 32)
+    with pytest.raises(ValueError, match="observes 32 tokens, but the context has only 31"):
+        window_scores(target.net, ids, PREFIX, **settings)
+
+
+def test_kvzip_scores_are_replay_attention(bench: Bench, filled: Prefill) -> None:
+    own = KVzip(bench, chunk=40).score(filled)
+    assert own.min() >= 0
+    assert own.max() <= 1
+    with pytest.raises(ValueError, match="chunks cover"):
+        score_replays(filled, replays(filled.model, filled.context)[:0])
+
+
+def test_replays_follow_the_reference(target: Model) -> None:
+    """Request, the previous chunk's last eight ids, a line break, the chunk."""
+    context = torch.arange(10, 110)
+    pairs = replays(target, context, chunk=40)
+    assert torch.equal(torch.cat([chunk for chunk, _ in pairs]), context)
+    line_break = list(target.encode("\n"))
+    first = [*target.encode("\n\nRepeat the previous context exactly."), *line_break]
+    assert pairs[0][1].tolist() == [*first, *range(10, 50)]
+    words = "\n\nRepeat the part of the previous context exactly, starting with "
+    assert pairs[2][1].tolist() == [
+        *target.encode(words), *range(82, 90), *line_break, *range(90, 110)
+    ]  # fmt: skip
+
+
+def test_random_is_seeded_by_run_and_context(bench: Bench, filled: Prefill) -> None:
+    method = bench.methods["random"]
+    one, other = (build(method, replace(bench, seed=seed)).score(filled) for seed in (0, 1))
+    assert not torch.equal(one, other)
+    assert torch.equal(one, build(method, bench).score(filled))
+
+
+def test_iam_finds_each_heads_counterpart_and_its_mean_and_spread(
+    bench: Bench, target: Model, contexts: list[str], filled: Prefill, tmp_path: Path
+) -> None:
+    """Target scores made of single proxy heads are found again, exactly when rescaled."""
+    heads = torch.tensor([[0, 2], [1, 1], [3, 0]])
+    slope = torch.linspace(0.1, 0.6, 6).view(3, 2)
+    files = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for path, text in zip(files, contexts, strict=False):
+        proxy = bench.proxy.scores(filled, context_ids(target, text))
+        planted = slope[..., None] * proxy.flatten(0, 1)[heads]
+        save_file({"proxy": proxy.contiguous(), "target": planted}, path)
+    kvzip_iam.fit(files, tmp_path / "fitted", {}, PAIR)
+    fitted, card = load_fitted(tmp_path / "fitted", PAIR)
+    assert torch.equal(fitted["heads"], heads)
+    assert card["mean_cosine"] == pytest.approx(1, abs=1e-5)
+    own = bench.proxy.scores(filled, filled.input_ids).flatten(0, 1)[heads]
+    raw = kvzip_iam.KVzipIAM(bench, tmp_path / "fitted").score(filled)
+    assert torch.equal(raw, own)
+    rescaled = kvzip_iam.KVzipIAM(bench, tmp_path / "fitted", rescaled=True).score(filled)
+    torch.testing.assert_close(rescaled, slope[..., None] * own, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("key", PAIR)
+@pytest.mark.parametrize("method_id", ["prior", "kvzip_iam", "proxykv"])
+def test_what_was_fitted_for_another_pair_is_refused(
+    method_id: str, key: str, bench: Bench, run: Run
+) -> None:
+    other = replace(bench, pair={**PAIR, key: "of another model"})
+    with pytest.raises(ConfigError, match=f"fitted for {key} .* fit it for this pair"):
+        build(run.methods[method_id], other)

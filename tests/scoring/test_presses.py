@@ -1,0 +1,140 @@
+"""Presses of kvpress as methods: what they say is theirs, and nothing of them stays behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Any
+
+import pytest
+import torch
+from bench_fixture import fill
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from baselines.kvpress import KVPress
+from baselines.snapkv import PRESETS, window_scores
+from proxykv.model.loading import Model
+from proxykv.model.prefill import Prefill, prefill
+from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.contract import Bench
+from proxykv.scoring.selection import select
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("kvpress") is None, reason="kvpress is not installed"
+)
+SMALL: dict[str, Any] = {"name": "SnapKVPress", "window_size": 8, "kernel_size": 5}
+
+
+@pytest.fixture
+def bare(target: Model, filled: Prefill) -> Prefill:
+    """The context without a prefix, as kvpress knows contexts."""
+    return prefill(target, filled.context, 0)
+
+
+def test_scores_are_the_presss_own(bench: Bench, bare: Prefill) -> None:
+    theirs = KVPress(bench, **SMALL).score(bare)
+    settings: dict[str, Any] = {**PRESETS["kvpress"], "window": 8}
+    ours = window_scores(bare.model.net, bare.input_ids, 0, **settings)
+    torch.testing.assert_close(theirs[..., :-8], ours[..., :-8])
+
+
+@pytest.mark.parametrize("retention", [0.125, 0.25, 0.75])  # whole numbers of tokens
+def test_kept_sets_are_the_presss_own(bench: Bench, bare: Prefill, retention: float) -> None:
+    """Two ways to the same set: what is left of the press's cache, and a choice by its scores."""
+    for press in ({"name": "KnormPress"}, {"name": "KeyDiffPress"}, SMALL):
+        scorer = KVPress(bench, **press)
+        left, chosen = scorer.keep(bare, retention), select(scorer.score(bare), retention, "head")
+        assert torch.equal(left, chosen)
+    # AdaKV shares a layer's budget among its heads; what it drops is masked, not removed.
+    inner = {"name": "KeyDiffPress"}
+    adakv = KVPress(bench, name="AdaKVPress", press=inner, alpha_safeguard=0.0)
+    chosen = select(KVPress(bench, **inner).score(bare), retention, "layer")
+    assert torch.equal(adakv.keep(bare, retention), chosen)
+
+
+def test_the_prefix_is_not_counted_whether_or_not_a_press_keeps_it(
+    bench: Bench, filled: Prefill
+) -> None:
+    budget = int(0.3 * filled.shape[2])
+    sinks = KVPress(bench, name="StreamingLLMPress", n_sink=filled.prefix_len)
+    latest = KVPress(bench, name="StreamingLLMPress", n_sink=0)
+    for scorer in (sinks, latest):
+        for head in scorer.keep(filled, 0.3).flatten(0, 1):
+            assert head.nonzero().flatten().tolist() == list(range(len(head) - budget, len(head)))
+
+
+def test_nothing_of_a_press_stays_on_the_model(bench: Bench, filled: Prefill) -> None:
+    net = filled.model.net
+
+    def state() -> Any:
+        modules = list(net.named_modules())
+        hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for _, m in modules]
+        names = [(name, sorted(vars(module))) for name, module in modules]
+        return names, hooks, net.config._attn_implementation, dict(ALL_ATTENTION_FUNCTIONS)
+
+    before = state()
+    # Imported anew, as in a process that has never seen it.
+    for name in [m for m in sys.modules if m.split(".")[0] == "kvpress"]:
+        del sys.modules[name]
+    adakv = KVPress(bench, name="AdaKVPress", press=SMALL)
+    adakv.keep(filled, 0.3)
+    KVPress(bench, name="ExpectedAttentionPress").score(filled)
+    with pytest.raises(ConfigError):
+        KVPress(bench, name="StreamingLLMPress").score(filled)
+    assert state() == before
+    again = prefill(filled.model, filled.input_ids, filled.prefix_len)
+    for one, other in zip(again.cache.layers, filled.cache.layers, strict=True):
+        assert torch.equal(one.keys, other.keys)
+
+
+@pytest.mark.parametrize(
+    ("press", "says"),
+    [
+        ({"name": "AdaKVPress", "press": SMALL}, "it chooses by itself; set `scope: own`"),
+        ({"name": "StreamingLLMPress"}, "its scores depend on the retention"),
+        ({"name": "CompactorPress"}, "its scores depend on the retention"),
+    ],
+)
+def test_presses_without_plain_scores_have_a_scope_of_their_own(
+    press: dict[str, Any], says: str, bench: Bench, filled: Prefill
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        KVPress(bench, **press).score(filled)
+    assert 0.2 < KVPress(bench, **press).keep(filled, 0.3).float().mean() < 0.31
+
+
+@pytest.mark.parametrize(
+    ("press", "says"),
+    [
+        ({"name": "KeyRerotationPress", "press": SMALL}, "it alters the pairs that it keeps"),
+        ({"name": "MergingPress", "press": SMALL}, "it alters the pairs that it keeps"),
+        ({"name": "DMSPress", "press": SMALL}, "it cannot be asked for a retention"),
+        ({"name": "PrefillDecodingPress"}, "it keeps everything at retention 0.3"),
+        ({"name": "KVPressTextGenerationPipeline"}, "kvpress has no press"),
+        ({"name": "AdaKVPress", "press": {"name": "Snap"}}, "kvpress has no press 'Snap'"),
+        ({"name": "AdaKVPress", "press": SMALL, "alpha_safeguard": 2}, "should be in"),
+    ],
+)
+def test_presses_that_cannot_be_compared_are_refused(
+    press: dict[str, Any], says: str, bench: Bench, filled: Prefill
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        KVPress(bench, **press).keep(filled, 0.3)
+
+
+def test_the_prefill_is_not_charged_to_the_press(
+    bench: Bench, target: Model, contexts: list[str]
+) -> None:
+    filled = fill(target, contexts[6])
+    filled.seconds = 1e9  # slower than any press
+    scorer = KVPress(bench, name="KnormPress")
+    _, seconds = filled.timed(lambda: scorer.score(filled))
+    assert seconds < 0.05
+
+
+def test_without_kvpress_one_line_says_what_to_install(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kvpress", None)
+    with pytest.raises(ConfigError, match=r"pip install '\.\[kvpress\]'"):
+        KVPress(bench, name="KnormPress")

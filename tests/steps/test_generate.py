@@ -1,0 +1,169 @@
+"""What a question asks of its answer, and what a protocol lets a scorer see."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from proxykv.benchmarks import tiny
+from proxykv.benchmarks.examples import Example, Question, write_jsonl
+from proxykv.config import catalog
+from proxykv.config.run import Run
+from proxykv.model.loading import load_model
+from proxykv.scoring.rows import tokenized
+from proxykv.steps.generate import Generator, generate
+from proxykv.steps.grade import grade
+
+MODELS = catalog.ROOT / "models"
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths of a run are relative to the folder it runs in."""
+    (tmp_path / "models").symlink_to(MODELS)
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    tokenizer = Tokenizer.from_file(str(MODELS / "tiny" / "target" / "tokenizer.json"))
+    return tiny.build(
+        "single", tokenizer=tokenizer, contexts=4, lengths=[256], seed=3, split="eval"
+    )
+
+
+def rows(examples: list[Example], **settings: Any) -> pd.DataFrame:
+    """Rows of a run over these examples."""
+    dataset = {"benchmark": "tiny", "tasks": ["single"], "contexts": len(examples)}
+    config: Mapping[str, Any] = {
+        "run": "one",
+        "families": ["tiny"],
+        "retentions": [0.3, 1.0],
+        "methods": ["full", "snapkv"],
+        "benchmarks": [{**dataset, "lengths": [256]}],
+        **settings,
+    }
+    run = Run(config)
+    (cell,) = run.cells()
+    write_jsonl(cell.dataset.path, examples)
+    generate(run, cell)
+    return pd.read_parquet(grade(cell))
+
+
+def asked(example: Example, **changes: Any) -> Example:
+    return replace(example, questions=tuple(replace(q, **changes) for q in example.questions))
+
+
+def full(table: pd.DataFrame) -> Any:
+    return table[table.method == "full"].reset_index(drop=True)
+
+
+def test_a_stop_ends_the_answer_but_not_before_it_has_a_token(examples: list[Example]) -> None:
+    plain = full(rows(examples[:1]))
+    words = plain.prediction[0].split()
+    assert len(words) > 1
+    stopped = full(rows([asked(examples[0], stop=(words[1],))]))
+    assert stopped.prediction[0].split() == words[:1]
+    refused = full(rows([asked(examples[0], stop=(words[0],))]))
+    assert refused.new_tokens[0] >= 1
+    assert refused.prediction[0].split()[0] != words[0]
+
+
+def test_an_answer_goes_on_from_its_start(examples: list[Example]) -> None:
+    first, second = examples[0].questions[0].references[0].split()
+    started = full(rows([asked(examples[0], answer_start=first, references=(second,))]))
+    plain = full(rows(examples[:1]))
+    assert started.prediction[0].split()[0] == second
+    assert (started.question_tokens == plain.question_tokens + 1).all()
+
+
+def test_without_a_reference_there_are_no_likelihoods(examples: list[Example]) -> None:
+    table = rows([asked(examples[0], references=("",))])
+    assert table.nll.isna().all()
+    assert table.kl.isna().all()
+
+
+def test_a_query_aware_scorer_sees_the_question(examples: list[Example]) -> None:
+    blind, seeing = rows(examples), rows(examples, protocol="query_aware")
+    assert set(seeing.protocol) == {"query_aware"}
+    pruned = [table[table.method == "snapkv"].kl.mean() for table in (blind, seeing)]
+    assert pruned[1] < 0.7 * pruned[0]
+    # The full cache answers alike, and its budget is the context's alone.
+    assert full(blind).prediction.tolist() == full(seeing).prediction.tolist()
+    assert (seeing.achieved_retention <= seeing.retention).all()
+    assert (blind.kv_bytes == seeing.kv_bytes).all()
+
+
+def test_templates_open_and_close_the_users_text_unless_a_task_forgoes_them(tmp_path: Path) -> None:
+    folder = shutil.copytree(MODELS / "tiny" / "target", tmp_path / "chatty")
+    template = "{% for m in messages %}code {{ m.content }} ?{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template, "utf-8")
+    model = load_model(folder, chat=True)
+    assert model.prefix == model.encode("code")
+    assert model.suffix == model.encode("?")
+    plain = model.without_template()
+    assert (plain.prefix, plain.suffix) == ((), ())
+
+
+def test_rope_scaling_reaches_the_model() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    scaled = load_model(MODELS / "tiny" / "target", rope_scaling=yarn)
+    plain = load_model(MODELS / "tiny" / "target")
+    assert scaled.net.config.rope_parameters["rope_theta"] == 500000.0
+    # YaRN slows the long waves by its factor and leaves the short ones.
+    rotary: list[Any] = [model.net.base_model.rotary_emb for model in (plain, scaled)]
+    slower = rotary[0].inv_freq / rotary[1].inv_freq
+    assert slower[0] == pytest.approx(1)
+    assert slower[-1] == pytest.approx(4)
+
+
+def test_a_history_is_told_as_the_chat_template_tells_it(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (MODELS / "tiny" / "target").iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ 'Question' if m.role == 'user' else 'Repeat' }} : "
+        "{{ m.content }} . {% endfor %}{% if add_generation_prompt %}Repeat : {% endif %}"
+    )
+    told = Question("set v02", ("56",), 2, answer_start="the", history=(("set v01", "12 34"),))
+    conversation = "Question : set v01 . Repeat : 12 34 . Question : set v02 . Repeat : the"
+    model = load_model(folder, chat=True)
+    assert model.decode([*model.prefix, *tokenized(model, told).prompt]) == conversation
+    model = model.without_template()
+    assert model.decode(list(tokenized(model, told).prompt)) == "set v01 12 34 set v02 the"
+
+
+def test_a_lone_context_is_told_from_one_of_the_corpus(examples: list[Example]) -> None:
+    """A control that must see another context has one, however few a task has."""
+    dataset = {"benchmark": "tiny", "tasks": ["single"], "contexts": 2, "lengths": [256]}
+    run = Run(
+        {
+            "run": "one",
+            "families": ["tiny"],
+            "retentions": [0.3, 1.0],
+            "methods": ["full", "proxykv", "proxykv_shuffled"],
+            "benchmarks": [dataset],
+            "corpus": [dataset],
+        }
+    )
+    (cell,) = run.cells()
+    write_jsonl(run.datasets("tiny", "train")[0].path, examples[2:])
+    fitted = run.artefact_dir("tiny", "proxykv")
+    fitted.mkdir(parents=True)
+    shutil.copy(MODELS / "tiny" / "proxy" / "model.safetensors", fitted)
+    for mine, other in ((examples[:1], examples[2]), (examples[:2], examples[1])):
+        write_jsonl(cell.dataset.path, mine)
+        job = Generator(run, cell)
+        donor = job._prefill(mine[0], []).donor
+        assert donor is not None
+        assert tuple(donor.tolist()) == job.target.encode(other.context)

@@ -1,0 +1,183 @@
+"""Status and forgetting, on journals and tables written for the purpose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from proxykv.cli import main
+from proxykv.config import catalog
+from proxykv.config.jobs import Cell
+from proxykv.config.run import Run
+from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.journal import Journal
+from proxykv.runtime.parquet import write_parquet
+from proxykv.steps.progress import fits, forget, status, status_table
+
+DATASET = {"benchmark": "tiny", "contexts": 4, "lengths": [96]}
+CONFIG: dict[str, Any] = {
+    "run": "progress",
+    "families": ["tiny"],
+    "retentions": [0.1, 1.0],
+    "methods": ["full", "random", "prior", "kvzip"],
+    "benchmarks": [
+        {**DATASET, "tasks": ["single", "multikey", "vt"]},
+        {**DATASET, "tasks": ["multivalue"], "shards": 2},
+    ],
+    "corpus": [{**DATASET, "tasks": ["single"]}],
+}
+GRID = [("full", 1.0), ("random", 0.1), ("prior", 0.1), ("kvzip", 0.1)]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run of which `single` is done, `multikey` half, and of `multivalue` a shard."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").symlink_to(catalog.ROOT / "models")
+    run = Run(CONFIG)
+    run.write()
+    answer(run.cell("tiny", "tiny", "single"), contexts=range(4), graded=True)
+    answer(run.cell("tiny", "tiny", "multikey"), contexts=range(2), graded=False)
+    answer(run.cell("tiny", "tiny", "multivalue@1"), contexts=[1, 3], graded=True)
+    return run
+
+
+def answer(cell: Cell, contexts: Any, graded: bool, grid: Any = GRID) -> None:
+    rows = [
+        {
+            "family": cell.family,
+            "benchmark": cell.benchmark,
+            "task": cell.task,
+            "context_id": f"{cell.task}-{context}",
+            "question": 0,
+            "method": method,
+            "retention": retention,
+            "created": f"2026-01-01T00:00:{context:02}+00:00",
+        }
+        for context in contexts
+        for method, retention in grid
+    ]
+    Journal(cell.journal).append(rows)
+    if graded:
+        for kind in ("predictions", "rows"):
+            write_parquet(cell.file(kind), pd.DataFrame(rows))
+
+
+def states(run: Run) -> dict[str, str]:
+    return {record["task"]: record["state"] for record in status(run)}
+
+
+def test_status_tells_states_counts_and_times(run: Run) -> None:
+    done = {"task": "single", "state": "done", "contexts": 4, "of": 4, "rows": 16, "by": None}
+    done |= {"first": "2026-01-01T00:00:00+00:00", "last": "2026-01-01T00:00:03+00:00"}
+    record = status(run)[0]
+    assert {name: record[name] for name in done} == done
+    assert states(run) == {
+        **{"single": "done", "multikey": "started", "vt": "missing"},
+        **{"multivalue@0": "missing", "multivalue@1": "done"},
+    }
+    assert status(run)[-1]["of"] == 2
+    assert status_table(status(run)).endswith("2 done, 1 started, 2 missing")
+
+
+def test_status_tells_who_is_at_work_and_who_failed(run: Run) -> None:
+    with Journal(run.cell("tiny", "tiny", "vt").journal).lock.held():
+        assert states(run)["vt"] == "running"
+    journal = Journal(run.cell("tiny", "tiny", "multikey").journal)
+    with pytest.raises(MemoryError), journal.lock.held():
+        raise MemoryError("CUDA out of memory")
+    failed = status(run)[1]
+    assert failed["state"] == "failed"
+    assert failed["error"] == "MemoryError: CUDA out of memory"
+    assert states(run)["vt"] == "missing"
+
+
+def test_what_a_changed_config_wants_besides_is_not_done(run: Run) -> None:
+    wider = Run({**CONFIG, "retentions": [0.1, 0.2, 1.0]})
+    assert states(wider)["single"] == "started"
+
+
+def test_status_from_the_command_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--config", str(run.dir / "config.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"fits": fits(run), "jobs": status(run)}
+
+
+def test_status_tells_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = Run({**CONFIG, "methods": ["full", "prior", "proxykv"]})
+    assert {fit["state"] for fit in fits(trained)} == {"missing"}
+    folder = trained.artefact_dir("tiny", "proxykv")
+    folder.mkdir(parents=True)
+    (folder / "log.jsonl").write_text('{"step": 1, "steps": 9}\n{"step": 2, "steps": 9}\n{"st')
+    (prior := trained.artefact_dir("tiny", "prior")).mkdir()
+    (prior / "card.json").touch()
+    assert fits(trained) == [
+        {"family": "tiny", "fitted": "prior", "state": "done", "step": None, "of": None},
+        {"family": "tiny", "fitted": "proxykv", "state": "started", "step": 2, "of": 9},
+    ]
+    assert main(["status", "--config", str(trained.write())]) == 0
+    told = capsys.readouterr().out
+    assert "proxykv started    2  9\n\n1 done, 1 started\n\n" in told
+
+
+@pytest.mark.parametrize(
+    ("wanted", "dropped", "touched"),
+    [
+        ({"task": "single"}, 16, {"single"}),
+        ({"method": "random"}, 4 + 2 + 2, {"single", "multikey", "multivalue@1"}),
+        ({"task": "single", "method": "random"}, 4, {"single"}),
+        ({"family": "tiny"}, 16 + 8 + 8, {"single", "multikey", "multivalue@1"}),
+        ({"benchmark": "tiny", "task": "multivalue"}, 8, {"multivalue@1"}),
+    ],
+)
+def test_forgetting_drops_exactly_what_is_named(
+    run: Run, wanted: dict[str, str], dropped: int, touched: set[str]
+) -> None:
+    before = {cell.name: Journal(cell.journal).read() for cell in run.cells()}
+    assert forget(run, wanted) == dropped
+    for cell in run.cells():
+        kept = [r for r in before[cell.name] if not wanted.items() <= r.items()]
+        assert Journal(cell.journal).read() == kept
+        was_graded = cell.name in ("single", "multivalue@1")
+        assert cell.file("rows").exists() == (was_graded and cell.name not in touched)
+        assert cell.file("rows").exists() == cell.file("predictions").exists()
+
+
+def test_what_another_cut_of_a_task_has_answered_is_forgotten_too(run: Run) -> None:
+    whole = Run({**CONFIG, "benchmarks": [{**DATASET, "tasks": ["multivalue"]}]})
+    assert forget(whole, {"task": "multivalue"}) == 8
+    assert Journal(run.cell("tiny", "tiny", "multivalue@1").journal).read() == []
+
+
+def test_a_fitted_method_can_be_forgotten_with_what_was_fitted(run: Run) -> None:
+    folder = run.artefact_dir("tiny", "prior")
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text("{}")
+    forget(run, {"method": "prior"})
+    assert folder.exists()
+    forget(run, {"method": "prior"}, fitted=True)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fitted", "why"),
+    [
+        ({"task": "singel"}, False, "no task 'singel'; did you mean 'single'"),
+        ({"method": "rando"}, False, "no method 'rando'; did you mean 'random'"),
+        ({}, False, "forget what?"),
+        ({"method": "random"}, True, "only a method that is fitted"),
+    ],
+)
+def test_what_cannot_be_forgotten(run: Run, wanted: dict[str, str], fitted: bool, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        forget(run, wanted, fitted)
+
+
+def test_nothing_is_forgotten_under_a_running_job(run: Run) -> None:
+    journal = Journal(run.cell("tiny", "tiny", "multikey").journal)
+    with journal.lock.held(), pytest.raises(ConfigError, match=r"multikey.* is held by pid"):
+        forget(run, {"method": "random"})
+    assert len(Journal(run.cell("tiny", "tiny", "single").journal).read()) == 16

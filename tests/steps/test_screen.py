@@ -1,0 +1,140 @@
+"""Decontamination: what counts as shared text, and what is left out."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxykv.benchmarks.examples import Example, write_jsonl
+from proxykv.config.run import Run
+from proxykv.runtime.errors import ConfigError
+from proxykv.steps.corpus import context_name
+from proxykv.steps.screen import kept, ngrams, overlaps, require_clean, screen
+
+TEXT = "a quick brown fox jumps over the lazy dog and runs away from it"
+OWN = "some words of its own, and no others"
+
+
+def example(name: str, context: str) -> Example:
+    return Example(name, "task", context)
+
+
+def test_ngrams_ignore_case_and_punctuation() -> None:
+    assert ngrams("One, two -- THREE four.", 3) == [
+        ("one", "two", "three"),
+        ("two", "three", "four"),
+    ]
+    assert ngrams("One.", 3) == [("one",)]
+
+
+def test_every_chinese_character_is_a_word() -> None:
+    assert ngrams("机器学习 ok", 4) == [("机", "器", "学", "习"), ("器", "学", "习", "ok")]
+
+
+def test_overlap_is_the_share_of_ngrams() -> None:
+    train = [
+        example("same", TEXT),
+        example("half", "a quick brown fox x y"),
+        example("new", "x y z w"),
+    ]
+    shares = overlaps(train, [example("test", TEXT.upper())], ngram=4)
+    names = [context_name(one) for one in train]
+    assert shares == dict(zip(names, (1.0, pytest.approx(1 / 3), 0.0), strict=True))
+
+
+def test_contexts_of_one_id_and_different_text_are_told_apart() -> None:
+    """Two parts of a corpus can be the same task made of other sources."""
+    train = [example("0001", TEXT), example("0001", "x y z w")]
+    assert list(overlaps(train, [example("test", TEXT)], ngram=4).values()) == [1.0, 0.0]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    dataset: dict[str, Any] = {"benchmark": "tiny", "contexts": 2, "lengths": [64]}
+    return Run(
+        {
+            "run": "r",
+            "families": ["tiny"],
+            "retentions": [0.1, 1.0],
+            "methods": ["full", "prior"],
+            "benchmarks": [{**dataset, "tasks": ["single"]}],
+            "corpus": [{**dataset, "tasks": ["vt"]}],
+            "decontamination": {"ngram": 4, "limit": 0.2},
+        }
+    )
+
+
+def write(run: Run, split: str, contexts: dict[str, str]) -> None:
+    (dataset,) = run.datasets("tiny", split)
+    write_jsonl(dataset.path, [example(*pair) for pair in contexts.items()])
+
+
+def test_shared_contexts_are_reported_and_left_out(run: Run) -> None:
+    texts = {"a-1": TEXT, "a-2": OWN}
+    write(run, "train", texts)
+    names = [context_name(example(*pair)) for pair in texts.items()]
+    write(run, "eval", {"b-1": f"before {TEXT} after"})
+    report = json.loads(screen(run, "tiny").read_text("utf-8"))
+    assert report == {
+        "ngram": 4,
+        "limit": 0.2,
+        "contexts": 2,
+        "dropped": {names[0]: 1.0},
+        "largest_share_kept": 0.0,
+    }
+    files = [Path(f"{name}.safetensors") for name in names]
+    assert kept(files, dropped(run)) == files[1:]
+
+
+def dropped(run: Run) -> list[str]:
+    return json.loads(run.dropped("tiny").read_text("utf-8"))
+
+
+def test_the_list_that_mappers_depend_on_is_written_only_if_it_changes(run: Run) -> None:
+    write(run, "train", {"a-1": TEXT, "a-2": OWN})
+    write(run, "eval", {"b-1": f"before {TEXT} after"})
+    screen(run, "tiny")
+    os.utime(run.dropped("tiny"), (1, 1))
+    write(run, "eval", {"b-1": f"{TEXT} after", "b-2": "a task that shares no text"})
+    screen(run, "tiny")
+    assert dropped(run) == [context_name(example("a-1", TEXT))]
+    assert run.dropped("tiny").stat().st_mtime == 1
+    write(run, "eval", {"b-2": "some words of its own"})
+    screen(run, "tiny")
+    assert dropped(run) == [context_name(example("a-2", OWN))]
+
+
+def test_a_mapper_that_has_seen_what_is_dropped_now_is_refused(run: Run) -> None:
+    write(run, "train", {"a-1": TEXT, "a-2": OWN})
+    write(run, "eval", {"b-1": f"before {TEXT} after"})
+    screen(run, "tiny")
+    card = run.artefact_dir("tiny", "prior") / "card.json"
+    card.parent.mkdir()
+    card.write_text(json.dumps({"decontamination": {"dropped": []}}))
+    with pytest.raises(ConfigError, match=r"prior: .* run the same command again"):
+        require_clean(run, "tiny")
+    card.write_text(json.dumps({"decontamination": {"dropped": dropped(run)}}))
+    require_clean(run, "tiny")
+
+
+def test_what_shares_text_with_held_out_contexts_is_left_out(run: Run) -> None:
+    corpus = [{**run.config["corpus"][0], "held_out": 1}]
+    run = Run({**run.config, "corpus": corpus})
+    texts = {"a-1": TEXT, "a-2": OWN, "a-3": f"{TEXT} again"}
+    write(run, "train", texts)
+    write(run, "eval", {"b-1": "none of them is here"})
+    report = json.loads(screen(run, "tiny").read_text("utf-8"))
+    assert report["contexts"] == 2
+    assert list(report["dropped"]) == [context_name(example("a-1", TEXT))]
+
+
+def test_a_corpus_of_evaluation_text_is_refused(run: Run) -> None:
+    write(run, "train", {"a-1": TEXT})
+    write(run, "eval", {"b-1": TEXT})
+    with pytest.raises(ConfigError, match="all 1 contexts share text"):
+        screen(run, "tiny")
