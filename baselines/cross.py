@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
-from proxykv.scoring.contract import Bench
+from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.selection import transplant
 
 VARIANTS = {
@@ -28,9 +28,9 @@ VARIANTS = {
 class Cross:
     """Scores of `allocation`, handed out within each head in the order of `ranking`."""
 
-    def __init__(self, bench: Bench, allocation: str, ranking: str) -> None:
+    def __init__(self, context: MethodContext, allocation: str, ranking: str) -> None:
         """`allocation`, `ranking`: ids of two methods of the run."""
-        self.allocation, self.ranking = bench.scorer(allocation), bench.scorer(ranking)
+        self.allocation, self.ranking = context.scorer(allocation), context.scorer(ranking)
 
     def score(self, prefill: Prefill) -> Scores:
         """Per-head counts of one method at every retention, tokens of the other."""

@@ -6,7 +6,7 @@ import torch
 
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
-from proxykv.scoring.contract import Bench
+from proxykv.scoring.contract import MethodContext
 
 VARIANTS = {"full": {"scope": "none"}}
 
@@ -14,7 +14,7 @@ VARIANTS = {"full": {"scope": "none"}}
 class Full:
     """Every KV pair is as important as every other; asked only at retention 1."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, context: MethodContext) -> None:
         """Nothing to set."""
 
     def score(self, prefill: Prefill) -> Scores:

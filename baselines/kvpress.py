@@ -2,7 +2,7 @@
 
 A press works while its model prefills. So the context is prefilled once more, on transformers' own
 attention and with the press hooked in, and what the press says is taken from there: its scores, or,
-under the scope `own`, what it keeps at a retention. Pruning and decoding are the harness's.
+under the scope `custom`, what it keeps at a retention. Pruning and decoding are the harness's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from proxykv.model.devices import clock
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Keep, Scores
 from proxykv.runtime.errors import ConfigError
-from proxykv.scoring.contract import Bench
+from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.selection import budget
 
 VARIANTS = {"kvpress:": {"scope": "head", "sets": ["compression_ratio"]}}
@@ -32,7 +32,7 @@ VARIANTS = {"kvpress:": {"scope": "head", "sets": ["compression_ratio"]}}
 class KVPress:
     """A press, by its name."""
 
-    def __init__(self, bench: Bench, name: str, **params: Any) -> None:
+    def __init__(self, context: MethodContext, name: str, **params: Any) -> None:
         """`params`: the press's own; a press among them is written `{name: SnapKVPress, …}`."""
         self.name, self.kvpress = name, _kvpress()
         self.press = self._made(name, **params)
@@ -52,14 +52,14 @@ class KVPress:
             return keys, values
 
         if getattr(type(press), "compress", None) is not self.kvpress.ScorerPress.compress:
-            raise ConfigError(f"kvpress:{self.name}: it chooses by itself; set `scope: own`")
+            raise ConfigError(f"kvpress:{self.name}: it chooses by itself; set `scope: custom`")
         press.compress = note
         press.compression_ratio = object()  # nothing that a press could calculate with
         try:
             self._prefill(prefill)
         except TypeError as error:
             raise ConfigError(
-                f"kvpress:{self.name}: its scores depend on the retention; set `scope: own`"
+                f"kvpress:{self.name}: its scores depend on the retention; set `scope: custom`"
             ) from error
         finally:
             del press.compress

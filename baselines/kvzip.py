@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
 from proxykv.runtime.errors import ConfigError
-from proxykv.scoring.contract import Bench
+from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.kvzip import CHUNK, FIRST, NEXT, replays, score_replays
 
 VARIANTS = {
@@ -20,7 +20,7 @@ class KVzip:
 
     def __init__(
         self,
-        bench: Bench,
+        context: MethodContext,
         chunk: int = CHUNK,
         first: str = FIRST,
         following: str = NEXT,

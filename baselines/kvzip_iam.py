@@ -17,45 +17,45 @@ from torch import Tensor
 from proxykv.mapper.fitted import load_fitted, save_fitted
 from proxykv.mapper.stored_scores import Predictor, load_scores
 from proxykv.model.prefill import Prefill
-from proxykv.model.tensors import Features, Scores
-from proxykv.scoring.contract import Bench
+from proxykv.model.tensors import ProxySignal, Scores
+from proxykv.scoring.contract import MethodContext
 
 TINY = 1e-6
 """Norms and spreads below it are a silent head's."""
 
 VARIANTS = {
-    "kvzip_iam": {"scope": "global", "artefact": "kvzip_iam"},
+    "kvzip_iam": {"scope": "global", "fitted_id": "kvzip_iam"},
     "kvzip_iam_rescaled": {
         "scope": "global",
-        "artefact": "kvzip_iam",
+        "fitted_id": "kvzip_iam",
         "params": {"rescaled": True},
     },
     # Rescaling keeps the order inside a head: with equal budgets per head there is one variant.
-    "kvzip_iam_head": {"scope": "head", "artefact": "kvzip_iam"},
+    "kvzip_iam_head": {"scope": "head", "fitted_id": "kvzip_iam"},
 }
 
 
 class KVzipIAM:
     """The proxy's KVzip scores, each head's handed to the target heads that are aligned to it."""
 
-    def __init__(self, bench: Bench, artefact: Path, rescaled: bool = False) -> None:
+    def __init__(self, context: MethodContext, fitted: Path, rescaled: bool = False) -> None:
         """`rescaled`: give each head the mean and the spread that its scores had when fitted."""
-        self.fitted, card = load_fitted(artefact, bench.pair)
-        self.proxy, self.rescaled = bench.proxy, rescaled
+        self.fitted, card = load_fitted(fitted, context.pair)
+        self.proxy, self.rescaled = context.proxy, rescaled
         self.key = ("kvzip_iam", card["weights_sha256"], rescaled)
-        self.ahead = True
+        self.during_prefill = True
 
     def score(self, prefill: Prefill) -> Scores:
         """The aligned scores, where the target is."""
         return prefill.once(self.key, lambda: self._score(prefill))
 
-    def map(self, proxy_scores: Features) -> Scores:
+    def map(self, proxy_scores: ProxySignal) -> Scores:
         """`S_proxy[map(l, h)]`; rescaled, a line of it per head."""
         return _aligned(self.fitted, proxy_scores, self.rescaled)
 
     def _score(self, prefill: Prefill) -> Scores:
-        features = self.proxy.scores(prefill, prefill.input_ids)
-        return self.map(features).to(prefill.input_ids.device)
+        signal = self.proxy.scores(prefill, prefill.input_ids)
+        return self.map(signal).to(prefill.input_ids.device)
 
 
 def fit(
@@ -105,7 +105,7 @@ def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
     return predict
 
 
-def _aligned(fitted: Mapping[str, Tensor], proxy_scores: Features, rescaled: bool) -> Scores:
+def _aligned(fitted: Mapping[str, Tensor], proxy_scores: ProxySignal, rescaled: bool) -> Scores:
     proxy = proxy_scores.flatten(0, 1).float()
     heads, slope, offset = (fitted[n].to(proxy.device) for n in ("heads", "slope", "offset"))
     scores = proxy[heads]

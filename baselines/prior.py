@@ -19,26 +19,26 @@ from proxykv.mapper.fitted import load_fitted, save_fitted
 from proxykv.mapper.stored_scores import Predictor, load_scores
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
-from proxykv.scoring.contract import Bench
+from proxykv.scoring.contract import MethodContext
 
 Draw = Literal["distribution", "mean"]
 LEVELS = 257
 """Quantiles stored per head."""
 
 VARIANTS = {
-    "prior": {"scope": "global", "artefact": "prior", "params": {"draw": "distribution"}},
-    "prior_mean": {"scope": "global", "artefact": "prior", "params": {"draw": "mean"}},
+    "prior": {"scope": "global", "fitted_id": "prior", "params": {"draw": "distribution"}},
+    "prior_mean": {"scope": "global", "fitted_id": "prior", "params": {"draw": "mean"}},
 }
 
 
 class Prior:
     """Draws each head's scores from its calibration scores, seeded by the context."""
 
-    def __init__(self, bench: Bench, artefact: Path, draw: Draw = "distribution") -> None:
+    def __init__(self, context: MethodContext, fitted: Path, draw: Draw = "distribution") -> None:
         """`draw`: `distribution` samples the head's own; `mean` is its mean and a little noise."""
-        self.quantiles = load_fitted(artefact, bench.pair)[0]["quantiles"]
+        self.quantiles = load_fitted(fitted, context.pair)[0]["quantiles"]
         self.draw: Draw = draw
-        self.seed = bench.seed
+        self.seed = context.seed
 
     def score(self, prefill: Prefill) -> Scores:
         """Scores in [0, 1]."""

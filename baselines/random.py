@@ -6,7 +6,7 @@ import torch
 
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
-from proxykv.scoring.contract import Bench
+from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.seeded import generator
 
 VARIANTS = {"random": {"scope": "global"}}
@@ -15,9 +15,9 @@ VARIANTS = {"random": {"scope": "global"}}
 class Random:
     """Uniform noise, drawn anew for each context, the same on every run and device."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, context: MethodContext) -> None:
         """Take the run's seed."""
-        self.seed = bench.seed
+        self.seed = context.seed
 
     def score(self, prefill: Prefill) -> Scores:
         """Uniform in [0, 1)."""

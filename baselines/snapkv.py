@@ -19,7 +19,7 @@ from proxykv.model.context_cache import ContextLayer
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Ids, Scores
-from proxykv.scoring.contract import Bench
+from proxykv.scoring.contract import MethodContext
 
 Pooling = Literal["avg", "max"]
 Reduce = Literal["mean", "sum"]
@@ -35,7 +35,7 @@ VARIANTS = {"snapkv": {"scope": "head"}, "snapkv_global": {"scope": "global"}}
 class SnapKV:
     """SnapKV in one of its published settings."""
 
-    def __init__(self, bench: Bench, preset: Preset = "original") -> None:
+    def __init__(self, context: MethodContext, preset: Preset = "original") -> None:
         """`preset`: `original` (the authors' LongBench setting) or `kvpress` (its defaults)."""
         self.settings = PRESETS[preset]
 

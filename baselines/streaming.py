@@ -6,7 +6,7 @@ import torch
 
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
-from proxykv.scoring.contract import Bench
+from proxykv.scoring.contract import MethodContext
 
 VARIANTS = {"streaming": {"scope": "head"}}
 
@@ -14,7 +14,7 @@ VARIANTS = {"streaming": {"scope": "head"}}
 class Streaming:
     """The first `sinks` tokens of the context, then the latest ones; the same for every head."""
 
-    def __init__(self, bench: Bench, sinks: int = 4) -> None:
+    def __init__(self, context: MethodContext, sinks: int = 4) -> None:
         """`sinks`: tokens at the start of the context that rank above all others."""
         self.sinks = sinks
 

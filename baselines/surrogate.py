@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from proxykv.mapper.calibration import Matching
+from proxykv.mapper.calibration import QuantileCalibration
 from proxykv.mapper.fitted import load_fitted
 from proxykv.mapper.layer_inputs import Inputs, load_inputs
 from proxykv.mapper.stored_scores import Predictor
@@ -25,14 +25,14 @@ from proxykv.mapper.training import TrainConfig, train_mapper
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
 from proxykv.runtime.errors import ConfigError
-from proxykv.scoring.contract import Bench
+from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.hidden_states import watched
 
 VARIANTS = {
-    "surrogate": {"scope": "global", "artefact": "surrogate", "inputs": True},
+    "surrogate": {"scope": "global", "fitted_id": "surrogate", "inputs": True},
     "surrogate_embedding": {
         "scope": "global",
-        "artefact": "surrogate_embedding",
+        "fitted_id": "surrogate_embedding",
         "inputs": True,
         "params": {"inputs": "embedding", "kernel": 9},
     },
@@ -44,27 +44,29 @@ class Surrogate:
 
     def __init__(
         self,
-        bench: Bench,
-        artefact: Path,
+        context: MethodContext,
+        fitted: Path,
         inputs: Inputs = "hidden",
         width: int = 64,
         kernel: int = 1,
         **fitting: Any,
     ) -> None:
-        """All but `artefact` says how it was fitted (see `fit`), and is in the card.
+        """All but `fitted` says how it was fitted (see `fit`), and is in the card.
 
         `inputs`: of every layer for its own KV heads (`hidden`), or of the first layer alone, which
         are the tokens' embeddings, for all (`embedding`); `width`: of the one inner layer, 0 for a
         linear map; `kernel`: tokens that a token's scores are guessed from, itself in the middle.
         """
-        self.net, card = _load(artefact, bench.pair)
+        self.net, card = _load(fitted, context.pair)
         self.key = ("surrogate", card["weights_sha256"])
 
     def score(self, prefill: Prefill) -> Scores:
         """Found where the prefill was watched; otherwise from another prefill."""
-        return prefill.once(self.key, lambda: watched(prefill, self.see))
+        return prefill.once(self.key, lambda: watched(prefill, self.score_layer))
 
-    def see(self, layer: int, inputs: Float[Tensor, "token width"]) -> Float[Tensor, "head token"]:
+    def score_layer(
+        self, layer: int, inputs: Float[Tensor, "token width"]
+    ) -> Float[Tensor, "head token"]:
         """Logits of the heads that this layer's inputs decide on, which may be none."""
         if layer >= self.net.config.sources:
             return inputs.new_empty(0, len(inputs), dtype=torch.float32)
@@ -72,7 +74,7 @@ class Surrogate:
 
 
 @dataclass(frozen=True)
-class Shape:
+class SurrogateShape:
     """Shape of a network: `sources` inputs of `input_width`, each for as many of all heads."""
 
     sources: int
@@ -88,10 +90,10 @@ class Shape:
             raise ConfigError(f"surrogate: kernel {self.kernel} is even; choose an odd number")
 
 
-class Net(nn.Module):
+class SurrogateNetwork(nn.Module):
     """A network of its own for every source: convolution along tokens, GELU, linear."""
 
-    def __init__(self, config: Shape) -> None:
+    def __init__(self, config: SurrogateShape) -> None:
         super().__init__()
         self.config = config
         inner, heads = config.width, config.layers * config.heads // config.sources
@@ -102,7 +104,7 @@ class Net(nn.Module):
             nn.Conv1d(config.input_width, inner or heads, config.kernel, padding="same")
             for _ in range(config.sources)
         )
-        self.matching = Matching(config.layers * config.heads)
+        self.calibration = QuantileCalibration(config.layers * config.heads)
         self.outward = nn.ModuleList(
             nn.Conv1d(inner, heads, 1, bias=False) for _ in range(config.sources if inner else 0)
         )
@@ -137,7 +139,7 @@ class Net(nn.Module):
         """Matched logits of one source's heads."""
         logits = self.one(source, inputs)
         first = source * len(logits)
-        return self.matching(logits, slice(first, first + len(logits)))
+        return self.calibration(logits, slice(first, first + len(logits)))
 
 
 def fit(
@@ -146,10 +148,10 @@ def fit(
     """Train on stored scores and inputs; other `params` are fields of TrainConfig, as ProxyKV's."""
     own = {name: params[name] for name in ("width", "kernel") if name in params}
     # What the run's mappers look like, and what they see of the proxy, is none of its business.
-    others = {*own, "inputs", "mapper", "features"}
+    others = {*own, "inputs", "mapper", "signal"}
     training: dict[str, Any] = {"lr": 1e-3} | {k: v for k, v in params.items() if k not in others}
     kind = params.get("inputs", "hidden")
-    config = TrainConfig(**training, mapper=own, features=kind)
+    config = TrainConfig(**training, mapper=own, signal=kind)
     train_mapper(files, out, config, identity, build=calibrated_net, load=load_inputs)
 
 
@@ -158,16 +160,18 @@ def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
     net, card = _load(folder)
 
     def predict(path: Path) -> tuple[Scores, Scores]:
-        inputs, target = load_inputs(path, card["training"]["features"])
+        inputs, target = load_inputs(path, card["training"]["signal"])
         return net.score(inputs), target
 
     return predict
 
 
-def calibrated_net(files: Sequence[Path], overrides: Mapping[str, Any], inputs: str) -> Net:
+def calibrated_net(
+    files: Sequence[Path], overrides: Mapping[str, Any], inputs: str
+) -> SurrogateNetwork:
     """A fresh network with the normalisation and the mean logits of the training contexts."""
     x, target = load_inputs(files[0], inputs)
-    net = Net(Shape(len(x), x.shape[-1], *target.shape[:2], **overrides))
+    net = SurrogateNetwork(SurrogateShape(len(x), x.shape[-1], *target.shape[:2], **overrides))
     total = square = logit = torch.zeros(())
     tokens = 0
     for path in files:
@@ -182,9 +186,11 @@ def calibrated_net(files: Sequence[Path], overrides: Mapping[str, Any], inputs: 
     return net
 
 
-def _load(folder: Path, expected: Mapping[str, str] | None = None) -> tuple[Net, dict[str, Any]]:
+def _load(
+    folder: Path, expected: Mapping[str, str] | None = None
+) -> tuple[SurrogateNetwork, dict[str, Any]]:
     weights, card = load_fitted(folder, expected)
-    net = Net(Shape(**card["mapper"]))
+    net = SurrogateNetwork(SurrogateShape(**card["mapper"]))
     net.load_state_dict(weights)
     return net.eval(), card
 

@@ -38,7 +38,9 @@ def _rows(one: Path, other: Path) -> Iterator[str]:
     shared = frames[0].index.intersection(frames[1].index)
     first, second = (frame.loc[shared] for frame in frames)
     for column in ANSWERS:
-        differ = ~((first[column] == second[column]) | (first[column].isna() & second[column].isna()))
+        differ = ~(
+            (first[column] == second[column]) | (first[column].isna() & second[column].isna())
+        )
         if differ.any():
             example = first.index[differ.to_numpy()][0]
             values = first.loc[[example], column].iloc[0], second.loc[[example], column].iloc[0]

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from baselines.snapkv import PRESETS, SnapKV
 from proxykv.model.context_cache import ATTENTION
-from proxykv.model.decode import Ask, answer
+from proxykv.model.decode import TokenizedQuestion, answer
 from proxykv.model.loading import Model, load_model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.pruned_cache import PrunedCache
@@ -69,7 +69,7 @@ class Side:
                 scores = score_replays(filled, replays(self.model, context, CHUNK))
             with watch.time("sweep_decode"):
                 keeps = [select(scores, retention, "global") for retention in RETENTIONS]
-                ask = Ask(tuple(question.tolist()), (1,), STEPS)
+                ask = TokenizedQuestion(tuple(question.tolist()), (1,), STEPS)
                 answer(filled, keeps, [ask], batch_rows=len(keeps) + 1)
 
     def _bare(self, filled: Prefill, inputs: list[Tensor], watch: Watch) -> None:

@@ -88,9 +88,9 @@ class Pair:
         target = self.target
         ids, prefix_len = context_ids(target, text), len(target.prefix)
         maps = {"proxykv": self.mapper.score}
-        seen = self.card["training"]["features"]
+        seen = self.card["training"]["signal"]
         request = prefill_and_score(
-            target, self.proxy, ids, prefix_len, maps, self.schedule, features=seen
+            target, self.proxy, ids, prefix_len, maps, self.schedule, signal=seen
         )
         timeline = request.timeline
         with timeline.phase("select", target.device):

@@ -67,14 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     checked.add_argument("--family", help="verify a family's models instead, without a GPU")
     for step, arguments in {
         _convert: ("family", "role"),
-        _data: ("path",),
-        _scores: ("family", "shard"),
+        _prepare: ("path",),
+        _extract: ("family", "shard"),
         _screen: ("family",),
         _fit: ("family", "method"),
         _generate: ("family", "benchmark", "task"),
         _grade: ("family", "benchmark", "task"),
         _transfer: (),
-        _table: (),
+        _tabulate: (),
         _plot: (),
         _report: (),
         _status: (),
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         _needs_config(sub)
         if step is _status:
             sub.add_argument("--json", action="store_true", help="for programs")
-        if step in (_scores, _fit, _generate):
+        if step in (_extract, _fit, _generate):
             sub.add_argument("--threads", type=int, help="CPU threads for torch")
             sub.add_argument("--gpus", type=int, help="GPUs that no other job has; 0 hides all")
     recover = add(_recover)
@@ -124,7 +124,7 @@ def _check(options: argparse.Namespace) -> None:
     rows = len(run.methods) - 1, len(run.retentions) - 1
     parts = estimate(run)
     print(
-        f"{options.configfile}: ok; run {run.name!r}: {len(run.cells())} jobs, "
+        f"{options.configfile}: ok; run {run.name!r}: {len(run.jobs())} jobs, "
         f"{rows[0]} methods x {rows[1]} retentions + full cache",
         *table(parts),
         total(parts),
@@ -143,17 +143,17 @@ def _convert(options: argparse.Namespace) -> None:
         convert(model, folder)
 
 
-def _data(options: argparse.Namespace) -> None:
+def _prepare(options: argparse.Namespace) -> None:
     """make the dataset that belongs to a path of the run"""
-    from proxykv.steps.data import make_dataset
+    from proxykv.steps.prepare import prepare
 
     run = Run.read(options.config)
-    make_dataset(run, run.dataset(options.path))
+    prepare(run, run.dataset(options.path))
 
 
-def _scores(options: argparse.Namespace) -> None:
+def _extract(options: argparse.Namespace) -> None:
     """store both models' scores of the training contexts"""
-    from proxykv.steps.scores import extract
+    from proxykv.steps.extract import extract
 
     run, shard = Run.read(options.config), int(options.shard) - 1
     with _hardware(options), _alone(run.score_lists(options.family)[shard]):
@@ -172,7 +172,7 @@ def _fit(options: argparse.Namespace) -> None:
     from proxykv.steps.fit import fit
 
     run = Run.read(options.config)
-    with _hardware(options), _alone(run.artefact_dir(options.family, options.method)):
+    with _hardware(options), _alone(run.fitted_dir(options.family, options.method)):
         fit(run, options.family, options.method)
 
 
@@ -182,7 +182,7 @@ def _generate(options: argparse.Namespace) -> None:
 
     run = Run.read(options.config)
     with _hardware(options):
-        generate(run, run.cell(options.family, options.benchmark, options.task))
+        generate(run, run.job(options.family, options.benchmark, options.task))
 
 
 def _grade(options: argparse.Namespace) -> None:
@@ -190,55 +190,40 @@ def _grade(options: argparse.Namespace) -> None:
     from proxykv.steps.grade import grade
 
     run = Run.read(options.config)
-    grade(run.cell(options.family, options.benchmark, options.task))
+    grade(run.job(options.family, options.benchmark, options.task))
 
 
 def _transfer(options: argparse.Namespace) -> None:
     """hold what is fitted against the corpus' held-out contexts, part by part"""
-    import pandas as pd
+    from proxykv.steps.transfer import transfer
 
-    from proxykv.report.plots import draw_figure
-    from proxykv.steps.transfer import write_transfer
-
-    run = Run.read(options.config)
-    write_transfer(run)
-    # No rows: nothing has been decoded.
-    draw_figure("transfer", pd.DataFrame(), run.dir, run.dir / "figures")
+    transfer(Run.read(options.config))
 
 
-def _table(options: argparse.Namespace) -> None:
+def _tabulate(options: argparse.Namespace) -> None:
     """write the run's tables"""
-    from proxykv.report.ablations import write_ablations
-    from proxykv.report.tabulate import write_tables
-    from proxykv.steps.screen import require_clean
+    from proxykv.steps.tabulate import tabulate
 
-    run = Run.read(options.config)
-    for family in run.families if run.artefacts else ():
-        require_clean(run, family)
-    rows = _rows(run)
-    write_tables(rows, run.dir / "tables")
-    write_ablations(rows, run.dir)
+    tabulate(Run.read(options.config))
 
 
 def _plot(options: argparse.Namespace) -> None:
     """draw the run's figures"""
-    from proxykv.report.plots import draw_figures
+    from proxykv.steps.plot import plot
 
-    run = Run.read(options.config)
-    draw_figures(_rows(run), run.dir, run.dir / "figures")
+    plot(Run.read(options.config))
 
 
 def _report(options: argparse.Namespace) -> None:
     """write the run's report"""
-    from proxykv.report.build import build_report
+    from proxykv.steps.report import report
 
-    run = Run.read(options.config)
-    build_report(_rows(run), run.dir, run.dir / "report" / "index.html")
+    report(Run.read(options.config))
 
 
 def _status(options: argparse.Namespace) -> None:
     """show how far each fit and each job of the run is"""
-    from proxykv.steps.progress import fits, status, status_table
+    from proxykv.runs.status import fits, status, status_table
 
     run = Run.read(options.config)
     told = {"fits": fits(run), "jobs": status(run)}
@@ -250,7 +235,7 @@ def _status(options: argparse.Namespace) -> None:
 
 def _forget(options: argparse.Namespace) -> None:
     """drop rows, so that the next run computes exactly those again"""
-    from proxykv.steps.progress import forget
+    from proxykv.runs.status import forget
 
     names = ("family", "benchmark", "task", "method")
     wanted = {name: value for name in names if (value := getattr(options, name))}
@@ -260,7 +245,7 @@ def _forget(options: argparse.Namespace) -> None:
 
 def _recover(options: argparse.Namespace) -> None:
     """after snakemake was killed: end what it left, unlock, and run its command again"""
-    from proxykv.steps.recover import recover
+    from proxykv.runs.recover import recover
 
     sys.exit(recover(options.command))
 
@@ -281,14 +266,6 @@ def _yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: cannot be read as text: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-
-
-def _rows(run: Run) -> list[Path]:
-    """Files of rows that are there, of the run's own jobs.
-
-    The folder may hold others: of tasks that the config no longer names, or that it cuts otherwise.
-    """
-    return [path for cell in run.cells() if (path := cell.file("rows")).exists()]
 
 
 def _alone(path: Path) -> AbstractContextManager[None]:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from proxykv.config import catalog
-from proxykv.config.jobs import Cell
+from proxykv.config.jobs import Job
 from proxykv.config.run import Run
 
 CONTEXTS = 5
@@ -101,12 +101,12 @@ class Checkout:
         found = sorted((self.folder / self.run.dir / "logs").rglob("*.all"))
         return "".join(f"\n== {path.name}\n{path.read_text('utf-8')}" for path in found)
 
-    def cell(self, task: str) -> Cell:
+    def job(self, task: str) -> Job:
         """The only family's and benchmark's job of a task or shard."""
-        return next(cell for cell in self.run.cells() if cell.name == task)
+        return next(job for job in self.run.jobs() if job.name == task)
 
     def journal(self, task: str) -> Path:
-        return self.folder / self.cell(task).journal
+        return self.folder / self.job(task).journal
 
     def entries(self, task: str) -> list[dict[str, Any]]:
         """Everything in a journal, duplicates included."""
@@ -114,7 +114,7 @@ class Checkout:
         return [json.loads(line) for line in lines if line]
 
     def rows_file(self, task: str) -> str:
-        return str(self.cell(task).file("rows"))
+        return str(self.job(task).file("rows"))
 
     def rows(self, task: str) -> pd.DataFrame:
         return pd.read_parquet(self.folder / self.rows_file(task))
@@ -125,8 +125,8 @@ class Checkout:
         return path.read_text("utf-8") if path.exists() else ""
 
     def log_file(self, task: str) -> Path:
-        cell = self.cell(task)
-        name = f"{cell.family}-{cell.benchmark}-{task}.log.all"
+        job = self.job(task)
+        name = f"{job.family}-{job.benchmark}-{task}.log.all"
         return self.folder / self.run.dir / "logs" / "generate" / name
 
     def contexts(self, task: str, what: str) -> list[str]:

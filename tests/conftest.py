@@ -12,7 +12,7 @@ import jaxtyping
 import pytest
 import torch
 
-pytest_plugins = ["bench_fixture", "checkout"]
+pytest_plugins = ["method_fixture", "checkout"]
 torch.set_num_threads(1)
 SHAPED = {
     "model": ("attention", "context_cache", "decode", "prefill", "pruned_cache", "sweep_cache"),
@@ -39,9 +39,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout as a short `make run` leaves it: with a mapper of the tiny family."""
     from proxykv.config import catalog
     from proxykv.config.run import Run
-    from proxykv.steps.data import make_dataset
+    from proxykv.steps.extract import extract
     from proxykv.steps.fit import fit
-    from proxykv.steps.scores import extract
+    from proxykv.steps.prepare import prepare
     from proxykv.steps.screen import screen
 
     root = tmp_path_factory.mktemp("trained")
@@ -62,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(root)
         for split in ("train", "eval"):
             for dataset in run.datasets("tiny", split):
-                make_dataset(run, dataset)
+                prepare(run, dataset)
         extract(run, "tiny", 0)
         screen(run, "tiny")
         fit(run, "tiny", "proxykv")

@@ -17,7 +17,7 @@ import proxykv
 from proxykv.benchmarks import tiny
 from proxykv.config import catalog
 from proxykv.model.context_cache import ContextCache
-from proxykv.model.decode import Ask, answer
+from proxykv.model.decode import TokenizedQuestion, answer
 from proxykv.model.loading import context_ids
 from proxykv.model.prefill import prefill
 from proxykv.runtime.errors import ConfigError
@@ -53,7 +53,7 @@ def test_answers_are_those_of_the_harness(pair: proxykv.Pair, text: str) -> None
     scores = pair.mapper.score(pair_scores(pair, text))
     keep = select(scores, RETENTION, "head")
     questions = [f"Question : code {key}" for key in ("Fivu", "Lado", "Fivu")]
-    asks = [Ask(target.encode(question), (), 6) for question in questions]
+    asks = [TokenizedQuestion(target.encode(question), (), 6) for question in questions]
     expected = [given[1] for given in answer(filled, [keep], asks, batch_rows=8)]
 
     context = pair.prune(text, RETENTION, scope="head")
@@ -70,7 +70,7 @@ def pair_scores(pair: proxykv.Pair, text: str) -> torch.Tensor:
 
 
 def test_the_mapper_reads_what_it_was_trained_on(pair: proxykv.Pair, text: str) -> None:
-    other = {**pair.card, "training": {**pair.card["training"], "features": "prefill"}}
+    other = {**pair.card, "training": {**pair.card["training"], "signal": "prefill"}}
     bits = [p.prune(text, RETENTION).cache.layers for p in (pair, replace(pair, card=other))]
     assert any(a.counts != b.counts for a, b in zip(*bits, strict=True))
 

@@ -29,7 +29,7 @@ from proxykv.config.run import Run
         ),
         (["screen", "tinny", "--config", "run.json"], "no family 'tinny'; did you mean 'tiny'?"),
         (["fit", "tiny", "kvzip", "--config", "run.json"], "no fitted method 'kvzip'; known: p"),
-        (["data", "cache/x.jsonl", "--config", "run.json"], "run 'test' has no dataset 'cache/x"),
+        (["prepare", "cache/x", "--config", "run.json"], "run 'test' has no dataset 'cache/x"),
         (["status", "--config", "nowhere.json"], "nowhere.json: no such file"),
         (["forget", "--config", "run.json", "--method", "kvzipp"], "did you mean 'kvzip'?"),
         (

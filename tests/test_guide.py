@@ -15,9 +15,9 @@ import baselines
 from proxykv.config import catalog
 from proxykv.config.check import config_problems
 from proxykv.config.run import Run
-from proxykv.steps.data import make_dataset
 from proxykv.steps.generate import generate
 from proxykv.steps.grade import grade
+from proxykv.steps.prepare import prepare
 
 ROOT = catalog.ROOT
 GUIDE = (ROOT / "docs" / "add-a-method.md").read_text("utf-8")
@@ -29,6 +29,13 @@ CONFIG: dict[str, Any] = {
     "retentions": [0.3, 1.0],
     "benchmarks": [DATASET],
 }
+
+
+def forget_files() -> None:
+    """Read every file again, as the next process would."""
+    for cached in vars(catalog).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
 
 
 @pytest.fixture
@@ -43,9 +50,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(catalog, "ROOT", tmp_path)
     monkeypatch.setattr(baselines, "__path__", [str(tmp_path / "baselines")])
-    catalog.variants.cache_clear()
+    forget_files()
     yield tmp_path
-    catalog.variants.cache_clear()
+    forget_files()
 
 
 def test_the_example_is_short() -> None:
@@ -57,10 +64,10 @@ def test_the_example_is_short() -> None:
 def test_the_example_runs(checkout: Path) -> None:
     methods = yaml.safe_load(BLOCKS[1][1])["methods"]
     run = Run({**CONFIG, "methods": methods})
-    (cell,) = run.cells()
-    make_dataset(run, cell.dataset)
-    generate(run, cell)
-    rows = pd.read_parquet(grade(cell))
+    (job,) = run.jobs()
+    prepare(run, job.dataset)
+    generate(run, job)
+    rows = pd.read_parquet(grade(job))
     assert set(rows.groupby(["method", "scope"]).groups) == {
         *(("full", "none"), ("knorm", "head"), ("knorm_global", "global"), ("knorm_square", "head"))
     }
@@ -74,7 +81,7 @@ def test_the_example_runs(checkout: Path) -> None:
 def test_all_configs_of_the_guide_are_right(checkout: Path) -> None:
     (checkout / "my_package").mkdir()
     (checkout / "my_package" / "scorers.py").write_text(
-        "class Mine:\n    def __init__(self, bench, window: int): ...\n", "utf-8"
+        "class Mine:\n    def __init__(self, context, window: int): ...\n", "utf-8"
     )
     listed = [yaml.safe_load(text)["methods"] for kind, text in BLOCKS if kind == "yaml"]
     assert len(listed) == 3

@@ -14,10 +14,10 @@ from proxykv.config import catalog
 
 DATA = ["runtime", "config"]
 MODELS = [*DATA, "benchmarks", "model", "scoring", "mapper"]
-EVERY = [*MODELS, "report", "steps", "integrations", "api"]
+EVERY = [*MODELS, "report", "runs", "steps", "integrations", "api"]
 MAY_IMPORT = {
     "runtime": ["runtime"],
-    **dict.fromkeys(["config", "benchmarks", "report"], DATA),
+    **dict.fromkeys(["config", "benchmarks", "report", "runs"], DATA),
     "model": DATA,
     **{folder: MODELS[: MODELS.index(folder)] for folder in ("scoring", "mapper")},
     "baselines": MODELS,
@@ -26,7 +26,7 @@ MAY_IMPORT = {
 }
 """What a folder (or a module beside the folders) may import besides itself."""
 
-TORCHLESS = ("runtime", "config", "benchmarks", "report")
+TORCHLESS = ("runtime", "config", "benchmarks", "report", "runs")
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -18,8 +18,8 @@ CLUSTER = (ROOT / "docs" / "cluster.md").read_text("utf-8")
 
 def test_readme_lists_every_method_and_no_other() -> None:
     table = README.partition("| method |")[2].partition("\n\n")[0].splitlines()
-    cells = " ".join(line.split("|")[1] for line in table if line.startswith("| `"))
-    assert set(re.findall(r"`(\w+:?)(?:<\w+>)?`", cells)) == set(catalog.variants())
+    jobs = " ".join(line.split("|")[1] for line in table if line.startswith("| `"))
+    assert set(re.findall(r"`(\w+:?)(?:<\w+>)?`", jobs)) == set(catalog.variants())
 
 
 def test_files_named_in_the_documentation_exist() -> None:

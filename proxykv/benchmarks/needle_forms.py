@@ -20,7 +20,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Chain:
+class ChainForm:
     """A form of variable assignments: the first from a number, the others from a variable.
 
     The question names the `{last}` variable; `joint` stands between the parts of the answer.
@@ -153,14 +153,14 @@ FORMS: dict[str, dict[str, tuple[Form, ...]]] = {
 }
 
 CHAINS = {
-    "train": Chain(
+    "train": ChainForm(
         {"prose": "Let {key} be the number {value}.", "code": "let({key}, {value})"},
         {"prose": "Let {key} be the same as {value}.", "code": "let({key}, {value})"},
         "Above, {last} is the same as another symbol, and that one is a number. Which ones? "
         "Reply with just one line of the form: {last} is symbol is number",
         " is ",
     ),
-    "eval": Chain(
+    "eval": ChainForm(
         {"prose": "VAR {key} = {value}.", "code": "{key} = {value}"},
         {"prose": "VAR {key} = VAR {value}.", "code": "{key} = {value}"},
         "In the text above, {last} is set to another variable, and that variable is set to a "

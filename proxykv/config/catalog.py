@@ -91,7 +91,7 @@ def entries(methods: Iterable[str | Mapping[str, Any]]) -> Mapping[str, Mapping[
             found[own] = _derived(named, found[base])
         elif known := settings(base):
             # Of the catalogue a method is fitted on its own, unless its id shares a folder there.
-            folder = {"artefact": own} if known.get("artefact") == base else {}
+            folder = {"fitted_id": own} if known.get("fitted_id") == base else {}
             found[own] = {**_derived(named, {**known, "root": base}), **folder}
     return found
 
@@ -101,8 +101,8 @@ def _derived(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Mapping[str, 
     base = {"params": {}, **base}
     given = {key: entry[key] for key in ("scope", "corpus", "lengths") if key in entry}
     made = {**base, **given, "params": {**base["params"], **entry.get("params", {})}}
-    refit = "artefact" in base and any(made.get(key) != base.get(key) for key in FITTING)
-    return made | ({"artefact": entry["id"]} if refit else {})
+    refit = "fitted_id" in base and any(made.get(key) != base.get(key) for key in FITTING)
+    return made | ({"fitted_id": entry["id"]} if refit else {})
 
 
 def module_of(base: str) -> tuple[str, str]:

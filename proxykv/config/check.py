@@ -114,13 +114,13 @@ def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
             continue
         yield from _part_problems(config, settings, where)
         # A method that is fitted under its own name needs no other; its relatives share its folder.
-        shared = [settings["artefact"]] if "artefact" in settings else []
+        shared = [settings["fitted_id"]] if "fitted_id" in settings else []
         for other in (*shared, *(settings["params"][part] for part in settings.get("uses", ()))):
             if other not in ids:
                 yield f"config.methods: {base!r} needs {other!r}; add it to the list"
     if "full" not in ids:
         yield "config.methods: 'full' is missing; every method is held against the full cache"
-    if any("artefact" in settings for settings in known.values()) and not config.get("corpus"):
+    if any("fitted_id" in settings for settings in known.values()) and not config.get("corpus"):
         yield "config.corpus: missing, but a method is fitted on it (proxykv, prior, …)"
 
 
@@ -134,7 +134,7 @@ def _part_problems(
         "lengths": {str(length) for entry in entries for length in entry.get("lengths", ())},
     }
     for key in known.keys() & settings.keys():
-        if "artefact" not in settings:
+        if "fitted_id" not in settings:
             yield f"{where}: {settings['root']!r} is not fitted; remove {key!r}"
             continue
         for name in map(str, settings[key]):
@@ -155,7 +155,7 @@ def _base_problems(base: str, ids: Sequence[str], i: int) -> Iterator[str]:
 def _class_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
     """Whether a method's class is there and takes the parameters."""
     root, base, params = settings["root"], settings["base"], settings["params"]
-    given = ("bench", "artefact")
+    given = ("context", "fitted")
     if ":" in root and base != root:  # run by an adapter: the class's own parameters
         params = {key: value for key, value in params.items() if key != "name"}
         base, given = root, settings["sets"]
@@ -166,7 +166,7 @@ def _class_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
         near = difflib.get_close_matches(name, known, n=1)
         yield f"{where}: {module} has no {name!r}" + "".join(f"; did you mean {n!r}?" for n in near)
     elif takes := signature.parameters(module, name, given):
-        if "artefact" in settings:
+        if "fitted_id" in settings:
             takes = _with_training(takes)
         yield from _departures(params, takes, f"{where}.params")
 

@@ -71,8 +71,8 @@ UNKNOWN = (0, 0, 1, 64)
 
 
 @dataclass(frozen=True)
-class Part:
-    """Jobs of one kind: `step` is `scores`, `fit` or `generate` (then `benchmark` is named)."""
+class CostShare:
+    """Jobs of one kind: `step` is `extract`, `fit` or `generate` (then `benchmark` is named)."""
 
     family: str
     step: str
@@ -84,7 +84,7 @@ class Part:
     """Of a job; `hours` count each of them, and are those of a job where there is none."""
 
 
-class Net:
+class ModelCost:
     """A model of a family's file: operations and bytes of its forwards."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
@@ -141,7 +141,7 @@ class _Family:
     def __init__(self, run: Run, name: str) -> None:
         self.run, self.name = run, name
         family = run.family(name)
-        self.target, self.proxy = Net(family["target"]), Net(family["proxy"])
+        self.target, self.proxy = ModelCost(family["target"]), ModelCost(family["proxy"])
         bases = [method.base for method in run.methods.values()]
         self.mappers = bases.count("proxykv")
         self.by_proxy = bool({"proxykv", "kvzip_iam"} & set(bases))
@@ -149,30 +149,30 @@ class _Family:
         kvzip = [str(m.params) for m in run.methods.values() if m.base == "kvzip"]
         self.replays = len(set(kvzip))
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[CostShare]:
         """Everything that takes time, in the order of the work."""
-        if self.run.artefacts:
+        if self.run.fitted_ids:
             yield self._scores()
             yield self._fit()
-        cells = [c for c in self.run.cells() if c.family == self.name]
-        for benchmark, group in groupby(cells, key=lambda cell: cell.benchmark):
+        jobs = [c for c in self.run.jobs() if c.family == self.name]
+        for benchmark, group in groupby(jobs, key=lambda job: job.benchmark):
             jobs = len(list(group))
             data = [d for d in self.run.datasets(self.name, "eval") if d.benchmark == benchmark]
             yield self._generate(benchmark, jobs, data)
 
-    def _scores(self) -> Part:
-        device = self._device("scores")
+    def _scores(self) -> CostShare:
+        device = self._device("extract")
         contexts = [c for d in self.run.datasets(self.name, "train") for c in _contexts(d)]
         jobs = self.run.config["score_shards"]
         seconds = jobs * self._start(with_proxy=True)
         for count, n in contexts:
             for net in (self.target, self.proxy):
                 seconds += count * (net.prefill(n, device) + net.replay(n, device))
-        return self._part("scores", "", jobs, contexts, seconds)
+        return self._part("extract", "", jobs, contexts, seconds)
 
-    def _fit(self) -> Part:
+    def _fit(self) -> CostShare:
         device = self._device("fit")
-        fitted = [self.run.methods[artefact] for artefact in self.run.artefacts]
+        fitted = [self.run.methods[fitted_id] for fitted_id in self.run.fitted_ids]
         lengths = [c for d in self.run.datasets(self.name, "train") for c in _contexts(d)]
         mean = sum(c * n for c, n in lengths) / max(1, sum(c for c, _ in lengths))
         seconds = float(START_SECONDS * len(fitted))
@@ -187,7 +187,7 @@ class _Family:
                 seconds += how["steps"] * self._mapping(tokens, device)
         return self._part("fit", "", len(fitted), [], seconds)
 
-    def _generate(self, benchmark: str, jobs: int, data: Sequence[Dataset]) -> Part:
+    def _generate(self, benchmark: str, jobs: int, data: Sequence[Dataset]) -> CostShare:
         device = self._device("generate")
         seconds = jobs * self._start(self.by_proxy)
         for dataset in data:
@@ -239,19 +239,19 @@ class _Family:
         jobs: int,
         contexts: Sequence[tuple[float, float]],
         seconds: float,
-    ) -> Part:
+    ) -> CostShare:
         gpus = self.run.resources(self.name, step)["gpu"]
         count = round(sum(count for count, _ in contexts))
         hours = seconds / 3600 * max(1, gpus)
-        return Part(self.name, step, benchmark, jobs, count, hours, gpus)
+        return CostShare(self.name, step, benchmark, jobs, count, hours, gpus)
 
 
-def estimate(run: Run) -> list[Part]:
+def estimate(run: Run) -> list[CostShare]:
     """What every family's steps take."""
     return [part for family in run.families for part in _Family(run, family).parts()]
 
 
-def table(parts: Sequence[Part]) -> Iterator[str]:
+def table(parts: Sequence[CostShare]) -> Iterator[str]:
     """A line for each part."""
     width = max(len(part.family) for part in parts)
     for part in parts:
@@ -264,7 +264,7 @@ def table(parts: Sequence[Part]) -> Iterator[str]:
         )
 
 
-def total(parts: Sequence[Part]) -> str:
+def total(parts: Sequence[CostShare]) -> str:
     """The sum of all parts, in words."""
     kinds = {
         f"GPU hours ({GPU.name})": sum(part.hours for part in parts if part.gpus),

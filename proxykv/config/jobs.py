@@ -35,7 +35,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Job:
     """One job: a family answers a task's questions with every method at every retention.
 
     A task may be cut into `shards` jobs; this one has every `shards`-th context, from `shard` on.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proxykv.config import catalog, check
-from proxykv.config.jobs import Cell, Dataset
+from proxykv.config.jobs import Dataset, Job
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 
@@ -25,7 +25,7 @@ SPLITS = ("eval", "train")
 class Method:
     """A method of a run.
 
-    `scope` is how its budget is shared among heads (`none`: it does not prune); `artefact` the
+    `scope` is how its budget is shared among heads (`none`: it does not prune); `fitted_id` the
     method whose fitted folder it loads, if any; `uses` the methods whose scores it combines;
     `inputs` whether it is fitted on the inputs of the target's layers, too; `corpus` the parts of
     the corpus and `lengths` the context lengths that it is fitted on, all where empty.
@@ -35,7 +35,7 @@ class Method:
     base: str
     scope: str
     params: Mapping[str, Any]
-    artefact: str | None
+    fitted_id: str | None
     uses: tuple[str, ...]
     inputs: bool = False
     corpus: tuple[str, ...] = ()
@@ -150,25 +150,33 @@ class Run:
         self._require("dataset", path, datasets)
         return datasets[path]
 
-    def cells(self) -> list[Cell]:
+    def jobs(self) -> list[Job]:
         """Every job of the run."""
-        return list(self._cells.values())
+        return list(self._jobs.values())
 
     @cached_property
-    def _cells(self) -> Mapping[tuple[str, str, str], Cell]:
-        cells = (
-            Cell(family, data.benchmark, data.task, data, self.dir, shard, data.shards)
+    def _jobs(self) -> Mapping[tuple[str, str, str], Job]:
+        jobs = (
+            Job(family, data.benchmark, data.task, data, self.dir, shard, data.shards)
             for family in self.families
             for data in self.datasets(family, "eval")
             for shard in range(data.shards)
         )
-        return {(cell.family, cell.benchmark, cell.name): cell for cell in cells}
+        return {(job.family, job.benchmark, job.name): job for job in jobs}
 
-    def cell(self, family: str, benchmark: str, name: str) -> Cell:
+    def job(self, family: str, benchmark: str, name: str) -> Job:
         """The job of one task or shard; ConfigError if the run has none of that name."""
         wanted = (family, benchmark, name)
-        self._require("job", " ".join(wanted), map(" ".join, self._cells))
-        return self._cells[wanted]
+        self._require("job", " ".join(wanted), map(" ".join, self._jobs))
+        return self._jobs[wanted]
+
+    def row_files(self) -> list[Path]:
+        """Files of rows that are there, of the run's own jobs.
+
+        The folder may hold others: of tasks that the config no longer names, or that it cuts
+        otherwise.
+        """
+        return [path for job in self.jobs() if (path := job.file("rows")).exists()]
 
     def model_dir(self, family: str, role: str) -> Path:
         """Transformers folder of a family's target or proxy."""
@@ -221,19 +229,19 @@ class Run:
             if (retention == 1) == (method.scope == "none")
         )
 
-    def fitted(self, method_id: str) -> Method:
+    def fitted_method(self, method_id: str) -> Method:
         """A method that is fitted; ConfigError if the run fits none of that name."""
-        self._require("fitted method", method_id, self.artefacts)
+        self._require("fitted method", method_id, self.fitted_ids)
         return self.methods[method_id]
 
-    def artefact_dir(self, family: str, method_id: str) -> Path:
+    def fitted_dir(self, family: str, method_id: str) -> Path:
         """Folder of a fitted method."""
         return self.dir / "mappers" / family / method_id
 
     @property
-    def artefacts(self) -> tuple[str, ...]:
+    def fitted_ids(self) -> tuple[str, ...]:
         """Ids of the methods that are fitted, each once."""
-        return tuple(dict.fromkeys(m.artefact for m in self.methods.values() if m.artefact))
+        return tuple(dict.fromkeys(m.fitted_id for m in self.methods.values() if m.fitted_id))
 
     def _require(self, what: str, name: str, known: Iterable[str]) -> None:
         known = list(known)
@@ -274,7 +282,7 @@ def methods_of(entries: Sequence[str | Mapping[str, Any]]) -> Mapping[str, Metho
             base=known["base"],
             scope=known["scope"],
             params=known["params"],
-            artefact=known.get("artefact"),
+            fitted_id=known.get("fitted_id"),
             uses=tuple(known["params"][parameter] for parameter in known.get("uses", ())),
             inputs=known.get("inputs", False),
             corpus=tuple(known.get("corpus", ())),

@@ -20,7 +20,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from proxykv.config.run import methods_of
-from proxykv.model.decode import Ask, answer
+from proxykv.model.decode import TokenizedQuestion, answer
 from proxykv.model.loading import (
     Model,
     context_ids,
@@ -30,7 +30,7 @@ from proxykv.model.loading import (
 )
 from proxykv.model.prefill import prefill
 from proxykv.runtime.errors import ConfigError
-from proxykv.scoring.contract import Bench, build, scores_of
+from proxykv.scoring.contract import MethodContext, build, scores_of
 from proxykv.scoring.proxy_pipeline import Proxy
 from proxykv.scoring.selection import Scope, select
 
@@ -96,7 +96,7 @@ class PrunedLM(LM):
         self.chat_options = dict(chat_options or {})
         if self.method.uses:
             raise ConfigError(f"method {method!r} combines others: run it in a workflow")
-        if self.method.artefact and not (mapper and proxy):
+        if self.method.fitted_id and not (mapper and proxy):
             raise ConfigError(f"method {method!r} is fitted: model_args need proxy= and mapper=")
         self.model = load_model(Path(target), dtype=dtype, device=device)
         self.templated = False
@@ -104,14 +104,14 @@ class PrunedLM(LM):
 
     def _bench(
         self, proxy: str | None, mapper: str | None, dtype: str, device: str, seed: int
-    ) -> Bench:
+    ) -> MethodContext:
         def small() -> Model:
             model = load_model(Path(str(proxy)), dtype=dtype, device=device)
             require_shared_vocabulary(self.model.tokenizer, model.tokenizer)
             return model
 
-        return Bench(
-            artefacts={str(self.method.artefact): Path(str(mapper))},
+        return MethodContext(
+            fitted={str(self.method.fitted_id): Path(str(mapper))},
             proxy=Proxy(small),
             methods={self.method.id: self.method},
             pair={
@@ -188,7 +188,8 @@ class PrunedLM(LM):
         keep = select(scores_of(self.scorer, filled), self.retention, _scope(self.method.scope))
         # The chat template's closing part is in the prompt already.
         asks = [
-            Ask(model.encode(question), (), _limit(request.args[1])) for question, request in asked
+            TokenizedQuestion(model.encode(question), (), _limit(request.args[1]))
+            for question, request in asked
         ]
         answers = answer(filled, [keep], asks, BATCH_ROWS)
         texts = [model.decode(list(given[1].ids)) for given in answers]

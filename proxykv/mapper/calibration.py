@@ -14,7 +14,7 @@ TIE = 1e-3
 _ALL = slice(None)
 
 
-class Matching(nn.Module):
+class QuantileCalibration(nn.Module):
     """A monotonic map per head, the identity until `learn`.
 
     What a regression is unsure of it predicts too close to the mean, so a head that is hard to

@@ -21,8 +21,8 @@ def fidelity(
     - `mass@ρ`: true score mass of the predicted global top, over that of the true one.
     - `global_overlap@ρ`: share of the true kept set that the predicted one holds, global budget.
       A constant score per head already reaches 0.65-0.70, hence its two companions
-    - `split@ρ`: share of the global budget that goes to the right heads, Σ min(k, k*) / Σ k* for
-      k tokens kept of a head and k* truly kept: the split among heads alone;
+    - `allocation@ρ`: share of the global budget that goes to the right heads, Σ min(k, k*) / Σ k*
+      for k tokens kept of a head and k* truly kept: the split among heads alone;
     - `head_overlap@ρ`: overlap under equal per-head budgets, mean over heads: token choice alone.
     """
     figures = {}
@@ -33,7 +33,7 @@ def fidelity(
         mass, best = (target[keep].sum().item() for keep in (kept, true))
         figures[f"mass@{retention}"] = mass / best if best else 1.0
         figures[f"global_overlap@{retention}"] = _share((kept & true).sum(), true)
-        figures[f"split@{retention}"] = _share(counts.sum(), true)
+        figures[f"allocation@{retention}"] = _share(counts.sum(), true)
         kept, true = select(predicted, retention, "head"), select(target, retention, "head")
         figures[f"head_overlap@{retention}"] = _share((kept & true).sum(), true)
     return figures

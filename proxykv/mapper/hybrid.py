@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from proxykv.mapper.calibration import Matching
+from proxykv.mapper.calibration import QuantileCalibration
 from proxykv.mapper.fitted import load_fitted, save_fitted
 from proxykv.mapper.stages import ConvStage, HeadStage, MapperConfig, TimeStage
 from proxykv.model.parallel import check
@@ -32,7 +32,7 @@ class Mapper(nn.Module):
         self.register_buffer("mean", torch.zeros(config.proxy_channels))
         self.register_buffer("std", torch.ones(config.proxy_channels))
         self.bias = nn.Parameter(torch.zeros(config.target_channels))
-        self.matching = Matching(config.target_channels)
+        self.calibration = QuantileCalibration(config.target_channels)
 
     @property
     def halo(self) -> int:
@@ -102,7 +102,7 @@ class Mapper(nn.Module):
             stop, left = min(start + block, n), max(start - self.halo, 0)
             piece = proxy_scores[..., left : stop + self.halo].to(out.device, torch.float32)
             logits = self(piece)[..., start - left : stop - left]
-            out[..., start:stop] = self.matching(logits.flatten(0, 1)).view_as(logits)
+            out[..., start:stop] = self.calibration(logits.flatten(0, 1)).view_as(logits)
         return out
 
 

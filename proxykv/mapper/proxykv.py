@@ -14,15 +14,15 @@ from proxykv.mapper.hybrid import load_mapper
 from proxykv.mapper.stored_scores import Predictor, load_scores
 from proxykv.mapper.training import TrainConfig, train_mapper
 from proxykv.model.prefill import Prefill
-from proxykv.model.tensors import Features, Scores
-from proxykv.scoring.contract import Bench
+from proxykv.model.tensors import ProxySignal, Scores
+from proxykv.scoring.contract import MethodContext
 
 VARIANTS = {
-    "proxykv": {"scope": "global", "artefact": "proxykv"},
-    "proxykv_head": {"scope": "head", "artefact": "proxykv"},
+    "proxykv": {"scope": "global", "fitted_id": "proxykv"},
+    "proxykv_head": {"scope": "head", "fitted_id": "proxykv"},
     "proxykv_shuffled": {
         "scope": "global",
-        "artefact": "proxykv",
+        "fitted_id": "proxykv",
         "params": {"shuffled": True},
     },
 }
@@ -32,33 +32,33 @@ class ProxyKV:
     """The proxy's own KVzip scores, mapped to the target's layers and heads."""
 
     def __init__(
-        self, bench: Bench, artefact: Path, shuffled: bool = False, **fitting: Any
+        self, context: MethodContext, fitted: Path, shuffled: bool = False, **fitting: Any
     ) -> None:
-        """`artefact`: a trained mapper; `fitting`: what it was trained with (see `fit`).
+        """`fitted`: a trained mapper; `fitting`: what it was trained with (see `fit`).
 
         `shuffled` is a control: the mapper sees the proxy's scores of another context.
         """
-        self.proxy, self.shuffled = bench.proxy, shuffled
-        self.mapper, card = load_mapper(artefact, expected=bench.pair)
+        self.proxy, self.shuffled = context.proxy, shuffled
+        self.mapper, card = load_mapper(fitted, expected=context.pair)
         self.key = ("proxykv", card["weights_sha256"], shuffled)
-        self.features: str = card["training"]["features"]
-        self.ahead = not shuffled and self.features == "kvzip"
+        self.signal: str = card["training"]["signal"]
+        self.during_prefill = not shuffled and self.signal == "kvzip"
 
     def score(self, prefill: Prefill) -> Scores:
         """The mapper's logits, which rank as its estimates of the target's KVzip scores do."""
         return prefill.once(self.key, lambda: self._score(prefill))
 
-    def map(self, proxy_scores: Features) -> Scores:
+    def map(self, proxy_scores: ProxySignal) -> Scores:
         """The mapper's logits, computed where the proxy's scores are."""
         return self.mapper.to(proxy_scores.device).score(proxy_scores)
 
     def _score(self, prefill: Prefill) -> Scores:
         if not self.shuffled:
-            seen = self.proxy.scores(prefill, prefill.input_ids, self.features)
+            seen = self.proxy.scores(prefill, prefill.input_ids, self.signal)
         else:
             if prefill.donor is None:
                 raise ValueError("proxykv_shuffled needs a second context in its task")
-            others = self.proxy.scores(prefill, prefill.donor, self.features)
+            others = self.proxy.scores(prefill, prefill.donor, self.signal)
             seen = _wrapped(others, prefill.shape[2])
         return self.map(seen).to(prefill.input_ids.device)
 
@@ -76,16 +76,16 @@ def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
     mapper, card = load_mapper(folder)
 
     def predict(path: Path) -> tuple[Scores, Scores]:
-        seen, target = load_scores(path, card["training"]["features"])
+        seen, target = load_scores(path, card["training"]["signal"])
         return mapper.score(seen), target
 
     return predict
 
 
-def _wrapped(features: Float[Tensor, "layer kv_head token"], n: int) -> Tensor:
+def _wrapped(signal: Float[Tensor, "layer kv_head token"], n: int) -> Tensor:
     """Cut or repeat along tokens to a length of n."""
-    index = torch.arange(n, device=features.device) % features.shape[-1]
-    return features[..., index]
+    index = torch.arange(n, device=signal.device) % signal.shape[-1]
+    return signal[..., index]
 
 
 METHOD = ProxyKV

@@ -24,7 +24,7 @@ class MapperConfig:
     layers: int
     heads: int
     variant: str = "hybrid"
-    features: int = 16
+    conv_channels: int = 16
     kernel: int = 7
     conv_blocks: int = 2
     time_width: int = 64
@@ -67,7 +67,7 @@ class ConvStage(nn.Module):
 
     def __init__(self, config: MapperConfig) -> None:
         super().__init__()
-        f, kernel = config.features, config.kernel if config.conv else 1
+        f, kernel = config.conv_channels, config.kernel if config.conv else 1
         self.reach = config.conv_blocks * (kernel // 2)
         self.lift = nn.Parameter(torch.randn(f))
         self.embedding = nn.Parameter(torch.randn(config.proxy_channels, f))
@@ -96,7 +96,7 @@ class TimeStage(nn.Module):
         w = config.time_width
         self.reach = sum(config.time_dilations)
         self.dropout = nn.Dropout(config.dropout)
-        self.inward = nn.Linear(config.proxy_channels * config.features, w)
+        self.inward = nn.Linear(config.proxy_channels * config.conv_channels, w)
         self.norms = nn.ModuleList(nn.LayerNorm(w) for _ in config.time_dilations)
         self.convs = nn.ModuleList(
             nn.Conv1d(w, w, 3, padding=d, dilation=d) for d in config.time_dilations
@@ -117,7 +117,7 @@ class HeadStage(nn.Module):
 
     def __init__(self, config: MapperConfig) -> None:
         super().__init__()
-        f, d, targets = config.features, config.width, config.target_channels
+        f, d, targets = config.conv_channels, config.width, config.target_channels
         self.attends, self.attention_heads = config.head, config.attention_heads
         self.norm = nn.LayerNorm(f)
         self.value = nn.Linear(f, d)

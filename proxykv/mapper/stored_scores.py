@@ -29,32 +29,32 @@ SAMPLE = 512
 
 def load_scores(
     path: Path,
-    features: str = "kvzip",
+    signal: str = "kvzip",
     device: str | torch.device = "cpu",
     crop: int | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "proxy_layer proxy_head token"], Float[Tensor, "layer kv_head token"]]:
     """Proxy and target scores of one context, float32; a random window if longer than `crop`.
 
-    `features` says which of the proxy's scores. Raises ConfigError if the file has no such ones.
+    `signal` says which of the proxy's scores. Raises ConfigError if the file has no such ones.
     """
     with safe_open(path, "pt") as stored:
-        name = tensor_name(features)
+        name = tensor_name(signal)
         if name not in stored.keys():  # noqa: SIM118  (not a mapping)
-            raise ConfigError(f"{path}: holds no {features!r} features of the proxy")
+            raise ConfigError(f"{path}: holds no {signal!r} signal of the proxy")
         proxy, target = stored.get_slice(name), stored.get_slice("target")
         part = window(target.get_shape()[-1], crop, generator)
         pieces = [piece[:, :, part].to(device).float() for piece in (proxy, target)]
     return pieces[0], pieces[1]
 
 
-def tensor_name(features: str) -> str:
+def tensor_name(signal: str) -> str:
     """Name under which a score file holds the proxy's features; KVzip scores are plain `proxy`."""
-    return "proxy" if features == "kvzip" else f"proxy_{features}"
+    return "proxy" if signal == "kvzip" else f"proxy_{signal}"
 
 
 def calibrated_mapper(
-    files: Sequence[Path], overrides: Mapping[str, Any], features: str = "kvzip"
+    files: Sequence[Path], overrides: Mapping[str, Any], signal: str = "kvzip"
 ) -> Mapper:
     """A fresh mapper with the shape, input normalisation and mean logits of the training scores.
 
@@ -64,7 +64,7 @@ def calibrated_mapper(
     sums: list[Tensor] = []
     tokens = 0
     for path in files:
-        proxy, target = load_scores(path, features)
+        proxy, target = load_scores(path, signal)
         for name, scores in (("proxy", proxy), ("target", target)):
             if not bool(((scores >= 0) & (scores <= 1)).all()):
                 raise ConfigError(f"{path}: {name} scores leave [0, 1]; extract them again")
@@ -88,13 +88,13 @@ def calibrated_mapper(
 
 
 def match_distributions(
-    module: Any, files: Sequence[Path], load: Load, features: str, device: torch.device
+    module: Any, files: Sequence[Path], load: Load, signal: str, device: torch.device
 ) -> None:
     """Let each head's scores be distributed over the contexts of `files` as its true ones are."""
     pairs = []
     for path in files:
-        seen, target = load(path, features, device)
+        seen, target = load(path, signal, device)
         logits = module.score(seen)
         every = -(-logits.shape[-1] // SAMPLE)
         pairs.append([t[..., ::every].flatten(0, 1) for t in (logits, target.logit(eps=1e-6))])
-    module.matching.learn(*(torch.cat(parts, dim=-1) for parts in zip(*pairs, strict=True)))
+    module.calibration.learn(*(torch.cat(parts, dim=-1) for parts in zip(*pairs, strict=True)))

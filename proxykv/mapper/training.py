@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from proxykv.config.terms import DEFAULT_WEIGHTS
-from proxykv.mapper.fidelity import fidelity
 from proxykv.mapper import checkpoint
+from proxykv.mapper.fidelity import fidelity
 from proxykv.mapper.hybrid import save_mapper
 from proxykv.mapper.loss import hybrid_loss
 from proxykv.mapper.stored_scores import Load, calibrated_mapper, load_scores, match_distributions
@@ -29,7 +29,7 @@ from proxykv.runtime.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 Build = Callable[[Sequence[Path], Mapping[str, Any], str], Any]
-"""A module with a mapper's `config`, `score`, `matching`; from files, `mapper` and `features`."""
+"""A module with a mapper's `config`, `score`, `calibration`; from files, `mapper` and `signal`."""
 # The best checkpoint has the highest mean of these on held-out contexts.
 CHOICE = ("mass@0.1", "mass@0.2", "mass@0.3")
 
@@ -38,19 +38,18 @@ CHOICE = ("mass@0.1", "mass@0.2", "mass@0.3")
 class TrainConfig:
     """How to train: `batch` contexts a step, each cut to a random window of `crop` tokens.
 
-    `shortest`, if set: windows have random lengths from there up to `crop`. `features` are what
-    the mapper sees of the proxy (see `proxykv.scoring.proxy_pipeline.FEATURES`); `weights` are the
-    loss's λ; with `matched`, each head's scores are at last given the distribution of its true
-    ones; `mapper` overrides fields of MapperConfig (its shape comes from the scores);
-    `val_contexts` are held out; `*_every` count steps (`log_every`: those whose log line has the fidelity, too).
+    `signal` is what the mapper sees of the proxy (`proxykv.scoring.proxy_pipeline.SIGNALS`);
+    `weights` are the loss's λ; with `calibrated`, each head's scores get the distribution of its
+    true ones; `mapper` overrides fields of MapperConfig (its shape comes from the scores);
+    `val_contexts` are held out; `*_every` count steps
+    (`log_every`: those whose log line has the fidelity, too).
     Training ends early when `patience` evaluations in a row have not improved on the best one.
     """
 
     steps: int = 500
     batch: int = 2
     crop: int = 2048
-    shortest: int | None = None
-    features: str = "kvzip"
+    signal: str = "kvzip"
     lr: float = 6e-3
     warmup: int = 25
     weight_decay: float = 0.01
@@ -60,10 +59,9 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 100
     patience: int = 5
-    checkpoint_every: int = 100
     device: str = "cpu"
     weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
-    matched: bool = True
+    calibrated: bool = True
     mapper: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -86,7 +84,7 @@ def train_mapper(
     when the loss or its gradient is not finite.
     """
     train, held_out = split_contexts(score_files, config.val_contexts)
-    run = Run(out, config, identity, train, held_out, build, load)
+    run = Trainer(out, config, identity, train, held_out, build, load)
     start = run.resume()
     with torch.random.fork_rng():
         run.fit(start)
@@ -118,7 +116,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-class Run:
+class Trainer:
     """One training run: what changes from step to step lives here and in its checkpoint.
 
     All randomness of a step is seeded by (seed, step), so no generator state needs keeping.
@@ -141,7 +139,7 @@ class Run:
         self.checkpoint = out / "checkpoint" / "state.safetensors"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.mapper = build(train, config.mapper, config.features).to(self.device)
+            self.mapper = build(train, config.mapper, config.signal).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.mapper.parameters(), weight_decay=config.weight_decay, fused=True
         )
@@ -169,7 +167,7 @@ class Run:
                     self.report(step, figures["total"], metrics["mass@0.1"], speed)
                     if step - self.best["step"] >= config.patience * config.eval_every:
                         return
-                if not last and step % config.checkpoint_every == 0:
+                if not last and step % config.eval_every == 0:
                     self.save(step)
 
     def report(self, step: int, loss: float, mass: float, speed: float) -> None:
@@ -219,10 +217,7 @@ class Run:
 
     def _window(self, path: Path, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """What the module sees of a random window of a context, and the target's scores."""
-        crop, shortest = self.config.crop, self.config.shortest
-        if shortest is not None:
-            crop = int(torch.randint(shortest, crop + 1, (), generator=generator))
-        return self.load(path, self.config.features, self.device, crop, generator)
+        return self.load(path, self.config.signal, self.device, self.config.crop, generator)
 
     def _context(self, draw: int) -> Path:
         """The draw-th training context: every epoch is a fresh permutation."""
@@ -245,7 +240,7 @@ class Run:
         """Mean over the held-out contexts."""
         figures = []
         for path in self.held_out:
-            seen, target = self.load(path, self.config.features, self.device)
+            seen, target = self.load(path, self.config.signal, self.device)
             figures.append(fidelity(self.mapper.score(seen), target))
         return {name: sum(f[name] for f in figures) / len(figures) for name in figures[0]}
 
@@ -253,8 +248,8 @@ class Run:
         """Write the best mapper and its card."""
         self.mapper.load_state_dict(self.best_weights)
         metrics = self.best["metrics"]
-        if self.config.matched:
-            how = self.config.features, self.device
+        if self.config.calibrated:
+            how = self.config.signal, self.device
             match_distributions(self.mapper.eval(), self.train, self.load, *how)
             metrics = self._fidelity()
         card = {

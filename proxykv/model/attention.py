@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from proxykv.model.tensors import KeyValues, Queries
 
 
-class Part(NamedTuple):
+class PartialAttention(NamedTuple):
     """Attention over some of the keys: output, and log-sum-exp of the logits, both float32."""
 
     out: Float[Tensor, "*batch query dim"]
@@ -25,24 +25,26 @@ def attend_part(
     query: Float[Tensor, "*batch query dim"],
     keys: Float[Tensor, "*heads key dim"],
     values: Float[Tensor, "*heads key dim"],
-    hidden: Bool[Tensor, "query key"] | None = None,
-) -> Part:
+    mask: Bool[Tensor, "query key"] | None = None,
+) -> PartialAttention:
     """Attention of scaled queries over these keys alone; there may be none.
 
-    `hidden` marks the keys that a query must not see; every query sees at least one.
+    `mask` marks the keys that a query must not see; every query sees at least one.
     """
     logits = (query @ keys.mT).float()
-    if hidden is not None:
-        logits.masked_fill_(hidden, -torch.inf)
+    if mask is not None:
+        logits.masked_fill_(mask, -torch.inf)
     lse = logits.logsumexp(dim=-1, keepdim=True)
     weights = logits.sub_(lse).exp_()
-    return Part((weights.to(values.dtype) @ values).float(), lse)
+    return PartialAttention((weights.to(values.dtype) @ values).float(), lse)
 
 
-def join(one: Part, other: Part) -> Part:
+def join(one: PartialAttention, other: PartialAttention) -> PartialAttention:
     """Attention over the keys of both parts."""
     lse = torch.logaddexp(one.lse, other.lse)
-    return Part(one.out * (one.lse - lse).exp() + other.out * (other.lse - lse).exp(), lse)
+    return PartialAttention(
+        one.out * (one.lse - lse).exp() + other.out * (other.lse - lse).exp(), lse
+    )
 
 
 def causal_attention(query: Queries, keys: KeyValues, values: KeyValues, scaling: float) -> Queries:
@@ -57,7 +59,7 @@ def causal_attention(query: Queries, keys: KeyValues, values: KeyValues, scaling
     )
 
 
-def unseen(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "query key"]:
+def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "query key"]:
     """What causality hides from queries that are the last tokens of the keys."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).triu(keys - queries + 1)
 

@@ -18,7 +18,7 @@ from proxykv.model.tensors import Keep
 
 
 @dataclass(frozen=True)
-class Ask:
+class TokenizedQuestion:
     """A tokenized question: `prompt` up to where the answer starts, and the reference answer.
 
     `stop`: ids that end the answer besides the model's own, but not before it has a token.
@@ -49,7 +49,7 @@ class Answer:
 
 @torch.inference_mode()
 def answer(
-    prefill: Prefill, keeps: Sequence[Keep], asks: Sequence[Ask], batch_rows: int
+    prefill: Prefill, keeps: Sequence[Keep], asks: Sequence[TokenizedQuestion], batch_rows: int
 ) -> list[list[Answer]]:
     """Answer every question from the full cache and from every kept set, greedily.
 
@@ -74,7 +74,7 @@ class _Batch:
         self,
         prefill: Prefill,
         keeps: Tensor,
-        asks: Sequence[Ask],
+        asks: Sequence[TokenizedQuestion],
         grid: Sequence[tuple[int, int]],
     ) -> None:
         self.model: Model = prefill.model

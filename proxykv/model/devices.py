@@ -30,7 +30,7 @@ def clock(device: torch.device) -> float:
 
 
 @contextmanager
-def beside(device: torch.device) -> Iterator[None]:
+def side_stream(device: torch.device) -> Iterator[None]:
     """Let what is queued inside run beside other work of the same device, and be done at the end.
 
     It starts after what the thread has queued before. Nothing to do for a device that takes its

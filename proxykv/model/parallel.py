@@ -31,7 +31,7 @@ def check() -> None:
         raise Cancelled
 
 
-def together(target: Callable[[], A], proxy: Callable[[], B]) -> tuple[A, B]:
+def run_in_parallel(target: Callable[[], A], proxy: Callable[[], B]) -> tuple[A, B]:
     """Run `target` in this thread and `proxy` in one of its own; return both results.
 
     Both use as many intra-op threads as this thread does, so results are those of running one
@@ -43,14 +43,14 @@ def together(target: Callable[[], A], proxy: Callable[[], B]) -> tuple[A, B]:
     stop, failures = Event(), _Failures()
     threads = torch.get_num_threads()
 
-    def beside() -> B | None:
+    def proxy_side() -> B | None:
         torch.set_num_threads(threads)  # PyTorch's setting is per thread
         with _side("proxy", stop, failures):
             return proxy()
 
     theirs: Future[B | None]
     with ThreadPoolExecutor(1, thread_name_prefix="proxy") as pool:
-        theirs = pool.submit(beside)
+        theirs = pool.submit(proxy_side)
         with _side("target", stop, failures):
             ours = target()
             # Waiting is part of this side: an interrupt while waiting stops the proxy, too.

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import Cache
 
-from proxykv.model.attention import Part, attend_part, blocks, join, unseen
+from proxykv.model.attention import PartialAttention, attend_part, blocks, causal_mask, join
 from proxykv.model.context_cache import ContextCache, ContextLayer, Layer, Slots
 from proxykv.model.tensors import Keep, KeyValues, Queries
 
@@ -78,8 +78,8 @@ class PrunedLayer(Layer):
         heads = len(self.counts)
         group = q_heads // heads
         grouped = (query[0] * scaling).reshape(heads, group * new, dim)
-        hidden = unseen(new, self.length, query.device).repeat(group, 1)
-        since = attend_part(grouped, self.keys[0], self.values[0], hidden)
+        mask = causal_mask(new, self.length, query.device).repeat(group, 1)
+        since = attend_part(grouped, self.keys[0], self.values[0], mask)
         packed = zip(
             grouped,
             self.kept_keys.split(self.counts),
@@ -87,14 +87,16 @@ class PrunedLayer(Layer):
             strict=True,
         )
         kept = [_attend_kept(*head) for head in packed]
-        both = join(since, Part(*(torch.stack(each) for each in zip(*kept, strict=True))))
+        both = join(
+            since, PartialAttention(*(torch.stack(each) for each in zip(*kept, strict=True)))
+        )
         return both.out.to(query.dtype).view(1, q_heads, new, dim)
 
 
 def _attend_kept(
     query: Float[Tensor, "query dim"], keys: Float[Tensor, "kept dim"], values: Tensor
-) -> Part:
+) -> PartialAttention:
     """One head over its kept entries, a bounded number of logits at a time."""
     width = max(1, BLOCK_ELEMENTS // max(1, len(keys)))
     parts = [attend_part(query[at], keys, values) for at in blocks(0, len(query), width)]
-    return Part(*(torch.cat(each) for each in zip(*parts, strict=True)))
+    return PartialAttention(*(torch.cat(each) for each in zip(*parts, strict=True)))

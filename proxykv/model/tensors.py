@@ -12,7 +12,7 @@ from torch import Tensor
 Scores = Float[Tensor, "layer kv_head token"]
 """Importance of every KV pair of a context, float32, finite; higher is kept first."""
 
-Features = Float[Tensor, "proxy_layer proxy_head token"]
+ProxySignal = Float[Tensor, "proxy_layer proxy_head token"]
 """What a mapper reads: the proxy's own scores of the same tokens."""
 
 Keep = Bool[Tensor, "layer kv_head token"]

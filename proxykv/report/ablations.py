@@ -26,7 +26,7 @@ from proxykv.runtime.digest import digest
 
 OTHER = {"scope", "corpus", "lengths"}
 """What an entry with one of these asks is another question than a variant's."""
-FIDELITY = ("mass", "split", "head_overlap")
+FIDELITY = ("mass", "allocation", "head_overlap")
 COLUMNS = [
     *CELL,
     "group",
@@ -46,7 +46,7 @@ COLUMNS = [
 
 
 @dataclass(frozen=True)
-class Variant:
+class AblationVariant:
     """One way to train, by the ids of the methods that did so with different seeds.
 
     `group`: `reference`, `loss` (other terms), `weights` (of all terms), or the parameter that
@@ -58,7 +58,7 @@ class Variant:
     methods: tuple[str, ...]
 
 
-def variants(config: Mapping[str, Any]) -> list[Variant]:
+def variants(config: Mapping[str, Any]) -> list[AblationVariant]:
     """The reference, then the variants in the config's order; nothing where there is none."""
     entries = [m if isinstance(m, dict) else {"id": m, "base": m} for m in config["methods"]]
     mine = [m for m in entries if SUBJECT in (m["id"], m["base"]) and not OTHER & m.keys()]
@@ -68,7 +68,7 @@ def variants(config: Mapping[str, Any]) -> list[Variant]:
         params = {k: v for k, v in entry.get("params", {}).items() if k != "seed"}
         groups.setdefault(digest(params), []).append((entry["id"], _group(params, terms)))
     found = [
-        Variant(members[0][0], members[0][1], tuple(name for name, _ in members))
+        AblationVariant(members[0][0], members[0][1], tuple(name for name, _ in members))
         for members in groups.values()
     ]
     return found if len(found) > 1 and found[0].id == SUBJECT else []
@@ -111,7 +111,7 @@ def _group(params: Mapping[str, Any], terms: Mapping[str, float]) -> str:
     return "+".join(sorted(params))
 
 
-def _from_rows(rows: pd.DataFrame, found: list[Variant]) -> Iterator[dict[str, Any]]:
+def _from_rows(rows: pd.DataFrame, found: list[AblationVariant]) -> Iterator[dict[str, Any]]:
     means = context_means(rows[rows.method.isin([m for v in found for m in v.methods])])
     low = means[means.retention <= LOW_RETENTION].groupby([*CELL, *UNIT, "method"])
     pooled = low[["score", "kl"]].mean().reset_index().assign(retention=LOW)
@@ -152,7 +152,7 @@ def _from_rows(rows: pd.DataFrame, found: list[Variant]) -> Iterator[dict[str, A
                 }
 
 
-def _from_cards(run_dir: Path, found: list[Variant]) -> Iterator[dict[str, Any]]:
+def _from_cards(run_dir: Path, found: list[AblationVariant]) -> Iterator[dict[str, Any]]:
     for folder in sorted((run_dir / "mappers").glob("*/")):
         cards = {path.parent.name: path for path in folder.glob("*/card.json")}
         figures = {

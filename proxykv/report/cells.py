@@ -16,7 +16,7 @@ from proxykv.report.tables import POOLS
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell. `value` sorts and is copied, `text` is shown, `spread` is small print beside it."""
 
     text: str
@@ -33,7 +33,7 @@ class Table:
     id: str
     caption: str
     heads: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[TableCell]]
     looks: list[Look | None] = field(default_factory=list)  # the method of each row, if it has one
     metric: str = ""  # tables that differ only in this are alternatives, one shown at a time
 
@@ -118,7 +118,7 @@ def plain(
     style = looks(table.method.unique()) if "method" in table else {}
     rows, row_looks = [], []
     for record in table.to_dict("records"):
-        rows.append([Cell(_text(v, show.get(str(c))), _value(v)) for c, v in record.items()])
+        rows.append([TableCell(_text(v, show.get(str(c))), _value(v)) for c, v in record.items()])
         row_looks.append(style.get(record.get("method", "")))
     return Table(id, caption, heads, rows, row_looks)
 
@@ -147,20 +147,20 @@ def _keys(
     return keys, [style[key[-2]] for key in keys]
 
 
-def _names(key: tuple[str, ...], look: Look | None) -> list[Cell]:
+def _names(key: tuple[str, ...], look: Look | None) -> list[TableCell]:
     *lead, method, scope = key
     label = look.label if look else method
     # Scope is part of a method's name: shown wherever the label does not say it.
     said = scope == "none" or scope in label
-    name = Cell(label, label, "" if said else scope, hover=f"{method}, scope {scope}")
-    return [*(Cell(part, part) for part in lead), name]
+    name = TableCell(label, label, "" if said else scope, hover=f"{method}, scope {scope}")
+    return [*(TableCell(part, part) for part in lead), name]
 
 
-def _cell(row: pd.Series | None, metric: Metric) -> Cell:
+def _cell(row: pd.Series | None, metric: Metric) -> TableCell:
     if row is None:  # not run, or the full cache's column
-        return Cell("", None)
+        return TableCell("", None)
     if pd.isna(row[metric.value]):
-        return Cell("–", None, hover="undefined")
+        return TableCell("–", None, hover="undefined")
     value = metric.scale * row[metric.value]
     parts = [f"{metric.title} {number(value, metric.digits)}"]
     spread = ""
@@ -172,7 +172,7 @@ def _cell(row: pd.Series | None, metric: Metric) -> Cell:
         parts.append("interval undefined")
     parts.append(f"{row.n_contexts} contexts")
     share = min(1.0, max(0.0, value / metric.bar)) if metric.bar else None
-    return Cell(number(value, metric.digits), value, spread, "\n".join(parts), share)
+    return TableCell(number(value, metric.digits), value, spread, "\n".join(parts), share)
 
 
 def _text(value: Any, show: Callable[[Any], str] | None) -> str:

@@ -133,11 +133,11 @@ def _where_controls_suffice(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
     score = cell["paired"][(cell["paired"].metric == "score") & (cell["paired"].retention != LOW)]
     for control in TELLING_CONTROLS:
         tests = score[score.reference == control].sort_values("retention", key=pd.to_numeric)
-        matched = [str(t.retention) for _, t in tests.iterrows() if _outcome(t) != "above"]
-        if matched:
+        calibrated = [str(t.retention) for _, t in tests.iterrows() if _outcome(t) != "above"]
+        if calibrated:
             yield Finding(
                 "warning",
-                f"At ρ = {', '.join(matched)} no advantage over {what[control]} was found: "
+                f"At ρ = {', '.join(calibrated)} no advantage over {what[control]} was found: "
                 f"{meaning[control]}.",
             )
 

@@ -13,14 +13,14 @@ import torch
 from proxykv.config import catalog
 from proxykv.config.run import Method
 from proxykv.model.prefill import Prefill
-from proxykv.model.tensors import Features, Ids, Keep, Scores
+from proxykv.model.tensors import Ids, Keep, ProxySignal, Scores
 from proxykv.runtime.errors import ConfigError
 
 
 class Scorer(Protocol):
-    """A method: `Scorer(bench, **params)`, made once per job, asked once per context.
+    """A method: `Scorer(context, **params)`, made once per job, asked once per context.
 
-    A method that is fitted gets the folder of its `fit` as the parameter `artefact`.
+    A method that is fitted gets the folder of its `fit` as the parameter `fitted`.
     """
 
     def score(self, prefill: Prefill) -> Scores:
@@ -29,24 +29,24 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
-class Mapped(Scorer, Protocol):
+class ProxyScorer(Scorer, Protocol):
     """A scorer that maps the proxy's scores, and so need not wait for the target's prefill.
 
-    `key`: the scores' key in `Prefill.once`; `ahead`: whether what `map` makes of the proxy's
-    KVzip scores of a context are this method's scores of that context.
+    `key`: the scores' key in `Prefill.once`; `during_prefill`: whether what `map` makes of the
+    proxy's KVzip scores of a context are this method's scores of that context.
     """
 
     key: Hashable
-    ahead: bool
+    during_prefill: bool
 
-    def map(self, proxy_scores: Features) -> Scores:
+    def map(self, proxy_scores: ProxySignal) -> Scores:
         """From the proxy's heads to the target's, on the proxy's device."""
         ...
 
 
 @runtime_checkable
-class Chooser(Protocol):
-    """A scorer that can also choose for itself; asked so under the scope `own`.
+class SelfPruning(Protocol):
+    """A scorer that can also choose for itself; asked so under the scope `custom`.
 
     Its kept sets follow its own rules: they need not be nested, nor meet a budget exactly.
     """
@@ -59,25 +59,25 @@ class Chooser(Protocol):
 class ProxyScores(Protocol):
     """What a proxy has to say about a context."""
 
-    def scores(self, prefill: Prefill, ids: Ids, features: str = "kvzip") -> Features:
+    def scores(self, prefill: Prefill, ids: Ids, signal: str = "kvzip") -> ProxySignal:
         """Scores of prefix + context `ids` (1-D), in [0, 1].
 
-        `features`: KVzip's, or another kind of `proxykv.scoring.proxy_pipeline.FEATURES`.
+        `signal`: KVzip's, or another kind of `proxykv.scoring.proxy_pipeline.SIGNALS`.
         The cost is charged to `prefill`, the context on whose behalf they are asked for.
         """
         ...
 
 
 @dataclass(frozen=True)
-class Bench:
+class MethodContext:
     """What a method may use besides the prefilled context.
 
-    `artefacts`: folders of fitted methods by id; `proxy`: scores a context with the family's
+    `fitted`: folders of fitted methods by id; `proxy`: scores a context with the family's
     proxy; `methods`: the run's methods by id, for those that combine others; `pair`: digests
     of weights and vocabulary, with which the card of a fitted method must agree.
     """
 
-    artefacts: Mapping[str, Path]
+    fitted: Mapping[str, Path]
     proxy: ProxyScores
     methods: Mapping[str, Method]
     pair: Mapping[str, str]
@@ -88,12 +88,12 @@ class Bench:
         return build(self.methods[method_id], self)
 
 
-def build(method: Method, bench: Bench) -> Scorer:
+def build(method: Method, context: MethodContext) -> Scorer:
     """The scorer of a method: `METHOD` of its file, or a class `pkg.module:Class`."""
     module, name = catalog.module_of(method.base)
     scorer = getattr(importlib.import_module(module), name)
-    folder = {"artefact": bench.artefacts[method.artefact]} if method.artefact else {}
-    return scorer(bench, **folder, **method.params)
+    folder = {"fitted": context.fitted[method.fitted_id]} if method.fitted_id else {}
+    return scorer(context, **folder, **method.params)
 
 
 def scores_of(scorer: Scorer, prefill: Prefill) -> Scores:
@@ -119,8 +119,8 @@ def kept_by(scorer: Scorer, prefill: Prefill, retention: float) -> Keep:
         ValueError: if what it keeps is not of the context's shape.
     """
     name = type(scorer).__name__
-    if not isinstance(scorer, Chooser):
-        raise ConfigError(f"{name} scores, but does not choose: its scope cannot be `own`")
+    if not isinstance(scorer, SelfPruning):
+        raise ConfigError(f"{name} scores, but does not choose: its scope cannot be `custom`")
     keep = scorer.keep(prefill, retention)
     if tuple(keep.shape) != prefill.shape or keep.dtype != torch.bool:
         raise ValueError(f"{name} kept a set of shape {tuple(keep.shape)}, not {prefill.shape}")

@@ -16,11 +16,11 @@ from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Scores
 from proxykv.scoring.contract import Scorer
 
-See = Callable[[int, Float[Tensor, "token width"]], Float[Tensor, "head token"]]
+ScoreLayer = Callable[[int, Float[Tensor, "token width"]], Float[Tensor, "head token"]]
 
 
 @runtime_checkable
-class Watching(Scorer, Protocol):
+class HiddenStateScorer(Scorer, Protocol):
     """A scorer that can watch the target's prefill, and then needs no pass of its own.
 
     `key`: the scores' key in `Prefill.once`.
@@ -28,7 +28,9 @@ class Watching(Scorer, Protocol):
 
     key: Hashable
 
-    def see(self, layer: int, inputs: Float[Tensor, "token width"]) -> Float[Tensor, "head token"]:
+    def score_layer(
+        self, layer: int, inputs: Float[Tensor, "token width"]
+    ) -> Float[Tensor, "head token"]:
         """What is known once prefix and context have come to an attention layer.
 
         Over all layers, in order, the rows must be the scores of every layer's KV heads.
@@ -39,16 +41,16 @@ class Watching(Scorer, Protocol):
 class Notes:
     """What watchers have said in one prefill, and the seconds that each took."""
 
-    def __init__(self, model: Model, watchers: Mapping[Hashable, See]) -> None:
+    def __init__(self, model: Model, watchers: Mapping[Hashable, ScoreLayer]) -> None:
         self.model, self.watchers = model, watchers
         self.parts: dict[Hashable, list[Tensor]] = {key: [] for key in watchers}
         self.seconds = dict.fromkeys(watchers, 0.0)
 
     def take(self, layer: int, inputs: Float[Tensor, "token width"]) -> None:
         """Ask every watcher."""
-        for key, see in self.watchers.items():
+        for key, score_layer in self.watchers.items():
             start = clock(self.model.device)
-            self.parts[key].append(see(layer, inputs))
+            self.parts[key].append(score_layer(layer, inputs))
             self.seconds[key] += clock(self.model.device) - start
 
     def scores(self, key: Hashable, filled: Prefill) -> Scores:
@@ -64,16 +66,16 @@ class Notes:
 
 
 @contextmanager
-def watching(model: Model, watchers: Mapping[Hashable, See]) -> Iterator[Notes]:
+def watching(model: Model, watchers: Mapping[Hashable, ScoreLayer]) -> Iterator[Notes]:
     """Let watchers, by the keys of their scores, see the one prefill that is run meanwhile."""
     notes = Notes(model, watchers)
     with observed(model, notes.take) if watchers else nullcontext():
         yield notes
 
 
-def watched(filled: Prefill, see: See) -> Scores:
+def watched(filled: Prefill, score_layer: ScoreLayer) -> Scores:
     """The scores of a watcher that was not asked when the context was prefilled: it is, again."""
-    with watching(filled.model, {None: see}) as notes:
+    with watching(filled.model, {None: score_layer}) as notes:
         prefill(filled.model, filled.input_ids, filled.prefix_len)
     return notes.scores(None, filled)
 

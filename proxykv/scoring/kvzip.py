@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from proxykv.model.attention import blocks, causal_attention, unseen
+from proxykv.model.attention import blocks, causal_attention, causal_mask
 from proxykv.model.context_cache import ContextLayer, Layer
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
@@ -199,7 +199,7 @@ def _weights(
     rows = ROWS.get(query.device.type, WIDE_ROWS)
     for at in blocks(0, replay, max(1, rows // group)):
         seen = keys.shape[1] - replay + at.stop
-        hidden = unseen(_length(at), _length(at), query.device)
+        hidden = causal_mask(_length(at), _length(at), query.device)
         for head, head_keys in enumerate(keys):
             logits = (query[head, :, at] @ head_keys[:seen].mT).float()
             logits[..., -_length(at) :].masked_fill_(hidden, -torch.inf)

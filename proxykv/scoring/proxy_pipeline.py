@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from proxykv.model.context_cache import ContextLayer
-from proxykv.model.devices import beside
+from proxykv.model.devices import side_stream
 from proxykv.model.loading import Model
-from proxykv.model.parallel import together
+from proxykv.model.parallel import run_in_parallel
 from proxykv.model.prefill import Memo, Prefill, prefill
-from proxykv.model.tensors import Features, Ids, Scores
-from proxykv.scoring.contract import Mapped
+from proxykv.model.tensors import Ids, ProxySignal, Scores
+from proxykv.scoring.contract import ProxyScorer
 from proxykv.scoring.kvzip import replays, score_replays
 from proxykv.scoring.timeline import Timeline
 
@@ -38,7 +38,7 @@ class Request:
     """
 
     prefill: Prefill
-    proxy_scores: Features
+    proxy_scores: ProxySignal
     mapped: Mapping[str, Scores]
     timeline: Timeline
 
@@ -48,10 +48,10 @@ def prefill_and_score(
     proxy: Model,
     ids: Ids,
     prefix_len: int,
-    maps: Mapping[str, Callable[[Features], Scores]],
+    maps: Mapping[str, Callable[[ProxySignal], Scores]],
     schedule: Schedule,
     donor: Ids | None = None,
-    features: str = "kvzip",
+    signal: str = "kvzip",
 ) -> Request:
     """Prefill prefix + context `ids` (1-D) on the target, and score them with the proxy.
 
@@ -63,7 +63,7 @@ def prefill_and_score(
         maps: by method, from the proxy's scores to the target's.
         schedule: whether the two sides run at the same time.
         donor: ids of another context, for controls.
-        features: kind of proxy scores that `maps` read (see `FEATURES`).
+        features: kind of proxy scores that `maps` read (see `SIGNALS`).
 
     Raises:
         SideError: in `parallel`, naming the side that failed; the other one is cancelled.
@@ -76,8 +76,8 @@ def prefill_and_score(
         with timeline.phase("target_prefill", target.device):
             return prefill(target, ids, prefix_len, donor)
 
-    def proxy_side() -> tuple[Features, dict[str, Scores]]:
-        scores = proxy_scores(target, proxy, theirs, prefix_len, timeline, features)
+    def proxy_side() -> tuple[ProxySignal, dict[str, Scores]]:
+        scores = proxy_scores(target, proxy, theirs, prefix_len, timeline, signal)
         mapped: dict[str, Scores] = {}
         for method, mapper in maps.items():
             with timeline.phase("mapper", proxy.device, method):
@@ -85,7 +85,9 @@ def prefill_and_score(
         return scores, mapped
 
     if schedule == "parallel":
-        filled, (scores, mapped) = together(target_side, beside(proxy.device)(proxy_side))
+        filled, (scores, mapped) = run_in_parallel(
+            target_side, side_stream(proxy.device)(proxy_side)
+        )
     else:
         filled, (scores, mapped) = target_side(), proxy_side()
     return Request(filled, scores, mapped, timeline)
@@ -97,26 +99,26 @@ def proxy_scores(
     ids: Ids,
     prefix_len: int,
     timeline: Timeline | None = None,
-    features: str = "kvzip",
-) -> Features:
+    signal: str = "kvzip",
+) -> ProxySignal:
     """What the proxy has to say of prefix + context `ids`, the target's token ids.
 
-    `features`: of which kind (see `FEATURES`).
+    `signal`: of which kind (see `SIGNALS`).
     """
     timeline = timeline or Timeline()
     with timeline.phase("proxy_prefill", proxy.device):
         own = prefill(proxy, ids, prefix_len)
     with timeline.phase("proxy_scoring", proxy.device):
-        return FEATURES[features](target, own)
+        return SIGNALS[signal](target, own)
 
 
-def kvzip_scores(target: Model, own: Prefill) -> Features:
+def kvzip_scores(target: Model, own: Prefill) -> ProxySignal:
     """KVzip on the proxy, with the target's replay inputs."""
     return score_replays(own, replays(target, own.context))
 
 
 @torch.inference_mode()
-def prefill_scores(target: Model, own: Prefill) -> Features:
+def prefill_scores(target: Model, own: Prefill) -> ProxySignal:
     """Most attention that each KV pair got from the context's last tokens during the prefill.
 
     The causal softmax of the queries that a prefill remembers, maximum over them and over the
@@ -126,11 +128,11 @@ def prefill_scores(target: Model, own: Prefill) -> Features:
     return scores[..., own.prefix_len :]
 
 
-FEATURES: dict[str, Callable[[Model, Prefill], Features]] = {
+SIGNALS: dict[str, Callable[[Model, Prefill], ProxySignal]] = {
     "kvzip": kvzip_scores,
     "prefill": prefill_scores,
 }
-"""Kinds of proxy scores that a mapper can see, all in [0, 1], by its parameter `features`."""
+"""Kinds of proxy scores that a mapper can see, all in [0, 1], by its parameter `signal`."""
 
 
 def _last_attention(layer: ContextLayer) -> Float[Tensor, "kv_head stored"]:
@@ -165,13 +167,13 @@ class Proxy:
             self._model = self._load()
         return self._model
 
-    def scores(self, prefill: Prefill, ids: Ids, features: str = "kvzip") -> Features:
+    def scores(self, prefill: Prefill, ids: Ids, signal: str = "kvzip") -> ProxySignal:
         """The proxy's scores of prefix + context `ids`, charged to `prefill`."""
         proxy = self.model  # loaded before the clock starts: loading is nobody's scoring time
         self._forget()
         return prefill.once(
-            (features, *ids.tolist()),
-            lambda: proxy_scores(prefill.model, proxy, ids, prefill.prefix_len, features=features),
+            (signal, *ids.tolist()),
+            lambda: proxy_scores(prefill.model, proxy, ids, prefill.prefix_len, signal=signal),
             self._memo,
         )
 
@@ -180,7 +182,7 @@ class Proxy:
         target: Model,
         ids: Ids,
         prefix_len: int,
-        scorers: Mapping[str, Mapped],
+        scorers: Mapping[str, ProxyScorer],
         schedule: Schedule,
         donor: Ids | None = None,
     ) -> tuple[Prefill, Timeline]:

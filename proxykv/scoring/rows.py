@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from proxykv.benchmarks.examples import Example, Question
-from proxykv.model.decode import Answer, Ask
+from proxykv.model.decode import Answer, TokenizedQuestion
 from proxykv.model.loading import Model
 from proxykv.runtime.digest import digest
 
@@ -18,7 +18,7 @@ Key = tuple[str, str, str, float]
 """What is done once: (context id, prompt hash, method digest, retention)."""
 
 
-def tokenized(model: Model, question: Question) -> Ask:
+def tokenized(model: Model, question: Question) -> TokenizedQuestion:
     """A question with all that stands before its answer, and its reference."""
     start = question.answer_start
     asked = (*model.encode(question.text), *model.suffix, *model.encode(start))
@@ -28,7 +28,7 @@ def tokenized(model: Model, question: Question) -> Ask:
     # A tokenizer may put something before a lone line break (the last id is the break itself), or
     # have no break at all: then the model cannot write one.
     stop = frozenset(ids[-1] for text in question.stop if (ids := model.encode(text)))
-    return Ask(prompt, reference, question.max_new_tokens, stop)
+    return TokenizedQuestion(prompt, reference, question.max_new_tokens, stop)
 
 
 def _history(model: Model, question: Question) -> Iterator[int]:
@@ -37,7 +37,9 @@ def _history(model: Model, question: Question) -> Iterator[int]:
         yield from (*model.encode(text), *model.suffix, *model.encode(answered), *model.between)
 
 
-def outcome(model: Model, question: Question, ask: Ask, one: Answer) -> dict[str, Any]:
+def outcome(
+    model: Model, question: Question, ask: TokenizedQuestion, one: Answer
+) -> dict[str, Any]:
     """A row's columns of an answer."""
     return {
         "prediction": model.decode(list(one.ids)),

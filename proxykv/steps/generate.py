@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 
 from proxykv.benchmarks.examples import Example, read_jsonl
-from proxykv.config.jobs import Cell
+from proxykv.config.jobs import Job
 from proxykv.config.run import ROLES, Method, Run
-from proxykv.model.decode import Answer, Ask, answer
+from proxykv.model.decode import Answer, TokenizedQuestion, answer
 from proxykv.model.loading import (
     Model,
     context_ids,
@@ -31,8 +31,8 @@ from proxykv.runtime.digest import digest
 from proxykv.runtime.journal import Journal
 from proxykv.runtime.parquet import write_parquet
 from proxykv.runtime.scratch import local
-from proxykv.scoring.contract import Bench, Mapped, Scorer, build, kept_by, scores_of
-from proxykv.scoring.hidden_states import Watching, watching
+from proxykv.scoring.contract import MethodContext, ProxyScorer, Scorer, build, kept_by, scores_of
+from proxykv.scoring.hidden_states import HiddenStateScorer, watching
 from proxykv.scoring.proxy_pipeline import Proxy
 from proxykv.scoring.rows import Key, key_of, outcome, prompt_hash, tokenized
 from proxykv.scoring.selection import select
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Variant:
+class Pruning:
     """A method at one retention, with the kept set and what scoring cost."""
 
     method: Method
@@ -51,31 +51,31 @@ class Variant:
     score_seconds: float
 
 
-def generate(run: Run, cell: Cell) -> Path:
+def generate(run: Run, job: Job) -> Path:
     """Answer a cell's questions with every method at every retention; write the predictions.
 
     Work is journalled example by example beside the table. What the journal holds of the wanted
     rows is not computed again, so a rerun does what is missing and nothing else.
     """
-    return Generator(run, cell).run()
+    return Generator(run, job).run()
 
 
 class Generator:
     """One cell in work."""
 
-    def __init__(self, run: Run, cell: Cell) -> None:
-        self.spec, self.cell = run, cell
-        self.examples = read_jsonl(cell.dataset.path)
-        self.journal = Journal(cell.journal)
-        self.timelines = Journal(cell.timelines)
-        folders = {role: local(run.model_dir(cell.family, role)) for role in ROLES}
+    def __init__(self, run: Run, job: Job) -> None:
+        self.spec, self.job = run, job
+        self.examples = read_jsonl(job.dataset.path)
+        self.journal = Journal(job.journal)
+        self.timelines = Journal(job.timelines)
+        folders = {role: local(run.model_dir(job.family, role)) for role in ROLES}
         self.pair = {f"{role}_hash": weights_digest(folders[role]) for role in ROLES}
         self.digests = {m.id: self._digest(m) for m in run.methods.values()}
 
     def run(self) -> Path:
         """Compute what is missing, then write the table."""
         with self.journal.lock.held():
-            mine = self.cell.part(self.examples)
+            mine = self.job.part(self.examples)
             done = {key_of(row) for row in self._done()}
             for i, example in enumerate(mine):
                 wanted = self._missing(example, done)
@@ -86,7 +86,7 @@ class Generator:
             return self._export()
 
     def _done(self) -> Iterator[dict[str, Any]]:
-        for path in self.cell.journals():
+        for path in self.job.journals():
             yield from Journal(path).read()
 
     def _missing(self, example: Example, done: set[Key]) -> list[tuple[Method, float]]:
@@ -109,9 +109,9 @@ class Generator:
         ):
             for variant, one in given:
                 yield {
-                    "family": self.cell.family,
-                    "benchmark": self.cell.benchmark,
-                    "task": self.cell.task,
+                    "family": self.job.family,
+                    "benchmark": self.job.benchmark,
+                    "task": self.job.task,
                     "context_id": example.id,
                     "question": index,
                     **self._about(variant, filled),
@@ -141,17 +141,24 @@ class Generator:
     ) -> Prefill:
         """Prefill; scorers that watch it, or need only the proxy, score on the way."""
         scorers = {method.id: self.scorers[method.id] for method, _ in wanted}
-        watchers = {s.key: s.see for s in scorers.values() if isinstance(s, Watching)}
-        ahead: dict[Hashable, tuple[str, Mapped]] = {}
+        watchers = {
+            s.key: s.score_layer for s in scorers.values() if isinstance(s, HiddenStateScorer)
+        }
+        during_prefill: dict[Hashable, tuple[str, ProxyScorer]] = {}
         for name, scorer in scorers.items():
-            if isinstance(scorer, Mapped) and scorer.ahead:
-                ahead.setdefault(scorer.key, (name, scorer))
+            if isinstance(scorer, ProxyScorer) and scorer.during_prefill:
+                during_prefill.setdefault(scorer.key, (name, scorer))
         with watching(model, watchers) as notes:
-            if not ahead:
+            if not during_prefill:
                 filled = prefill(model, ids, len(model.prefix), donor)
             else:
                 filled, timeline = self.proxy.prefill(
-                    model, ids, len(model.prefix), dict(ahead.values()), self.spec.schedule, donor
+                    model,
+                    ids,
+                    len(model.prefix),
+                    dict(during_prefill.values()),
+                    self.spec.schedule,
+                    donor,
                 )
                 about = {"context_id": context, "context_tokens": len(filled.context)}
                 how = {"schedule": self.spec.schedule, "spans": timeline.record()}
@@ -164,13 +171,17 @@ class Generator:
         if len(self.examples) > 1:
             # If it has just been in work, the proxy remembers it.
             return self.examples[self.examples.index(example) - 1]
-        if self.spec.artefacts:
-            return read_jsonl(self.spec.datasets(self.cell.family, "train")[0].path)[0]
+        if self.spec.fitted_ids:
+            return read_jsonl(self.spec.datasets(self.job.family, "train")[0].path)[0]
         return None
 
     def _answered(
-        self, context: str, filled: Prefill, asks: list[Ask], wanted: list[tuple[Method, float]]
-    ) -> Iterator[list[tuple[Variant, Answer]]]:
+        self,
+        context: str,
+        filled: Prefill,
+        asks: list[TokenizedQuestion],
+        wanted: list[tuple[Method, float]],
+    ) -> Iterator[list[tuple[Pruning, Answer]]]:
         """For every question, what each variant answers."""
         rows = self.spec.config["batch_rows"]
         if self.spec.protocol == "query_agnostic":
@@ -189,15 +200,15 @@ class Generator:
 
     def _variants(
         self, filled: Prefill, seen: Prefill, wanted: list[tuple[Method, float]]
-    ) -> Iterator[Variant]:
+    ) -> Iterator[Pruning]:
         """Kept sets of a context, from scores of what the scorers see: it, or it and a question."""
         scored: dict[str, tuple[Scores, float]] = {}
         n = len(filled.context)
         for method, retention in wanted:
             scorer = self.scorers[method.id]
-            if method.scope == "own":
+            if method.scope == "custom":
                 keep, seconds = seen.timed(lambda s=scorer, r=retention: kept_by(s, seen, r))
-                yield Variant(method, retention, keep[..., :n], seconds)
+                yield Pruning(method, retention, keep[..., :n], seconds)
                 continue
             if method.id not in scored:
                 scored[method.id] = seen.timed(lambda s=scorer: scores_of(s, seen)[..., :n])
@@ -206,9 +217,9 @@ class Generator:
                 keep = torch.ones_like(scores, dtype=torch.bool)
             else:
                 keep = select(scores, retention, method.scope)  # type: ignore[arg-type]
-            yield Variant(method, retention, keep, seconds)
+            yield Pruning(method, retention, keep, seconds)
 
-    def _about(self, variant: Variant, filled: Prefill) -> dict[str, Any]:
+    def _about(self, variant: Pruning, filled: Prefill) -> dict[str, Any]:
         keys = filled.cache.layers[0].keys
         pair_bytes = 2 * keys.shape[-1] * keys.element_size()
         kept = int(variant.keep.sum())
@@ -231,19 +242,19 @@ class Generator:
         """The wanted rows of the journal, in the order of examples, methods and retentions."""
         order = [
             (example.id, prompt_hash(example, question), self.digests[method.id], retention)
-            for example in self.cell.part(self.examples)
+            for example in self.job.part(self.examples)
             for question in example.questions
             for method, retention in self.spec.grid
         ]
         rows = {key_of(row): row for row in self._done()}
-        path = self.cell.file("predictions")
+        path = self.job.file("predictions")
         write_parquet(path, pd.DataFrame([rows[key] for key in order]))
         return path
 
     @cached_property
     def target(self) -> Model:
         """The target, loaded when there is work for it."""
-        return load(self.spec, self.cell.family, "target")
+        return load(self.spec, self.job.family, "target")
 
     @cached_property
     def proxy(self) -> Proxy:
@@ -253,8 +264,8 @@ class Generator:
     @cached_property
     def scorers(self) -> Mapping[str, Scorer]:
         """A scorer for each method."""
-        bench = Bench(
-            artefacts={a: self._artefact(a) for a in self.spec.artefacts},
+        bench = MethodContext(
+            fitted={name: self._fitted_dir(name) for name in self.spec.fitted_ids},
             proxy=self.proxy,
             methods=self.spec.methods,
             pair=self.pair | {"vocab_hash": vocabulary_hash(self.target.tokenizer)},
@@ -264,20 +275,20 @@ class Generator:
 
     @cached_property
     def _provenance(self) -> dict[str, Any]:
-        return provenance(self.spec, self.cell.family, self.target) | self.pair
+        return provenance(self.spec, self.job.family, self.target) | self.pair
 
     def _load_proxy(self) -> Model:
-        proxy = load(self.spec, self.cell.family, "proxy")
+        proxy = load(self.spec, self.job.family, "proxy")
         require_shared_vocabulary(self.target.tokenizer, proxy.tokenizer)
         return proxy
 
-    def _artefact(self, artefact: str) -> Path:
-        return self.spec.artefact_dir(self.cell.family, artefact)
+    def _fitted_dir(self, fitted_id: str) -> Path:
+        return self.spec.fitted_dir(self.job.family, fitted_id)
 
     def _digest(self, method: Method) -> str:
         """Digest of the method with all weights it meets and the methods it combines."""
-        weights = weights_digest(self._artefact(method.artefact)) if method.artefact else None
+        weights = weights_digest(self._fitted_dir(method.fitted_id)) if method.fitted_id else None
         used = [self._digest(self.spec.methods[m]) for m in method.uses]
-        family = self.spec.models(self.cell.family)
+        family = self.spec.models(self.job.family)
         run = (self.spec.seed, self.spec.protocol, self.spec.schedule)
         return digest([method.digest, weights, used, family, self.pair, *run])

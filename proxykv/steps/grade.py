@@ -9,29 +9,29 @@ import pandas as pd
 
 from proxykv.benchmarks.examples import read_jsonl
 from proxykv.config import catalog, check
-from proxykv.config.jobs import Cell
+from proxykv.config.jobs import Job
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.parquet import read_parquet, write_parquet
 
 
-def grade(cell: Cell) -> Path:
+def grade(job: Job) -> Path:
     """Score every prediction of a cell in [0, 1] with its benchmark's `grade`; write the rows.
 
     Raises:
         ConfigError: if a row departs from workflow/schemas/row.schema.yaml.
     """
-    metric = importlib.import_module(f"proxykv.benchmarks.{cell.benchmark}").grade
+    metric = importlib.import_module(f"proxykv.benchmarks.{job.benchmark}").grade
     questions = {
         (example.id, index): question
-        for example in read_jsonl(cell.dataset.path)
+        for example in read_jsonl(job.dataset.path)
         for index, question in enumerate(example.questions)
     }
-    path = cell.file("rows")
-    rows = read_parquet(cell.file("predictions")).to_dict("records")
+    path = job.file("rows")
+    rows = read_parquet(job.file("predictions")).to_dict("records")
     for number, row in enumerate(rows):
         row["references"] = list(row["references"])
         question = questions[row["context_id"], row["question"]]
-        row |= {"score_fixed": None, **metric(cell.task, row["prediction"], question)}
+        row |= {"score_fixed": None, **metric(job.task, row["prediction"], question)}
         if problems := check.schema_problems(row, "row", f"{path} row {number}"):
             raise ConfigError(problems[0])
     columns = list(catalog.schema("row")["properties"])

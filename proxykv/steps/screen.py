@@ -11,8 +11,8 @@ from typing import Any
 
 from proxykv.benchmarks.examples import Example, read_jsonl
 from proxykv.config.run import Run
+from proxykv.mapper.corpus import context_name
 from proxykv.runtime.errors import ConfigError
-from proxykv.steps.corpus import context_name
 
 # Chinese and Japanese have no spaces: every character counts as a word.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
@@ -58,8 +58,8 @@ def screen(run: Run, family: str) -> Path:
 def require_clean(run: Run, family: str) -> None:
     """Raise ConfigError if a method was fitted without just those contexts that are dropped now."""
     dropped = json.loads(run.dropped(family).read_text("utf-8"))
-    for artefact in run.artefacts:
-        folder = run.artefact_dir(family, artefact)
+    for fitted_id in run.fitted_ids:
+        folder = run.fitted_dir(family, fitted_id)
         card = json.loads((folder / "card.json").read_text("utf-8"))
         if card["decontamination"]["dropped"] != dropped:
             raise ConfigError(

@@ -11,33 +11,34 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from proxykv.config import catalog
 from proxykv.config.run import Run
+from proxykv.mapper.corpus import contexts
 from proxykv.mapper.fidelity import fidelity, rank_correlation
+from proxykv.report.plots import draw_figure
 from proxykv.report.stats import mean_ci
 from proxykv.runtime.errors import ConfigError
-from proxykv.steps.corpus import contexts
-from proxykv.steps.scores import stored
+from proxykv.steps.extract import stored
 
 ALL = "all"
 KEYS = ["family", "method", "fitted_on", "fitted_lengths", "part", "length", "metric", "retention"]
 COLUMNS = [*KEYS, "mean", "ci_low", "ci_high", "n_contexts", "tokens"]
 
 
-def write_transfer(run: Run) -> Path:
-    """Write `tables/fidelity.csv`; see `transfer`."""
+def transfer(run: Run) -> None:
+    """Write `tables/fidelity.csv` (see `fidelity_table`) and draw it."""
     path = run.dir / "tables" / "fidelity.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    transfer(run).to_csv(path, index=False, float_format="%.6g")
-    return path
+    fidelity_table(run).to_csv(path, index=False, float_format="%.6g")
+    # No rows: nothing has been decoded.
+    draw_figure("transfer", pd.DataFrame(), run.dir, run.dir / "figures")
 
 
-def transfer(run: Run) -> pd.DataFrame:
+def fidelity_table(run: Run) -> pd.DataFrame:
     """Mean fidelity (see `proxykv.mapper.fidelity`) by method, part of corpus and length.
 
     `fitted_on` and `fitted_lengths` say what the method has seen; `length` and these are `all`
@@ -64,10 +65,10 @@ def transfer(run: Run) -> pd.DataFrame:
 def _figures(run: Run, family: str) -> Iterator[dict[str, Any]]:
     """Every figure of every fitted method on every held-out context."""
     files = {path.stem: path for path in stored(run.score_lists(family))[0]}
-    for artefact in run.artefacts:
-        method = run.methods[artefact]
+    for fitted_id in run.fitted_ids:
+        method = run.methods[fitted_id]
         fitting = importlib.import_module(catalog.module_of(method.base)[0])
-        predict = fitting.predictor(run.artefact_dir(family, artefact), method.params)
+        predict = fitting.predictor(run.fitted_dir(family, fitted_id), method.params)
         for context in contexts(run, family):
             if not context.held_out:
                 continue
@@ -78,7 +79,7 @@ def _figures(run: Run, family: str) -> Iterator[dict[str, Any]]:
                 metric, _, retention = name.partition("@")
                 yield {
                     "family": family,
-                    "method": artefact,
+                    "method": fitted_id,
                     "fitted_on": " ".join(method.corpus) or ALL,
                     "fitted_lengths": " ".join(map(str, method.lengths)) or ALL,
                     "part": context.part,

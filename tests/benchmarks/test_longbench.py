@@ -24,9 +24,9 @@ from proxykv.benchmarks.longbench.truncation import cut_middle
 from proxykv.config import catalog
 from proxykv.config.run import Run
 from proxykv.runtime.errors import ConfigError
-from proxykv.steps.data import make_dataset
 from proxykv.steps.generate import generate
 from proxykv.steps.grade import grade
+from proxykv.steps.prepare import prepare
 
 CHINESE = "合同约定借款人应当按期归还本金并支付利息，逾期的部分另行计算。法院认为证据充分。"
 UNASKED = ("gov_report", "multi_news", "vcsum", "passage_count", "lcc")
@@ -239,15 +239,15 @@ def test_every_subset_runs_to_its_rows(
             "benchmarks": [{**dataset, "options": {"source": source}}],
         }
     )
-    for cell in run.cells():
-        make_dataset(run, cell.dataset)
-        (example,) = read_jsonl(cell.dataset.path)
+    for job in run.jobs():
+        prepare(run, job.dataset)
+        (example,) = read_jsonl(job.dataset.path)
         short = tuple(replace(question, max_new_tokens=3) for question in example.questions)
-        write_jsonl(cell.dataset.path, [replace(example, questions=short)])
-        generate(run, cell)
-        rows = pd.read_parquet(grade(cell))
+        write_jsonl(job.dataset.path, [replace(example, questions=short)])
+        generate(run, job)
+        rows = pd.read_parquet(grade(job))
         assert rows["method"].tolist() == ["full", "snapkv"]
-        assert rows["context_id"].unique().tolist() == [f"{cell.task}-{cell.task}0000"]
+        assert rows["context_id"].unique().tolist() == [f"{job.task}-{job.task}0000"]
         assert rows["score"].between(0, 1).all()
         assert rows["truncated"].tolist() == [False, False]
 

@@ -13,9 +13,9 @@ from proxykv.benchmarks import ruler
 from proxykv.benchmarks.examples import Question, read_jsonl, write_jsonl
 from proxykv.config import catalog
 from proxykv.config.run import Run
-from proxykv.steps.data import make_dataset
 from proxykv.steps.generate import generate
 from proxykv.steps.grade import grade
+from proxykv.steps.prepare import prepare
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_every_task_runs_to_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyP
             "benchmarks": [{**dataset, "options": {"sources": sources}}],
         }
     )
-    for cell in run.cells():
-        make_dataset(run, cell.dataset)
-        (example,) = read_jsonl(cell.dataset.path)
+    for job in run.jobs():
+        prepare(run, job.dataset)
+        (example,) = read_jsonl(job.dataset.path)
         short = tuple(replace(question, max_new_tokens=3) for question in example.questions)
-        write_jsonl(cell.dataset.path, [replace(example, questions=short)])
-        generate(run, cell)
-        rows = pd.read_parquet(grade(cell))
+        write_jsonl(job.dataset.path, [replace(example, questions=short)])
+        generate(run, job)
+        rows = pd.read_parquet(grade(job))
         assert rows["method"].tolist() == ["full", "snapkv"]
         assert rows["score"].between(0, 1).all()
         assert rows["kl"].isna().sum() == 0

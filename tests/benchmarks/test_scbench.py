@@ -21,9 +21,9 @@ from proxykv.benchmarks.scbench import prompts
 from proxykv.config import catalog
 from proxykv.config.run import Run
 from proxykv.runtime.errors import ConfigError
-from proxykv.steps.data import make_dataset
 from proxykv.steps.generate import generate
 from proxykv.steps.grade import grade
+from proxykv.steps.prepare import prepare
 
 CORPUS = scbench_corpus.corpus()
 CODE = (
@@ -259,14 +259,14 @@ def test_end_to_end(
             ],
         }
     )
-    (cell,) = run.cells()
-    make_dataset(run, cell.dataset)
-    (example,) = read_jsonl(cell.dataset.path)
+    (job,) = run.jobs()
+    prepare(run, job.dataset)
+    (example,) = read_jsonl(job.dataset.path)
     questions = tuple(replace(question, max_new_tokens=2) for question in example.questions)
     short = replace(example, context=example.context[-300:], questions=questions)
-    write_jsonl(cell.dataset.path, [short])
-    generate(run, cell)
-    rows = pd.read_parquet(grade(cell))
+    write_jsonl(job.dataset.path, [short])
+    generate(run, job)
+    rows = pd.read_parquet(grade(job))
     assert len(rows) == 4
     assert set(rows["method"]) == {"full", "random"}
     assert rows["score"].between(0, 1).all()

@@ -62,7 +62,7 @@ class Copy(Checkout):
         return {**super().environment, **self.settings}
 
     def predictions(self, task: str) -> Path:
-        return self.folder / self.cell(task).file("predictions")
+        return self.folder / self.job(task).file("predictions")
 
     def until(self, workflow: subprocess.Popen[str], condition: Callable[[], object]) -> None:
         """Wait while the workflow runs."""

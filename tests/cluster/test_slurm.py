@@ -118,7 +118,7 @@ def test_model_jobs_have_gpus_of_their_own_and_no_other_job_has_one(
 ) -> None:
     with_gpu = [job for job in slurm_jobs("rule_") if job.get("TresPerJob") == "gres:gpu:1"]
     names = {re.sub("_wildcards.*", "", job["Comment"]) for job in with_gpu}
-    assert names == {"rule_fit_method", "rule_generate"}
+    assert names == {"rule_fit", "rule_generate"}
     assert {job["Partition"] for job in with_gpu} == {"gpu"}
     others = [job for job in slurm_jobs("rule_") if job not in with_gpu]
     assert {job["Partition"] for job in others} == {"cpu"}
@@ -127,13 +127,13 @@ def test_model_jobs_have_gpus_of_their_own_and_no_other_job_has_one(
     gpu_of = dict(re.findall(r"SLURM job (\d+), GPUs \[(.*)\]", checkout.logs()))
     assert set(gpu_of.values()) == {"0", "1"}
     generating = [job for job in with_gpu if job["Comment"].startswith("rule_generate")]
-    together = [
+    run_in_parallel = [
         (one, other)
         for one, other in combinations(generating, 2)
         if one["StartTime"] < other["EndTime"] and other["StartTime"] < one["EndTime"]
     ]
-    assert together, "two jobs fit on the node at the same time"
-    for one, other in together:
+    assert run_in_parallel, "two jobs fit on the node at the same time"
+    for one, other in run_in_parallel:
         assert gpu_of[one["JobId"]] != gpu_of[other["JobId"]]
 
 
@@ -146,7 +146,7 @@ def test_a_retry_asks_for_half_as_much_memory_and_time_again(said: str) -> None:
 
 
 def test_only_local_rules_run_outside_slurm(said: str, checkout: Copy) -> None:
-    assert set(re.findall(r"^localrule (\w+):", said, re.MULTILINE)) <= {"all", "make_dataset"}
+    assert set(re.findall(r"^localrule (\w+):", said, re.MULTILINE)) <= {"all", "prepare"}
     assert "SLURM job -" not in checkout.logs()
 
 

@@ -159,7 +159,7 @@ def test_methods_are_found_by_their_files(checkout: Path) -> None:
 def test_every_method_of_the_project_has_its_settings() -> None:
     for method, settings in catalog.variants().items():
         assert settings["scope"] in ("none", "global", "layer", "head"), method
-        known = {"base", "scope", "params", "artefact", "inputs", "uses", "sets"}
+        known = {"base", "scope", "params", "fitted_id", "inputs", "uses", "sets"}
         assert set(settings) <= known, method
         assert set(settings.get("uses", ())) <= set(settings.get("params", {})), method
 
@@ -185,14 +185,14 @@ def test_digests_follow_the_value() -> None:
     assert len(digest(None)) == 12
 
 
-@pytest.mark.parametrize("module", ["spec", "cli", "progress"])
+@pytest.mark.parametrize("module", ["config.run", "cli", "runs.status"])
 def test_planning_loads_no_torch(module: str) -> None:
     code = (
         "import sys, yaml\n"
         f"import proxykv.{module}\n"
         "from proxykv.config.run import Run\n"
         "run = Run(yaml.safe_load(open('config.yaml')))\n"
-        "[(cell.dataset.path, cell.file('rows')) for cell in run.cells()]\n"
+        "[(job.dataset.path, job.file('rows')) for job in run.jobs()]\n"
         "[method.digest for method in run.methods.values()]\n"
         "assert not {'torch', 'transformers'} & set(sys.modules), 'planning loads torch'\n"
     )

@@ -19,7 +19,7 @@ SHIPPED = [catalog.ROOT / "config.yaml", *sorted((catalog.ROOT / "config").glob(
 
 def test_methods_with_a_colon_are_classes() -> None:
     """Of a user's module, or presses; as they are, or as the base of a method of another id."""
-    adakv: Config = {"id": "adakv", "base": "kvpress:AdaKVPress", "scope": "own"}
+    adakv: Config = {"id": "adakv", "base": "kvpress:AdaKVPress", "scope": "custom"}
     adakv["params"] = {"press": {"name": "SnapKVPress"}, "alpha_safeguard": 0.1}
     own = {"id": "own", "base": "baselines.streaming:Streaming", "params": {"sinks": 2}}
     names = ["baselines.random:Random", "kvpress:KnormPress"]
@@ -27,7 +27,7 @@ def test_methods_with_a_colon_are_classes() -> None:
     assert [(m.base, m.scope) for m in methods.values()][1:] == [
         ("baselines.random:Random", "head"),
         ("kvpress", "head"),
-        ("kvpress", "own"),
+        ("kvpress", "custom"),
         ("baselines.streaming:Streaming", "head"),
     ]
     assert methods["kvpress:KnormPress"].params == {"name": "KnormPress"}
@@ -97,7 +97,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.Mon
     run = Run(valid())
     again = Run.read(run.write())
     assert again.digest == run.digest
-    assert [c.dataset.path for c in again.cells()] == [c.dataset.path for c in run.cells()]
+    assert [c.dataset.path for c in again.jobs()] == [c.dataset.path for c in run.jobs()]
     with pytest.raises(ConfigError, match="no such file; the workflow writes it"):
         Run.read(Path("results/other/config.json"))
 

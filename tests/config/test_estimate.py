@@ -12,13 +12,13 @@ from checkout import Checkout
 
 from proxykv.cli import main
 from proxykv.config import catalog
-from proxykv.config.estimate import CPU, GPU, TRAINING, Net, estimate, total
+from proxykv.config.estimate import CPU, GPU, TRAINING, ModelCost, estimate, total
 from proxykv.config.run import Run
 from proxykv.mapper.training import TrainConfig
 
 SHAPE = {"layers": 2, "query_heads": 4, "kv_heads": 2, "head_dim": 8, "parameters": 1000}
-NET = Net({"shape": SHAPE, "dtype": "bfloat16"})
-BIG = Net(catalog.families()["llama-3"]["target"])
+NET = ModelCost({"shape": SHAPE, "dtype": "bfloat16"})
+BIG = ModelCost(catalog.families()["llama-3"]["target"])
 
 
 def run(**changes: Any) -> Run:
@@ -54,8 +54,8 @@ def test_operations_and_bytes_by_hand() -> None:
 def test_an_h200_takes_what_was_measured() -> None:
     """Seconds of docs/efficiency.md, from 16k tokens up."""
     h200 = replace(GPU, flops={2: 989e12}, bandwidth=4.8e12)
-    small = Net(catalog.families()["llama-3"]["proxy"])
-    qwen = Net(catalog.families()["qwen-2.5"]["target"])
+    small = ModelCost(catalog.families()["llama-3"]["proxy"])
+    qwen = ModelCost(catalog.families()["qwen-2.5"]["target"])
     measured = {
         (BIG, 16384): (0.55, 1.95),
         (BIG, 65536): (3.63, 12.70),
@@ -103,7 +103,7 @@ def test_methods_are_charged_for_what_they_run() -> None:
     assert kvzip > 1.3 * snapkv  # a second pass over the context
     assert both < 1.1 * kvzip  # one pass serves both
     assert iam > both  # the proxy's passes
-    assert hours("scores", methods=["full", "kvzip"]) == 0  # nothing is fitted
+    assert hours("extract", methods=["full", "kvzip"]) == 0  # nothing is fitted
 
 
 def test_questions_are_scored_anew_where_methods_see_them() -> None:
@@ -127,8 +127,8 @@ def test_every_gpu_of_a_job_is_counted() -> None:
     one, two = (
         {p.step: p.gpus for p in estimate(run(families=[f]))} for f in ("llama-3", "qwen-3")
     )
-    assert one == {"scores": 1, "fit": 1, "generate": 1}
-    assert two == {"scores": 2, "fit": 1, "generate": 2}
+    assert one == {"extract": 1, "fit": 1, "generate": 1}
+    assert two == {"extract": 2, "fit": 1, "generate": 2}
     assert "GPU hours" in total(estimate(run()))
     assert "GPU" not in total(estimate(run(families=["tiny"])))
 
@@ -147,7 +147,7 @@ def test_check_and_dry_runs_tell_it(tmp_path: Path, capsys: pytest.CaptureFixtur
     first, *parts, last = capsys.readouterr().out.splitlines()
     assert "4 jobs" in first
     assert [part.split()[:2] for part in parts] == [
-        ["tiny", "scores"], ["tiny", "fit"], ["tiny", "generate"]
+        ["tiny", "extract"], ["tiny", "fit"], ["tiny", "generate"]
     ]  # fmt: skip
     assert last == total(estimate(Run(config)))
     assert Checkout(tmp_path, config).snakemake("-n").splitlines()[-1] == last

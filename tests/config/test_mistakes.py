@@ -107,7 +107,7 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
     "bad scope": (
         change(methods=["full", {"id": "mine", "base": "kvzip", "scope": "token"}]),
-        "config.methods[1].scope: 'token' is not one of ['global', 'layer', 'head', 'own']",
+        "config.methods[1].scope: 'token' is not one of ['global', 'layer', 'head', 'custom']",
     ),
     "unknown key of a method": (
         change(methods=["full", {"id": "mine", "base": "kvzip", "parms": {}}]),
@@ -168,7 +168,7 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
         "did you mean 'ExpectedAttentionPress'?",
     ),
     "parameter of a press": (
-        method(base="kvpress:PyramidKVPress", scope="own", params={"windw_size": 8}),
+        method(base="kvpress:PyramidKVPress", scope="custom", params={"windw_size": 8}),
         "config.methods[1].params: unknown key 'windw_size'; did you mean 'window_size'?",
     ),
     "parameter of a press that the retentions set": (

@@ -20,7 +20,7 @@ def build(task, *, tokenizer, count: int, share: float = 0.5, **rest): ...
 
 
 class Plain:
-    def __init__(self, bench, kind: Kind, *, size: int | None = None, parts: list[str] = ()): ...
+    def __init__(self, context, kind: Kind, *, size: int | None = None, parts: list[str] = ()): ...
 
 
 class Heir(Plain):
@@ -75,9 +75,9 @@ PLAIN = {"kind": KIND, "size": {"type": ["integer", "null"]}, "parts": {"type": 
             {"count": {"type": ["integer"]}, "share": {"type": ["number"]}},
             *(["count"], True),
         ),
-        ("base", "Plain", ("bench",), PLAIN, ["kind"], False),
-        ("base", "Heir", ("bench", "kind"), {k: PLAIN[k] for k in ("size", "parts")}, [], False),
-        ("derived", "METHOD", ("bench",), PLAIN, ["kind"], False),
+        ("base", "Plain", ("context",), PLAIN, ["kind"], False),
+        ("base", "Heir", ("context", "kind"), {k: PLAIN[k] for k in ("size", "parts")}, [], False),
+        ("derived", "METHOD", ("context",), PLAIN, ["kind"], False),
         ("derived", "build", ("task", "tokenizer", "count", "share"), {}, [], True),
         ("base", "Press", ("ratio",), {"inner": {}, "fixed": {"type": ["boolean"]}}, [], False),
         ("derived", "Wide", ("ratio", "inner"), {"name": {"type": ["string"]}}, ["name"], False),

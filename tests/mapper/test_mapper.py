@@ -23,7 +23,7 @@ SMALL = MapperConfig(
     proxy_heads=3,
     layers=4,
     heads=2,
-    features=8,
+    conv_channels=8,
     kernel=5,
     time_width=12,
     time_dilations=(1, 3),
@@ -88,17 +88,17 @@ def test_matching_gives_each_head_its_true_distribution_and_leaves_the_order_in_
     mapper, scores = toy_mapper(), proxy_scores(LEVELS)
     before = mapper.score(scores).flatten(0, 1)
     true = torch.randn(8, LEVELS, generator=torch.Generator().manual_seed(2)).sort().values * 3
-    mapper.matching.learn(before, true)
+    mapper.calibration.learn(before, true)
     after = mapper.score(scores).flatten(0, 1)
     assert (after.sort().values - true).abs().mean() < 0.02 * (
         before.sort().values - true
     ).abs().mean()
     assert torch.equal(after.argsort(), before.argsort())
     # Also where the true scores cannot tell tokens apart, and beyond all that was seen.
-    mapper.matching.learn(before, torch.zeros_like(true))
+    mapper.calibration.learn(before, torch.zeros_like(true))
     tied = mapper.score(scores).flatten(0, 1)
     assert torch.equal(tied.argsort(), before.argsort())
-    assert (mapper.matching(before + 100) > tied.amax()).all()
+    assert (mapper.calibration(before + 100) > tied.amax()).all()
 
 
 def test_wrong_input_is_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from bench_fixture import PAIR, PREFIX, fill
+from method_fixture import PAIR, PREFIX, fill
 from random_models import random_ids
 from safetensors.torch import load_file, save_file
 
@@ -16,19 +16,19 @@ from baselines import surrogate
 from baselines.surrogate import Surrogate
 from proxykv.config import catalog
 from proxykv.config.run import Run
+from proxykv.mapper import layer_inputs
 from proxykv.mapper.fidelity import fidelity
 from proxykv.mapper.fitted import load_fitted
-from proxykv.mapper import layer_inputs
 from proxykv.mapper.layer_inputs import inputs_file, load_inputs, sample_inputs
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.runtime.errors import ConfigError
-from proxykv.scoring.contract import Bench
+from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.hidden_states import watching
-from proxykv.steps.data import make_dataset
+from proxykv.steps.extract import extract
 from proxykv.steps.fit import fit
 from proxykv.steps.generate import generate
-from proxykv.steps.scores import extract
+from proxykv.steps.prepare import prepare
 from proxykv.steps.screen import screen
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -68,13 +68,13 @@ def fitted(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def test_scores_that_the_inputs_decide_are_learnt_and_tokens_alone_do_not_tell_them(
-    fitted: dict[str, Path], bench: Bench, target: Model
+    fitted: dict[str, Path], method_context: MethodContext, target: Model
 ) -> None:
     ids = random_ids(PREFIX + 96, seed=99)
     true = planted(target, ids, "unseen")["target"]
     overlap = {}
     for name, folder in fitted.items():
-        scores = Surrogate(bench, folder).score(prefill(target, ids, PREFIX))
+        scores = Surrogate(method_context, folder).score(prefill(target, ids, PREFIX))
         overlap[name] = [
             fidelity(scores[layer, None], true[layer, None])["head_overlap@0.2"]
             for layer in range(len(true))
@@ -88,9 +88,9 @@ def test_scores_that_the_inputs_decide_are_learnt_and_tokens_alone_do_not_tell_t
 def test_the_card_stands_beside_a_mappers(fitted: dict[str, Path], files: list[Path]) -> None:
     for name, params in KINDS.items():
         _, card = load_fitted(fitted[name], PAIR)
-        assert {"mass@0.1", "head_overlap@0.2", "split@0.3"} <= card["metrics"].keys()
+        assert {"mass@0.1", "head_overlap@0.2", "allocation@0.3"} <= card["metrics"].keys()
         assert len(card["val_contexts"]) == 2
-        assert card["training"]["features"] == params["inputs"]
+        assert card["training"]["signal"] == params["inputs"]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -115,23 +115,23 @@ def test_the_same_seed_gives_the_same_weights(files: list[Path], tmp_path: Path)
 
 @pytest.mark.parametrize("width", [0, 8])
 def test_linear_and_wider_networks_load_as_they_were_fitted(
-    width: int, files: list[Path], bench: Bench, filled: Prefill, tmp_path: Path
+    width: int, files: list[Path], method_context: MethodContext, filled: Prefill, tmp_path: Path
 ) -> None:
     surrogate.fit(files, tmp_path / "out", {**QUICK, "steps": 2, "width": width}, PAIR)
-    scorer = Surrogate(bench, tmp_path / "out")
+    scorer = Surrogate(method_context, tmp_path / "out")
     assert scorer.net.config.width == width
     assert tuple(scorer.score(filled).shape) == filled.shape
 
 
 def test_tokens_alone_score_the_same_wherever_they_stand(
-    fitted: dict[str, Path], bench: Bench, target: Model
+    fitted: dict[str, Path], method_context: MethodContext, target: Model
 ) -> None:
     """The same stretch behind different beginnings: only its first token has other neighbours."""
     stretch = random_ids(40, seed=7)
     contexts = [torch.cat([random_ids(PREFIX + 20, seed=s), stretch]) for s in (1, 2)]
     same = {}
     for name, folder in fitted.items():
-        scorer = Surrogate(bench, folder)
+        scorer = Surrogate(method_context, folder)
         one, other = (scorer.score(prefill(target, ids, PREFIX))[..., 21:] for ids in contexts)
         same[name] = [torch.allclose(a, b, atol=1e-4) for a, b in zip(one, other, strict=True)]
     assert same == {"surrogate_embedding": [True] * 3, "surrogate": [True, False, False]}
@@ -139,11 +139,15 @@ def test_tokens_alone_score_the_same_wherever_they_stand(
 
 @pytest.mark.parametrize("name", KINDS)
 def test_watching_the_prefill_gives_the_same_scores_and_is_charged(
-    name: str, fitted: dict[str, Path], bench: Bench, target: Model, contexts: list[str]
+    name: str,
+    fitted: dict[str, Path],
+    method_context: MethodContext,
+    target: Model,
+    contexts: list[str],
 ) -> None:
-    scorer = Surrogate(bench, fitted[name])
+    scorer = Surrogate(method_context, fitted[name])
     again = scorer.score(fill(target, contexts[6]))
-    with watching(target, {scorer.key: scorer.see}) as notes:
+    with watching(target, {scorer.key: scorer.score_layer}) as notes:
         filled = fill(target, contexts[6])
     alone = filled.seconds
     notes.give(filled)
@@ -218,9 +222,9 @@ def test_a_run_stores_inputs_fits_and_scores_without_another_prefill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, monkeypatch)
-    (cell,) = run.cells()
-    for dataset in (cell.dataset, *run.datasets("tiny", "train")):
-        make_dataset(run, dataset)
+    (job,) = run.jobs()
+    for dataset in (job.dataset, *run.datasets("tiny", "train")):
+        prepare(run, dataset)
     # Another run has the scores already: they stay as they are, and inputs come beside them.
     other = make_run(tmp_path, monkeypatch, run="other", methods=["full", "prior"])
     extract(other, "tiny", 0)
@@ -240,5 +244,5 @@ def test_a_run_stores_inputs_fits_and_scores_without_another_prefill(
     monkeypatch.setattr(surrogate, "watched", lambda *_: pytest.fail("prefilled again"))
     for protocol in ("query_agnostic", "query_aware"):
         run = make_run(tmp_path, monkeypatch, protocol=protocol)
-        rows = pd.read_parquet(generate(run, cell)).query("method == 'surrogate'")
+        rows = pd.read_parquet(generate(run, job)).query("method == 'surrogate'")
         assert len(rows) and (rows.prefill_seconds > 0).all() and (rows.score_seconds > 0).all()

@@ -13,11 +13,17 @@ from safetensors.torch import load_file, save_file
 
 from proxykv.mapper.fidelity import fidelity
 from proxykv.mapper.hybrid import load_mapper
-from proxykv.mapper.training import Run, TrainConfig, learning_rate, split_contexts, train_mapper
+from proxykv.mapper.training import (
+    TrainConfig,
+    Trainer,
+    learning_rate,
+    split_contexts,
+    train_mapper,
+)
 from proxykv.runtime.errors import ConfigError
 
 IDENTITY = {"family": "toy", "target_hash": "t", "proxy_hash": "p", "vocab_hash": "v"}
-SMALL = {"features": 8, "time_width": 16, "time_dilations": (1, 4), "width": 16}
+SMALL = {"conv_channels": 8, "time_width": 16, "time_dilations": (1, 4), "width": 16}
 QUICK = TrainConfig(
     steps=12,
     warmup=2,
@@ -25,7 +31,6 @@ QUICK = TrainConfig(
     val_contexts=2,
     log_every=2,
     eval_every=4,
-    checkpoint_every=4,
     device="auto",  # where there is an accelerator, all of this holds there
     mapper=SMALL,
 )
@@ -80,7 +85,7 @@ def test_learns_and_beats_the_linear_control(tmp_path: Path) -> None:
 def test_writes_mapper_card_and_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     files = write_scores(tmp_path / "scores")
-    card = train_mapper(files, tmp_path / "out", replace(QUICK, matched=False), IDENTITY)
+    card = train_mapper(files, tmp_path / "out", replace(QUICK, calibrated=False), IDENTITY)
     mapper, read = load_mapper(tmp_path / "out", expected=IDENTITY)
     assert read == json.loads(json.dumps(card)) and mapper.config.layers == 2
     assert len(card["val_contexts"]) == 2 and len(card["train_contexts"]) == 6
@@ -93,7 +98,7 @@ def test_writes_mapper_card_and_log(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert [line["step"] for line in val] == [4, 8, 12]
     assert {line["steps"] for line in lines} == {12}
     losses = {"total", "bin", "mse", "fine", "global", "cos", "lr", "tokens_per_s"}
-    metrics = {"mass@0.1", "mass@0.2", "mass@0.3", "mass@0.5", "head_overlap@0.1", "split@0.2"}
+    metrics = {"mass@0.1", "mass@0.2", "mass@0.3", "mass@0.5", "head_overlap@0.1", "allocation@0.2"}
     assert all(losses <= set(line) for line in train)
     assert [line["step"] for line in train if metrics <= set(line)] == [2, 4, 6, 8, 10, 12]
     assert metrics <= set(val[0])
@@ -122,20 +127,20 @@ def test_resumes_bit_for_bit(
 ) -> None:
     files = write_scores(tmp_path / "scores")
     whole = train_mapper(files, tmp_path / "whole", QUICK, IDENTITY)
-    step = Run.step
+    step = Trainer.step
 
-    def killed(self: Run, at: int, **options: Any) -> Any:
+    def killed(self: Trainer, at: int, **options: Any) -> Any:
         if at == killed_at:
             raise KeyboardInterrupt
         return step(self, at, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "step", killed)
+        patch.setattr(Trainer, "step", killed)
         with pytest.raises(KeyboardInterrupt):
             train_mapper(files, tmp_path / "cut", QUICK, IDENTITY)
     seen: list[int] = []
     monkeypatch.setattr(
-        Run, "step", lambda self, at, **options: (seen.append(at), step(self, at, **options))[1]
+        Trainer, "step", lambda self, at, **options: (seen.append(at), step(self, at, **options))[1]
     )
     resumed = train_mapper(files, tmp_path / "cut", QUICK, IDENTITY)
     assert seen[0] == {5: 5, 8: 5, 11: 9}[killed_at]
@@ -150,7 +155,7 @@ def test_another_runs_checkpoint_is_ignored(
     files = write_scores(tmp_path / "scores")
     whole = train_mapper(files, tmp_path / "whole", QUICK, IDENTITY)
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "finish", lambda self: 1 / 0)
+        patch.setattr(Trainer, "finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train_mapper(files, tmp_path / "other", replace(QUICK, lr=1e-2), IDENTITY)
     assert (tmp_path / "other" / "checkpoint").exists()
@@ -165,25 +170,10 @@ def test_stops_when_nothing_improves_any_more(tmp_path: Path) -> None:
     assert card["best_step"] == 2 and log_lines(tmp_path / "out")[-1]["step"] == 8
 
 
-def test_windows_of_random_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths: list[int] = []
-    window = Run._window
-
-    def noted(self: Run, *arguments: Any) -> Any:
-        proxy, target = window(self, *arguments)
-        lengths.append(target.shape[-1])
-        return proxy, target
-
-    monkeypatch.setattr(Run, "_window", noted)
-    files = write_scores(tmp_path / "scores")
-    train_mapper(files, tmp_path / "out", replace(QUICK, shortest=20, crop=40), IDENTITY)
-    assert min(lengths) >= 20 and max(lengths) <= 40 and len(set(lengths)) > 5
-
-
 def test_other_features_of_the_proxy(tmp_path: Path) -> None:
     files = write_scores(tmp_path / "scores")
-    config = replace(QUICK, features="prefill")
-    with pytest.raises(ConfigError, match="no 'prefill' features"):
+    config = replace(QUICK, signal="prefill")
+    with pytest.raises(ConfigError, match="no 'prefill' signal"):
         train_mapper(files, tmp_path / "out", config, IDENTITY)
     for path in files:
         stored = load_file(path)
@@ -218,7 +208,7 @@ def test_variants_see_the_same_batches(tmp_path: Path, monkeypatch: pytest.Monke
         "mse": replace(QUICK, weights={"mse": 20.0}),
         "linear": replace(QUICK, mapper={"variant": "linear"}),
     }
-    original, batches = Run._window, {name: [] for name in variants}
+    original, batches = Trainer._window, {name: [] for name in variants}
     for name, config in variants.items():
 
         def window(self, path, generator, seen=batches[name]):
@@ -226,7 +216,7 @@ def test_variants_see_the_same_batches(tmp_path: Path, monkeypatch: pytest.Monke
             seen.append((path.name, target))
             return features, target
 
-        monkeypatch.setattr(Run, "_window", window)
+        monkeypatch.setattr(Trainer, "_window", window)
         train_mapper(files, tmp_path / name, replace(config, crop=24), IDENTITY)
     for name in ("mse", "linear"):
         for ours, theirs in zip(batches["full"], batches[name], strict=True):
@@ -263,6 +253,6 @@ def test_fidelity_by_hand() -> None:
     figures = fidelity(predicted, target, retentions=(0.25,))
     # Budget 2 of 8: true {0.9, 0.8}, predicted {0.9, 0.1}; one per head: {0.9} right, {0.0} wrong.
     # Of the two, the first head should get one and gets both, the second gets none.
-    assert figures["global_overlap@0.25"] == figures["split@0.25"] == 0.5
+    assert figures["global_overlap@0.25"] == figures["allocation@0.25"] == 0.5
     assert figures["mass@0.25"] == pytest.approx(1.0 / 1.7)
     assert figures["head_overlap@0.25"] == 0.5

@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bench_fixture import METHODS, PREFIX, RETENTION, fill
+from method_fixture import METHODS, PREFIX, RETENTION, fill
 from random_models import random_ids
 
 from proxykv.config.run import Run
 from proxykv.mapper.hybrid import build_mapper
 from proxykv.mapper.stages import MapperConfig
-from proxykv.model.decode import Ask, answer
-from proxykv.model.devices import beside, device_of
+from proxykv.model.decode import TokenizedQuestion, answer
+from proxykv.model.devices import device_of, side_stream
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill
 from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.tensors import Keep
-from proxykv.scoring.contract import Bench, build, kept_by, scores_of
+from proxykv.scoring.contract import MethodContext, build, kept_by, scores_of
 from proxykv.scoring.kvzip import replays, score_replays
 from proxykv.scoring.proxy_pipeline import Proxy, prefill_and_score
 from proxykv.scoring.selection import select
@@ -40,15 +40,15 @@ def away(target: Model) -> Model:
 
 
 @pytest.fixture(scope="module")
-def away_bench(bench: Bench, proxy: Model) -> Bench:
+def away_bench(method_context: MethodContext, proxy: Model) -> MethodContext:
     moved = there(proxy)
-    return replace(bench, proxy=Proxy(lambda: moved))
+    return replace(method_context, proxy=Proxy(lambda: moved))
 
 
-def kept(method: str, bench: Bench, run: Run, filled: Prefill) -> Keep:
+def kept(method: str, method_context: MethodContext, run: Run, filled: Prefill) -> Keep:
     asked = run.methods[method]
-    scorer = build(asked, bench)
-    if asked.scope == "own":
+    scorer = build(asked, method_context)
+    if asked.scope == "custom":
         return kept_by(scorer, filled, RETENTION)
     scores = scores_of(scorer, filled)
     return select(scores, RETENTION, "global" if asked.scope == "none" else asked.scope)  # type: ignore[arg-type]
@@ -59,12 +59,12 @@ def test_methods_keep_what_they_keep_on_the_cpu(
     method: str,
     target: Model,
     away: Model,
-    bench: Bench,
-    away_bench: Bench,
+    method_context: MethodContext,
+    away_bench: MethodContext,
     run: Run,
     contexts: list[str],
 ) -> None:
-    ours = kept(method, bench, run, fill(target, contexts[6], contexts[7]))
+    ours = kept(method, method_context, run, fill(target, contexts[6], contexts[7]))
     theirs = kept(method, away_bench, run, fill(away, contexts[6], contexts[7]))
     assert theirs.device.type == away.device.type
     agreed = (ours & theirs.cpu()).sum() / ours.sum()
@@ -85,7 +85,7 @@ def test_long_contexts_are_scored_alike_in_half_precision(
 
 
 def test_answers_are_those_of_the_cpu(target: Model, away: Model, contexts: list[str]) -> None:
-    asks = [Ask((7, 9, 11), (5, 6), 12), Ask((8, 3), (9,), 7)]
+    asks = [TokenizedQuestion((7, 9, 11), (5, 6), 12), TokenizedQuestion((8, 3), (9,), 7)]
     given = []
     for model in (target, away):
         filled = fill(model, contexts[6])
@@ -117,7 +117,7 @@ def test_a_pruned_cache_gives_the_logits_of_the_cpu(
 
 def test_work_beside_is_done_when_it_fails(away: Model) -> None:
     stream = None
-    with pytest.raises(ValueError, match="a side failed"), beside(away.device):
+    with pytest.raises(ValueError, match="a side failed"), side_stream(away.device):
         stream = torch.accelerator.current_stream(away.device)
         torch.randn(4096, 4096, device=away.device).matrix_power(8)
         raise ValueError("a side failed")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, GenerationConfig, PreTrainedModel
 
 from proxykv.model.context_cache import ATTENTION
-from proxykv.model.decode import Answer, Ask, answer
+from proxykv.model.decode import Answer, TokenizedQuestion, answer
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.pruned_cache import PrunedCache
@@ -92,9 +92,9 @@ def bare(net: PreTrainedModel) -> Model:
     return Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
 
 
-def questions(steps: int = STEPS) -> list[Ask]:
+def questions(steps: int = STEPS) -> list[TokenizedQuestion]:
     return [
-        Ask(
+        TokenizedQuestion(
             tuple(random_ids(prompt, seed=10 + i).tolist()),
             tuple(random_ids(reference, seed=20 + i).tolist()),
             steps,
@@ -181,14 +181,14 @@ def test_pruned_caches_equal_minus_infinity_masks(case: Case) -> None:
 
 def test_answers_depend_neither_on_the_batch_nor_on_other_rows(llama: Case) -> None:
     asks, keeps = questions(12), ragged_keeps(llama.filled)
-    together = answer(llama.filled, keeps, asks, batch_rows=64)
+    run_in_parallel = answer(llama.filled, keeps, asks, batch_rows=64)
     for rows in (1, 4):
         split = answer(llama.filled, keeps, asks, batch_rows=rows)
-        for ours, theirs in zip(split, together, strict=True):
+        for ours, theirs in zip(split, run_in_parallel, strict=True):
             assert all(map(same, ours, theirs))
     alone = answer(llama.filled, keeps[1:2], asks[2:], batch_rows=64)
-    assert same(alone[0][0], together[2][0])
-    assert same(alone[0][1], together[2][2])
+    assert same(alone[0][0], run_in_parallel[2][0])
+    assert same(alone[0][1], run_in_parallel[2][2])
 
 
 def test_questions_leave_no_trace(llama: Case) -> None:
@@ -233,7 +233,7 @@ def test_stop_ids_end_an_answer_and_are_not_part_of_it(
 @pytest.mark.parametrize("steps", [1, 3])
 def test_each_question_has_its_own_limit(llama: Case, steps: int) -> None:
     first, second, _ = questions()
-    asks = [Ask(first.prompt, first.reference, steps), second]
+    asks = [TokenizedQuestion(first.prompt, first.reference, steps), second]
     for answers, limit in zip(
         answer(llama.filled, ragged_keeps(llama.filled), asks, 64), (steps, STEPS), strict=True
     ):

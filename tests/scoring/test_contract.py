@@ -6,21 +6,21 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from bench_fixture import METHODS, RETENTION, fill
+from method_fixture import METHODS, RETENTION, fill
 
 from proxykv.config import catalog
 from proxykv.config.run import Method, Run
-from proxykv.model.decode import Ask, answer
+from proxykv.model.decode import TokenizedQuestion, answer
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Keep, Scores
 from proxykv.runtime.errors import ConfigError
-from proxykv.scoring.contract import Bench, Mapped, Scorer, build, kept_by, scores_of
+from proxykv.scoring.contract import MethodContext, ProxyScorer, Scorer, build, kept_by, scores_of
 from proxykv.scoring.selection import budget, select
 
 
 def kept(method: Method, scorer: Scorer, prefill: Prefill, retention: float) -> Keep:
-    if method.scope == "own":
+    if method.scope == "custom":
         return kept_by(scorer, prefill, retention)
     scope = "global" if method.scope == "none" else method.scope
     return select(scores_of(scorer, prefill), retention, scope)  # type: ignore[arg-type]
@@ -28,16 +28,20 @@ def kept(method: Method, scorer: Scorer, prefill: Prefill, retention: float) -> 
 
 def test_every_file_of_the_folder_is_a_method() -> None:
     files = {path.stem for path in (catalog.ROOT / "baselines").glob("[!_]*.py")}
-    assert {settings["base"] for settings in catalog.variants().values()} == files
+    assert {settings["base"] for settings in catalog.variants().values()} == {*files, "proxykv"}
 
 
 @pytest.mark.parametrize("method_id", METHODS)
 def test_scores(
-    method_id: str, bench: Bench, run: Run, filled: Prefill, scores: Mapping[str, Scores]
+    method_id: str,
+    method_context: MethodContext,
+    run: Run,
+    filled: Prefill,
+    scores: Mapping[str, Scores],
 ) -> None:
     method = run.methods[method_id]
-    scorer = build(method, bench)
-    if method.scope == "own":
+    scorer = build(method, method_context)
+    if method.scope == "custom":
         assert torch.equal(kept_by(scorer, filled, 0.3), kept_by(scorer, filled, 0.3))
         return
     own = scorer.score(filled)
@@ -50,13 +54,15 @@ def test_scores(
 
 
 def test_scoring_ahead_gives_the_same(
-    bench: Bench, run: Run, filled: Prefill, scores: Mapping[str, Scores]
+    method_context: MethodContext, run: Run, filled: Prefill, scores: Mapping[str, Scores]
 ) -> None:
-    scorers = {method.id: build(method, bench) for method in run.methods.values()}
-    ahead = {m: s for m, s in scorers.items() if isinstance(s, Mapped) and s.ahead}
-    assert {"proxykv", "kvzip_iam", "kvzip_iam_rescaled"} <= ahead.keys()
-    for method, scorer in ahead.items():
-        features = bench.proxy.scores(filled, filled.input_ids)
+    scorers = {method.id: build(method, method_context) for method in run.methods.values()}
+    during_prefill = {
+        m: s for m, s in scorers.items() if isinstance(s, ProxyScorer) and s.during_prefill
+    }
+    assert {"proxykv", "kvzip_iam", "kvzip_iam_rescaled"} <= during_prefill.keys()
+    for method, scorer in during_prefill.items():
+        features = method_context.proxy.scores(filled, filled.input_ids)
         assert torch.equal(scorer.map(features), scores[method])
         # What was scored ahead is found, and charged.
         filled.put(scorer.key, scores[method] + 1, seconds=2.5)
@@ -66,13 +72,13 @@ def test_scoring_ahead_gives_the_same(
 
 
 @pytest.mark.parametrize("method_id", [m for m in METHODS if m != "full"])
-def test_budget(method_id: str, bench: Bench, run: Run, filled: Prefill) -> None:
+def test_budget(method_id: str, method_context: MethodContext, run: Run, filled: Prefill) -> None:
     method = run.methods[method_id]
-    scorer = build(method, bench)
+    scorer = build(method, method_context)
     layers, heads, n = filled.shape
     for retention in (0.05, RETENTION, 0.5, 0.9):
         keep = kept(method, scorer, filled, retention)
-        if method.scope == "own":  # it counts in tokens, the prefix among them
+        if method.scope == "custom":  # it counts in tokens, the prefix among them
             assert abs(keep.sum() / (layers * heads) - budget(retention, n)) < 1
             continue
         size = {"global": layers * heads * n, "layer": heads * n, "head": n}[method.scope]
@@ -80,11 +86,11 @@ def test_budget(method_id: str, bench: Bench, run: Run, filled: Prefill) -> None
 
 
 def test_at_retention_1_every_method_answers_as_the_full_cache(
-    bench: Bench, run: Run, filled: Prefill
+    method_context: MethodContext, run: Run, filled: Prefill
 ) -> None:
-    ask = Ask(tuple(range(20, 26)), reference=(30, 31), max_new_tokens=5)
-    scoring = [m for m in run.methods.values() if m.scope != "own"]
-    keeps = [kept(method, build(method, bench), filled, 1) for method in scoring]
+    ask = TokenizedQuestion(tuple(range(20, 26)), reference=(30, 31), max_new_tokens=5)
+    scoring = [m for m in run.methods.values() if m.scope != "custom"]
+    keeps = [kept(method, build(method, method_context), filled, 1) for method in scoring]
     ((full, *others),) = answer(filled, keeps, [ask], batch_rows=64)
     assert len(others) == len(scoring)
     for other in others:
@@ -93,15 +99,20 @@ def test_at_retention_1_every_method_answers_as_the_full_cache(
 
 
 @pytest.mark.parametrize(
-    "method_id", [m for m in METHODS if m not in ("full", "streaming", "bench_fixture:Latest")]
+    "method_id", [m for m in METHODS if m not in ("full", "streaming", "method_fixture:Latest")]
 )
 def test_what_is_kept_depends_on_the_context(
-    method_id: str, bench: Bench, run: Run, target: Model, contexts: list[str], filled: Prefill
+    method_id: str,
+    method_context: MethodContext,
+    run: Run,
+    target: Model,
+    contexts: list[str],
+    filled: Prefill,
 ) -> None:
     other = fill(target, contexts[4], contexts[7])
     assert other.shape == filled.shape
     method = run.methods[method_id]
-    scorer = build(method, bench)
+    scorer = build(method, method_context)
     same = torch.equal(*(kept(method, scorer, context, 0.45) for context in (filled, other)))
     # The control sees its donor only, which is the same one here.
     assert same == (method_id == "proxykv_shuffled")
@@ -110,7 +121,7 @@ def test_what_is_kept_depends_on_the_context(
 class Broken:
     """A scorer that breaks the contract in a chosen way."""
 
-    def __init__(self, bench: Bench, fault: str) -> None:
+    def __init__(self, context: MethodContext, fault: str) -> None:
         self.fault = fault
 
     def score(self, prefill: Prefill) -> Scores:
@@ -124,13 +135,17 @@ class Broken:
 @pytest.mark.parametrize(
     ("fault", "says"), [("shape", "returned shape"), ("nan", "NaN"), ("inf", "infinite")]
 )
-def test_a_users_own_class_is_checked(fault: str, says: str, bench: Bench, filled: Prefill) -> None:
+def test_a_users_own_class_is_checked(
+    fault: str, says: str, method_context: MethodContext, filled: Prefill
+) -> None:
     base = f"{__name__}:Broken"
-    method = Method("mine", base, "head", {"fault": fault}, artefact=None, uses=())
+    method = Method("mine", base, "head", {"fault": fault}, fitted_id=None, uses=())
     with pytest.raises(ValueError, match=says):
-        scores_of(build(method, bench), filled)
+        scores_of(build(method, method_context), filled)
 
 
-def test_only_what_can_choose_has_the_scope_own(bench: Bench, filled: Prefill) -> None:
-    with pytest.raises(ConfigError, match="its scope cannot be `own`"):
-        kept_by(Broken(bench, "shape"), filled, 0.3)
+def test_only_what_can_choose_has_the_scope_own(
+    method_context: MethodContext, filled: Prefill
+) -> None:
+    with pytest.raises(ConfigError, match="its scope cannot be `custom`"):
+        kept_by(Broken(method_context, "shape"), filled, 0.3)

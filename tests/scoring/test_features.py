@@ -15,7 +15,7 @@ from proxykv.model.context_cache import ATTENTION
 from proxykv.model.loading import Model
 from proxykv.model.prefill import OBSERVED, prefill
 from proxykv.scoring.kvzip import replays, score_replays
-from proxykv.scoring.proxy_pipeline import FEATURES, prefill_scores, proxy_scores
+from proxykv.scoring.proxy_pipeline import SIGNALS, prefill_scores, proxy_scores
 
 PREFIX = 3
 
@@ -39,8 +39,8 @@ def test_features_are_scores_of_the_proxys_own_pairs() -> None:
     nets = [random_net("llama", ATTENTION, vocab_size=512, num_hidden_layers=n) for n in (3, 2)]
     target, proxy = (Model(net, tokenizer, prefix=(5,), suffix=(), digest="") for net in nets)
     ids = random_ids(31, seed=2)
-    for features in FEATURES:
-        scores = proxy_scores(target, proxy, ids, 1, features=features)
+    for signal in SIGNALS:
+        scores = proxy_scores(target, proxy, ids, 1, signal=signal)
         assert scores.shape == (2, 2, 30)
         assert scores.min() >= 0 and scores.max() <= 1
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_fixture import PAIR, PREFIX, fill
+from method_fixture import PAIR, PREFIX, fill
 from safetensors.torch import save_file
 
 from baselines import kvzip_iam
@@ -22,7 +22,7 @@ from proxykv.model.loading import Model, context_ids
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
 from proxykv.runtime.errors import ConfigError
-from proxykv.scoring.contract import Bench, build
+from proxykv.scoring.contract import MethodContext, build
 from proxykv.scoring.kvzip import replays, score_replays
 from proxykv.scoring.selection import select
 
@@ -43,10 +43,10 @@ def test_crossed_allocations_keep_the_counts_of_one_and_the_tokens_of_the_other(
 
 
 def test_the_shuffled_control_sees_another_context(
-    bench: Bench, target: Model, contexts: list[str], scores: Mapping[str, Scores]
+    method_context: MethodContext, target: Model, contexts: list[str], scores: Mapping[str, Scores]
 ) -> None:
     assert not torch.equal(scores["proxykv_shuffled"], scores["proxykv"])
-    shuffled = build(bench.methods["proxykv_shuffled"], bench)
+    shuffled = build(method_context.methods["proxykv_shuffled"], method_context)
     with pytest.raises(ValueError, match="needs a second context"):
         shuffled.score(fill(target, contexts[6]))
     # Given the context itself it would be proxykv; a shorter donor is repeated to fit.
@@ -55,9 +55,11 @@ def test_the_shuffled_control_sees_another_context(
     assert len(context_ids(target, contexts[7])) < len(context_ids(target, contexts[6]))
 
 
-def test_streaming_keeps_sinks_then_the_most_recent(bench: Bench, filled: Prefill) -> None:
+def test_streaming_keeps_sinks_then_the_most_recent(
+    method_context: MethodContext, filled: Prefill
+) -> None:
     n = filled.shape[2]
-    own = Streaming(bench, sinks=4).score(filled)
+    own = Streaming(method_context, sinks=4).score(filled)
     for count, expected in {
         2: [0, 1],
         4: [0, 1, 2, 3],
@@ -86,8 +88,8 @@ def test_snapkv_refuses_a_context_shorter_than_its_window(target: Model) -> None
         window_scores(target.net, ids, PREFIX, **settings)
 
 
-def test_kvzip_scores_are_replay_attention(bench: Bench, filled: Prefill) -> None:
-    own = KVzip(bench, chunk=40).score(filled)
+def test_kvzip_scores_are_replay_attention(method_context: MethodContext, filled: Prefill) -> None:
+    own = KVzip(method_context, chunk=40).score(filled)
     assert own.min() >= 0
     assert own.max() <= 1
     with pytest.raises(ValueError, match="chunks cover"):
@@ -108,40 +110,48 @@ def test_replays_follow_the_reference(target: Model) -> None:
     ]  # fmt: skip
 
 
-def test_random_is_seeded_by_run_and_context(bench: Bench, filled: Prefill) -> None:
-    method = bench.methods["random"]
-    one, other = (build(method, replace(bench, seed=seed)).score(filled) for seed in (0, 1))
+def test_random_is_seeded_by_run_and_context(
+    method_context: MethodContext, filled: Prefill
+) -> None:
+    method = method_context.methods["random"]
+    one, other = (
+        build(method, replace(method_context, seed=seed)).score(filled) for seed in (0, 1)
+    )
     assert not torch.equal(one, other)
-    assert torch.equal(one, build(method, bench).score(filled))
+    assert torch.equal(one, build(method, method_context).score(filled))
 
 
 def test_iam_finds_each_heads_counterpart_and_its_mean_and_spread(
-    bench: Bench, target: Model, contexts: list[str], filled: Prefill, tmp_path: Path
+    method_context: MethodContext,
+    target: Model,
+    contexts: list[str],
+    filled: Prefill,
+    tmp_path: Path,
 ) -> None:
     """Target scores made of single proxy heads are found again, exactly when rescaled."""
     heads = torch.tensor([[0, 2], [1, 1], [3, 0]])
     slope = torch.linspace(0.1, 0.6, 6).view(3, 2)
     files = [tmp_path / f"{i}.safetensors" for i in range(3)]
     for path, text in zip(files, contexts, strict=False):
-        proxy = bench.proxy.scores(filled, context_ids(target, text))
+        proxy = method_context.proxy.scores(filled, context_ids(target, text))
         planted = slope[..., None] * proxy.flatten(0, 1)[heads]
         save_file({"proxy": proxy.contiguous(), "target": planted}, path)
     kvzip_iam.fit(files, tmp_path / "fitted", {}, PAIR)
     fitted, card = load_fitted(tmp_path / "fitted", PAIR)
     assert torch.equal(fitted["heads"], heads)
     assert card["mean_cosine"] == pytest.approx(1, abs=1e-5)
-    own = bench.proxy.scores(filled, filled.input_ids).flatten(0, 1)[heads]
-    raw = kvzip_iam.KVzipIAM(bench, tmp_path / "fitted").score(filled)
+    own = method_context.proxy.scores(filled, filled.input_ids).flatten(0, 1)[heads]
+    raw = kvzip_iam.KVzipIAM(method_context, tmp_path / "fitted").score(filled)
     assert torch.equal(raw, own)
-    rescaled = kvzip_iam.KVzipIAM(bench, tmp_path / "fitted", rescaled=True).score(filled)
+    rescaled = kvzip_iam.KVzipIAM(method_context, tmp_path / "fitted", rescaled=True).score(filled)
     torch.testing.assert_close(rescaled, slope[..., None] * own, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("key", PAIR)
 @pytest.mark.parametrize("method_id", ["prior", "kvzip_iam", "proxykv"])
 def test_what_was_fitted_for_another_pair_is_refused(
-    method_id: str, key: str, bench: Bench, run: Run
+    method_id: str, key: str, method_context: MethodContext, run: Run
 ) -> None:
-    other = replace(bench, pair={**PAIR, key: "of another model"})
+    other = replace(method_context, pair={**PAIR, key: "of another model"})
     with pytest.raises(ConfigError, match=f"fitted for {key} .* fit it for this pair"):
         build(run.methods[method_id], other)

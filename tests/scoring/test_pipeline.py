@@ -25,9 +25,9 @@ from proxykv.mapper.hybrid import build_mapper
 from proxykv.mapper.stages import MapperConfig
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.loading import Model
-from proxykv.model.parallel import Cancelled, SideError, check, together
+from proxykv.model.parallel import Cancelled, SideError, check, run_in_parallel
 from proxykv.model.prefill import prefill
-from proxykv.model.tensors import Features, Scores
+from proxykv.model.tensors import ProxySignal, Scores
 from proxykv.scoring.proxy_pipeline import Request, prefill_and_score, proxy_scores
 from proxykv.scoring.selection import select
 from proxykv.scoring.timeline import Span, Timeline
@@ -49,7 +49,7 @@ class Pair:
             self.mapper = build_mapper(MapperConfig(2, 2, 3, 2)).eval()
         self.ids = random_ids(PREFIX + 120, seed=3)
 
-    def run(self, schedule: Any, mapper: Callable[[Features], Scores] | None = None) -> Request:
+    def run(self, schedule: Any, mapper: Callable[[ProxySignal], Scores] | None = None) -> Request:
         maps = {"proxykv": mapper or self.mapper.score}
         return prefill_and_score(self.target, self.proxy, self.ids, PREFIX, maps, schedule)
 
@@ -124,7 +124,7 @@ def test_the_proxys_side_uses_as_many_threads_as_the_targets() -> None:
         limited = threading.Thread(target=torch.set_num_threads, args=[1])
         limited.start()
         limited.join()
-        assert together(torch.get_num_threads, torch.get_num_threads) == (2, 2)
+        assert run_in_parallel(torch.get_num_threads, torch.get_num_threads) == (2, 2)
     finally:
         torch.set_num_threads(1)
 
@@ -176,7 +176,7 @@ def forever(work: Callable[[], Any]) -> Any:
 
 def test_a_failing_proxy_stops_the_target_between_layers(pair: Pair) -> None:
     with pytest.raises(SideError, match="the proxy failed: ValueError: broken weights") as caught:
-        together(lambda: forever(lambda: prefill(pair.target, pair.ids, PREFIX)), fail)
+        run_in_parallel(lambda: forever(lambda: prefill(pair.target, pair.ids, PREFIX)), fail)
     assert isinstance(caught.value.__cause__, ValueError)
 
 
@@ -185,7 +185,7 @@ def test_a_failing_target_stops_the_proxys_prefill_and_scoring(pair: Pair) -> No
         proxy_scores(pair.target, pair.proxy, pair.ids, PREFIX)
 
     with pytest.raises(SideError, match="the target failed: ValueError: broken weights"):
-        together(fail, lambda: forever(score))
+        run_in_parallel(fail, lambda: forever(score))
 
 
 def test_a_failing_target_stops_the_mapper_between_blocks(pair: Pair) -> None:
@@ -201,7 +201,7 @@ def test_a_failing_target_stops_the_mapper_between_blocks(pair: Pair) -> None:
         forever(lambda: pair.mapper.score(scores, block=50))
 
     with pytest.raises(SideError, match="the target failed"):
-        together(target, work)
+        run_in_parallel(target, work)
 
 
 @pytest.mark.parametrize(("culprit", "layer"), [("target", 2), ("proxy", 1)])
@@ -218,7 +218,7 @@ def test_a_failing_model_is_named(pair: Pair, culprit: str, layer: int) -> None:
 
 
 def test_a_failing_mapper_is_the_proxys_side(pair: Pair) -> None:
-    def broken(scores: Features) -> Scores:
+    def broken(scores: ProxySignal) -> Scores:
         raise MemoryError("no room")
 
     with pytest.raises(SideError, match="the proxy failed: MemoryError: no room"):
@@ -242,7 +242,7 @@ def test_an_interrupt_is_passed_on_and_stops_the_proxy() -> None:
             raise
 
     with pytest.raises(KeyboardInterrupt):
-        together(target, proxy)
+        run_in_parallel(target, proxy)
     assert stopped
     check()  # this thread's later work is not cancelled
 
@@ -264,14 +264,14 @@ def rows(root: Path, name: str, **settings: Any) -> tuple[pd.DataFrame, list[dic
             **settings,
         }
     )
-    (cell,) = run.cells()
+    (job,) = run.jobs()
     examples = tiny.build(
         "single", tokenizer=tiny.make_tokenizer(), contexts=3, lengths=[96], seed=9, split="eval"
     )
-    write_jsonl(cell.dataset.path, examples)
-    generate(run, cell)
-    lines = cell.timelines.read_text("utf-8").split("\n")
-    return pd.read_parquet(grade(cell)), [json.loads(line) for line in lines if line]
+    write_jsonl(job.dataset.path, examples)
+    generate(run, job)
+    lines = job.timelines.read_text("utf-8").split("\n")
+    return pd.read_parquet(grade(job)), [json.loads(line) for line in lines if line]
 
 
 @pytest.mark.parametrize("protocol", ["query_agnostic", "query_aware"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench_fixture import fill
+from method_fixture import fill
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from baselines.kvpress import KVPress
@@ -16,7 +16,7 @@ from baselines.snapkv import PRESETS, window_scores
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.runtime.errors import ConfigError
-from proxykv.scoring.contract import Bench
+from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.selection import select
 
 pytestmark = pytest.mark.skipif(
@@ -31,39 +31,43 @@ def bare(target: Model, filled: Prefill) -> Prefill:
     return prefill(target, filled.context, 0)
 
 
-def test_scores_are_the_presss_own(bench: Bench, bare: Prefill) -> None:
-    theirs = KVPress(bench, **SMALL).score(bare)
+def test_scores_are_the_presss_own(method_context: MethodContext, bare: Prefill) -> None:
+    theirs = KVPress(method_context, **SMALL).score(bare)
     settings: dict[str, Any] = {**PRESETS["kvpress"], "window": 8}
     ours = window_scores(bare.model.net, bare.input_ids, 0, **settings)
     torch.testing.assert_close(theirs[..., :-8], ours[..., :-8])
 
 
 @pytest.mark.parametrize("retention", [0.125, 0.25, 0.75])  # whole numbers of tokens
-def test_kept_sets_are_the_presss_own(bench: Bench, bare: Prefill, retention: float) -> None:
+def test_kept_sets_are_the_presss_own(
+    method_context: MethodContext, bare: Prefill, retention: float
+) -> None:
     """Two ways to the same set: what is left of the press's cache, and a choice by its scores."""
     for press in ({"name": "KnormPress"}, {"name": "KeyDiffPress"}, SMALL):
-        scorer = KVPress(bench, **press)
+        scorer = KVPress(method_context, **press)
         left, chosen = scorer.keep(bare, retention), select(scorer.score(bare), retention, "head")
         assert torch.equal(left, chosen)
     # AdaKV shares a layer's budget among its heads; what it drops is masked, not removed.
     inner = {"name": "KeyDiffPress"}
-    adakv = KVPress(bench, name="AdaKVPress", press=inner, alpha_safeguard=0.0)
-    chosen = select(KVPress(bench, **inner).score(bare), retention, "layer")
+    adakv = KVPress(method_context, name="AdaKVPress", press=inner, alpha_safeguard=0.0)
+    chosen = select(KVPress(method_context, **inner).score(bare), retention, "layer")
     assert torch.equal(adakv.keep(bare, retention), chosen)
 
 
 def test_the_prefix_is_not_counted_whether_or_not_a_press_keeps_it(
-    bench: Bench, filled: Prefill
+    method_context: MethodContext, filled: Prefill
 ) -> None:
     budget = int(0.3 * filled.shape[2])
-    sinks = KVPress(bench, name="StreamingLLMPress", n_sink=filled.prefix_len)
-    latest = KVPress(bench, name="StreamingLLMPress", n_sink=0)
+    sinks = KVPress(method_context, name="StreamingLLMPress", n_sink=filled.prefix_len)
+    latest = KVPress(method_context, name="StreamingLLMPress", n_sink=0)
     for scorer in (sinks, latest):
         for head in scorer.keep(filled, 0.3).flatten(0, 1):
             assert head.nonzero().flatten().tolist() == list(range(len(head) - budget, len(head)))
 
 
-def test_nothing_of_a_press_stays_on_the_model(bench: Bench, filled: Prefill) -> None:
+def test_nothing_of_a_press_stays_on_the_model(
+    method_context: MethodContext, filled: Prefill
+) -> None:
     net = filled.model.net
 
     def state() -> Any:
@@ -76,11 +80,11 @@ def test_nothing_of_a_press_stays_on_the_model(bench: Bench, filled: Prefill) ->
     # Imported anew, as in a process that has never seen it.
     for name in [m for m in sys.modules if m.split(".")[0] == "kvpress"]:
         del sys.modules[name]
-    adakv = KVPress(bench, name="AdaKVPress", press=SMALL)
+    adakv = KVPress(method_context, name="AdaKVPress", press=SMALL)
     adakv.keep(filled, 0.3)
-    KVPress(bench, name="ExpectedAttentionPress").score(filled)
+    KVPress(method_context, name="ExpectedAttentionPress").score(filled)
     with pytest.raises(ConfigError):
-        KVPress(bench, name="StreamingLLMPress").score(filled)
+        KVPress(method_context, name="StreamingLLMPress").score(filled)
     assert state() == before
     again = prefill(filled.model, filled.input_ids, filled.prefix_len)
     for one, other in zip(again.cache.layers, filled.cache.layers, strict=True):
@@ -90,17 +94,17 @@ def test_nothing_of_a_press_stays_on_the_model(bench: Bench, filled: Prefill) ->
 @pytest.mark.parametrize(
     ("press", "says"),
     [
-        ({"name": "AdaKVPress", "press": SMALL}, "it chooses by itself; set `scope: own`"),
+        ({"name": "AdaKVPress", "press": SMALL}, "it chooses by itself; set `scope: custom`"),
         ({"name": "StreamingLLMPress"}, "its scores depend on the retention"),
         ({"name": "CompactorPress"}, "its scores depend on the retention"),
     ],
 )
 def test_presses_without_plain_scores_have_a_scope_of_their_own(
-    press: dict[str, Any], says: str, bench: Bench, filled: Prefill
+    press: dict[str, Any], says: str, method_context: MethodContext, filled: Prefill
 ) -> None:
     with pytest.raises(ConfigError, match=says):
-        KVPress(bench, **press).score(filled)
-    assert 0.2 < KVPress(bench, **press).keep(filled, 0.3).float().mean() < 0.31
+        KVPress(method_context, **press).score(filled)
+    assert 0.2 < KVPress(method_context, **press).keep(filled, 0.3).float().mean() < 0.31
 
 
 @pytest.mark.parametrize(
@@ -116,25 +120,25 @@ def test_presses_without_plain_scores_have_a_scope_of_their_own(
     ],
 )
 def test_presses_that_cannot_be_compared_are_refused(
-    press: dict[str, Any], says: str, bench: Bench, filled: Prefill
+    press: dict[str, Any], says: str, method_context: MethodContext, filled: Prefill
 ) -> None:
     with pytest.raises(ConfigError, match=says):
-        KVPress(bench, **press).keep(filled, 0.3)
+        KVPress(method_context, **press).keep(filled, 0.3)
 
 
 def test_the_prefill_is_not_charged_to_the_press(
-    bench: Bench, target: Model, contexts: list[str]
+    method_context: MethodContext, target: Model, contexts: list[str]
 ) -> None:
     filled = fill(target, contexts[6])
     filled.seconds = 1e9  # slower than any press
-    scorer = KVPress(bench, name="KnormPress")
+    scorer = KVPress(method_context, name="KnormPress")
     _, seconds = filled.timed(lambda: scorer.score(filled))
     assert seconds < 0.05
 
 
 def test_without_kvpress_one_line_says_what_to_install(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    method_context: MethodContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "kvpress", None)
     with pytest.raises(ConfigError, match=r"pip install '\.\[kvpress\]'"):
-        KVPress(bench, name="KnormPress")
+        KVPress(method_context, name="KnormPress")

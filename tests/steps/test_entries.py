@@ -10,7 +10,7 @@ from proxykv.config.run import Run
 def test_a_variant_of_a_fitted_method_is_fitted_itself() -> None:
     own = {"id": "proxykv_no_conv", "base": "proxykv", "params": {"mapper": {"variant": "linear"}}}
     run = Run(valid() | {"methods": ["full", "proxykv", own]})
-    assert run.artefacts == ("proxykv", "proxykv_no_conv")
+    assert run.fitted_ids == ("proxykv", "proxykv_no_conv")
     assert run.methods["proxykv_no_conv"].base == "proxykv"
 
 
@@ -26,8 +26,8 @@ def test_an_entry_takes_over_what_its_base_is_and_has_fitted() -> None:
     ]
     run = Run(valid() | {"methods": methods})
     # The scope alone trains nothing; another parameter does.
-    assert run.artefacts == ("proxykv", "prior", "linear", "linear_again")
-    shared = {m.id: (m.scope, m.artefact) for m in run.methods.values() if m.artefact}
+    assert run.fitted_ids == ("proxykv", "prior", "linear", "linear_again")
+    shared = {m.id: (m.scope, m.fitted_id) for m in run.methods.values() if m.fitted_id}
     assert shared == {
         "proxykv": ("global", "proxykv"),
         "prior": ("global", "prior"),
@@ -46,5 +46,5 @@ def test_other_parameters_than_a_shared_folder_was_fitted_with_are_fitted() -> N
     """Though the catalogue says that the id shares ProxyKV's folder."""
     other = {"id": "mine", "base": "proxykv_shuffled", "params": {"steps": 9}}
     run = Run(valid() | {"methods": ["full", "proxykv", "proxykv_shuffled", other]})
-    assert run.methods["proxykv_shuffled"].artefact == "proxykv"
-    assert run.methods["mine"].artefact == "mine"
+    assert run.methods["proxykv_shuffled"].fitted_id == "proxykv"
+    assert run.methods["mine"].fitted_id == "mine"

@@ -53,10 +53,10 @@ def rows(examples: list[Example], **settings: Any) -> pd.DataFrame:
         **settings,
     }
     run = Run(config)
-    (cell,) = run.cells()
-    write_jsonl(cell.dataset.path, examples)
-    generate(run, cell)
-    return pd.read_parquet(grade(cell))
+    (job,) = run.jobs()
+    write_jsonl(job.dataset.path, examples)
+    generate(run, job)
+    return pd.read_parquet(grade(job))
 
 
 def asked(example: Example, **changes: Any) -> Example:
@@ -156,14 +156,14 @@ def test_a_lone_context_is_told_from_one_of_the_corpus(examples: list[Example]) 
             "corpus": [dataset],
         }
     )
-    (cell,) = run.cells()
+    (job,) = run.jobs()
     write_jsonl(run.datasets("tiny", "train")[0].path, examples[2:])
-    fitted = run.artefact_dir("tiny", "proxykv")
+    fitted = run.fitted_dir("tiny", "proxykv")
     fitted.mkdir(parents=True)
     shutil.copy(MODELS / "tiny" / "proxy" / "model.safetensors", fitted)
     for mine, other in ((examples[:1], examples[2]), (examples[:2], examples[1])):
-        write_jsonl(cell.dataset.path, mine)
-        job = Generator(run, cell)
-        donor = job._prefill(mine[0], []).donor
+        write_jsonl(job.dataset.path, mine)
+        work = Generator(run, job)
+        donor = work._prefill(mine[0], []).donor
         assert donor is not None
-        assert tuple(donor.tolist()) == job.target.encode(other.context)
+        assert tuple(donor.tolist()) == work.target.encode(other.context)

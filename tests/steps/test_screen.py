@@ -11,8 +11,8 @@ import pytest
 
 from proxykv.benchmarks.examples import Example, write_jsonl
 from proxykv.config.run import Run
+from proxykv.mapper.corpus import context_name
 from proxykv.runtime.errors import ConfigError
-from proxykv.steps.corpus import context_name
 from proxykv.steps.screen import kept, ngrams, overlaps, require_clean, screen
 
 TEXT = "a quick brown fox jumps over the lazy dog and runs away from it"
@@ -113,7 +113,7 @@ def test_a_mapper_that_has_seen_what_is_dropped_now_is_refused(run: Run) -> None
     write(run, "train", {"a-1": TEXT, "a-2": OWN})
     write(run, "eval", {"b-1": f"before {TEXT} after"})
     screen(run, "tiny")
-    card = run.artefact_dir("tiny", "prior") / "card.json"
+    card = run.fitted_dir("tiny", "prior") / "card.json"
     card.parent.mkdir()
     card.write_text(json.dumps({"decontamination": {"dropped": []}}))
     with pytest.raises(ConfigError, match=r"prior: .* run the same command again"):

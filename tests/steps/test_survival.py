@@ -15,9 +15,9 @@ import pytest
 from checkout import CONTEXTS, Checkout
 
 from proxykv.cli import main
+from proxykv.runs.status import status
 from proxykv.runtime.journal import Journal
 from proxykv.runtime.lock import Holder, Lock
-from proxykv.steps.progress import status
 
 PATIENCE = 300
 """Seconds, many times what a quiet machine takes."""
@@ -149,7 +149,7 @@ def test_damaged_files_are_named_and_only_what_was_in_them_is_made_again(
     checkout: Checkout, finished_run: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(checkout.folder)
-    journal, predictions = checkout.journal("vt"), checkout.cell("vt").file("predictions")
+    journal, predictions = checkout.journal("vt"), checkout.job("vt").file("predictions")
     before = checkout.entries("vt")
     lines = journal.read_text("utf-8").split("\n")
     assert lines[2].startswith("{")
@@ -174,7 +174,7 @@ def test_damaged_files_are_named_and_only_what_was_in_them_is_made_again(
 @pytest.fixture
 def small_disk(unanswered: Checkout) -> Iterator[Path]:
     """Where the task's answers go: a disk of a few kilobytes."""
-    folder = unanswered.cell("vt").journal.parent
+    folder = unanswered.job("vt").journal.parent
     for path in folder.iterdir():
         path.unlink()
     mount = ["mount", "-t", "tmpfs", "-o", "size=20k", "tmpfs", str(folder)]

@@ -13,25 +13,25 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from bench_fixture import PREFIX
+from method_fixture import PREFIX
 from safetensors.torch import save_file
 
 from proxykv.cli import main
 from proxykv.config import catalog
 from proxykv.config.run import Run
+from proxykv.mapper.corpus import contexts, fitted_on
 from proxykv.mapper.fidelity import rank_correlation
 from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
 from proxykv.model.prefill import Prefill
 from proxykv.report import plots
 from proxykv.runtime.errors import ConfigError
-from proxykv.scoring.contract import Bench, build
+from proxykv.scoring.contract import MethodContext, build
 from proxykv.scoring.kvzip import replays, score_replays
-from proxykv.steps.corpus import contexts, fitted_on
-from proxykv.steps.data import make_dataset
+from proxykv.steps.extract import extract
 from proxykv.steps.fit import fit
-from proxykv.steps.scores import extract
+from proxykv.steps.prepare import prepare
 from proxykv.steps.screen import screen
-from proxykv.steps.transfer import COLUMNS, transfer
+from proxykv.steps.transfer import COLUMNS, fidelity_table
 
 TINY = {"benchmark": "tiny", "lengths": [64, 96]}
 CONFIG: dict[str, Any] = {
@@ -64,11 +64,11 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
         run.write()
         for split in ("train", "eval"):
             for dataset in run.datasets("tiny", split):
-                make_dataset(run, dataset)
+                prepare(run, dataset)
         extract(run, "tiny", 0)
         screen(run, "tiny")
-        for artefact in run.artefacts:
-            fit(run, "tiny", artefact)
+        for fitted_id in run.fitted_ids:
+            fit(run, "tiny", fitted_id)
         yield run
 
 
@@ -91,7 +91,7 @@ def test_the_corpus_has_parts_lengths_and_contexts_that_nothing_is_fitted_on(fit
 
 
 def test_a_part_or_a_length_is_fitted_anew_and_another_scope_is_not(fitted: Run) -> None:
-    folders = {a: fitted.artefact_dir("tiny", a) for a in fitted.artefacts}
+    folders = {a: fitted.fitted_dir("tiny", a) for a in fitted.fitted_ids}
     learnt = ("prior", "kvzip_iam", "surrogate", "proxykv", "proxykv_single", "prior_96")
     assert tuple(folders) == learnt
     cards = {a: json.loads((folder / "card.json").read_text()) for a, folder in folders.items()}
@@ -103,9 +103,9 @@ def test_a_part_or_a_length_is_fitted_anew_and_another_scope_is_not(fitted: Run)
 
 
 def test_every_fitted_method_is_tested_on_every_part_and_length(fitted: Run) -> None:
-    table = transfer(fitted)
+    table = fidelity_table(fitted)
     assert list(table.columns) == COLUMNS
-    assert set(table.method) == set(fitted.artefacts)
+    assert set(table.method) == set(fitted.fitted_ids)
     one = table[(table.metric == "head_overlap") & (table.retention == 0.1)]
     counts = one[one.method == "proxykv_single"].set_index(["part", "length"]).n_contexts
     assert counts.to_dict() == {
@@ -116,7 +116,7 @@ def test_every_fitted_method_is_tested_on_every_part_and_length(fitted: Run) -> 
     assert labels.loc["proxykv_single"].tolist() == ["single", "all"]
     assert labels.loc["prior_96"].tolist() == ["all", "96"]
     metrics = set(table.metric)
-    assert metrics == {"mass", "global_overlap", "split", "head_overlap", "rank_correlation"}
+    assert metrics == {"mass", "global_overlap", "allocation", "head_overlap", "rank_correlation"}
     pooled = one[one.length == "all"]
     assert (pooled.ci_low <= pooled["mean"]).all() and (pooled["mean"] <= pooled.ci_high).all()
     assert one[one.n_contexts == 1].ci_low.isna().all()
@@ -144,7 +144,7 @@ def test_the_step_writes_the_table_and_a_heat_map_without_any_rows(
 def test_a_corpus_that_holds_nothing_out_is_refused(fitted: Run) -> None:
     plain = [{k: v for k, v in part.items() if k != "held_out"} for part in CONFIG["corpus"]]
     with pytest.raises(ConfigError, match="no context is held out of it"):
-        transfer(Run(CONFIG | {"corpus": plain}))
+        fidelity_table(Run(CONFIG | {"corpus": plain}))
 
 
 def test_a_part_of_which_nothing_is_left_is_refused(fitted: Run) -> None:
@@ -159,20 +159,20 @@ def test_a_part_of_which_nothing_is_left_is_refused(fitted: Run) -> None:
     ["proxykv", "kvzip_iam", "kvzip_iam_rescaled", "surrogate", "surrogate_embedding"],
 )
 def test_stored_scores_are_predicted_as_a_context_is_scored(
-    method_id: str, bench: Bench, filled: Prefill, tmp_path: Path
+    method_id: str, method_context: MethodContext, filled: Prefill, tmp_path: Path
 ) -> None:
-    method = bench.methods[method_id]
+    method = method_context.methods[method_id]
     target = score_replays(filled, replays(filled.model, filled.context))
     path = tmp_path / "context.safetensors"
-    proxy = bench.proxy.scores(filled, filled.input_ids)
+    proxy = method_context.proxy.scores(filled, filled.input_ids)
     save_file({"target": target.contiguous(), "proxy": proxy.contiguous()}, path)
     inputs = sample_inputs(filled.model, filled.input_ids, PREFIX, path.name)
     save_file(inputs, inputs_file(path))
     fitting = importlib.import_module(catalog.module_of(method.base)[0])
-    predict = fitting.predictor(bench.artefacts[str(method.artefact)], method.params)
+    predict = fitting.predictor(method_context.fitted[str(method.fitted_id)], method.params)
     predicted, true = predict(path)
     assert torch.equal(true, target)
-    scores = build(method, bench).score(filled)
+    scores = build(method, method_context).score(filled)
     # Inputs are stored in half precision, and the first tokens have no prefix before them there.
     torch.testing.assert_close(predicted[..., 8:], scores[..., 8:], atol=0.05, rtol=0.05)
 

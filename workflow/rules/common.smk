@@ -79,6 +79,6 @@ def models(wildcards):
     ]
 
 
-def cell(wildcards):
+def job(wildcards):
     """The job's part of the run."""
-    return RUN.cell(wildcards.family, wildcards.benchmark, wildcards.task)
+    return RUN.job(wildcards.family, wildcards.benchmark, wildcards.task)

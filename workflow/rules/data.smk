@@ -2,13 +2,13 @@
 # A local rule, since what they are made from may have to be downloaded.
 
 
-rule make_dataset:
+rule prepare:
     input:
         lambda wildcards: str(RUN.model_ready(wildcards.family, "target")),
     output:
         str(RUN.cache / "data/{family}/{split}/{benchmark}-{task}-{id}.jsonl"),
     log:
-        f"{LOGS}/data/{{family}}-{{split}}-{{benchmark}}-{{task}}-{{id}}.log",
+        f"{LOGS}/prepare/{{family}}-{{split}}-{{benchmark}}-{{task}}-{{id}}.log",
     wildcard_constraints:
         split="train|eval",
         id="[0-9a-f]+",
@@ -17,7 +17,7 @@ rule make_dataset:
         "../envs/proxykv.yaml"
     params:
         code=lambda wildcards: code_digest(
-            "proxykv.steps.data", f"proxykv.benchmarks.{wildcards.benchmark}"
+            "proxykv.steps.prepare", f"proxykv.benchmarks.{wildcards.benchmark}"
         ),
     shell:
-        step("data {output}", network=True)
+        step("prepare {output}", network=True)

@@ -4,10 +4,10 @@
 rule generate:
     input:
         models,
-        dataset=lambda wildcards: str(cell(wildcards).dataset.path),
+        dataset=lambda wildcards: str(job(wildcards).dataset.path),
         fitted=lambda wildcards: [
-            str(RUN.artefact_dir(wildcards.family, artefact) / "card.json")
-            for artefact in RUN.artefacts
+            str(RUN.fitted_dir(wildcards.family, fitted_id) / "card.json")
+            for fitted_id in RUN.fitted_ids
         ],
     output:
         str(RUN.dir / "predictions/{family}/{benchmark}/{task}.parquet"),
@@ -32,7 +32,7 @@ rule generate:
 rule grade:
     input:
         rules.generate.output,
-        dataset=lambda wildcards: str(cell(wildcards).dataset.path),
+        dataset=lambda wildcards: str(job(wildcards).dataset.path),
     output:
         str(RUN.dir / "rows/{family}/{benchmark}/{task}.parquet"),
     log:
@@ -48,11 +48,11 @@ rule grade:
 
 
 # A target for each benchmark: `snakemake ruler` makes its rows, `snakemake ruler -R grade` again.
-for BENCHMARK in sorted({cell.benchmark for cell in RUN.cells()}):
+for BENCHMARK in sorted({job.benchmark for job in RUN.jobs()}):
 
     rule:
         name:
             BENCHMARK
         input:
-            [str(c.file("rows")) for c in RUN.cells() if c.benchmark == BENCHMARK],
+            [str(c.file("rows")) for c in RUN.jobs() if c.benchmark == BENCHMARK],
         localrule: True

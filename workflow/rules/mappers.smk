@@ -1,16 +1,16 @@
 # Training scores of target and proxy, and what is fitted on them.
 
 
-rule extract_scores:
+rule extract:
     input:
         models,
         lambda wildcards: [str(d.path) for d in RUN.datasets(wildcards.family, "train")],
     output:
         str(RUN.cache / "scores/{family}-{pair}/{corpus}-{shard}-of-{shards}.json"),
     log:
-        f"{LOGS}/scores/{{family}}-{{pair}}-{{corpus}}-{{shard}}-of-{{shards}}.log",
+        f"{LOGS}/extract/{{family}}-{{pair}}-{{corpus}}-{{shard}}-of-{{shards}}.log",
     benchmark:
-        f"{LOGS}/scores/{{family}}-{{pair}}-{{corpus}}-{{shard}}-of-{{shards}}.tsv"
+        f"{LOGS}/extract/{{family}}-{{pair}}-{{corpus}}-{{shard}}-of-{{shards}}.tsv"
     wildcard_constraints:
         pair="[0-9a-f]+",
         corpus="[0-9a-f]+",
@@ -18,13 +18,13 @@ rule extract_scores:
         shards="[0-9]+",
     conda:
         "../envs/proxykv.yaml"
-    threads: lambda wildcards: RUN.resources(wildcards.family, "scores")["threads"]
+    threads: lambda wildcards: RUN.resources(wildcards.family, "extract")["threads"]
     resources:
-        **asks("scores"),
+        **asks("extract"),
     params:
-        code=code_digest("proxykv.steps.scores"),
+        code=code_digest("proxykv.steps.extract"),
     shell:
-        model_step("scores {wildcards.family} {wildcards.shard}")
+        model_step("extract {wildcards.family} {wildcards.shard}")
 
 
 # Words only, no model: seconds. Fits depend on the names of what is dropped. Once that list is there
@@ -60,7 +60,7 @@ for FAMILY in RUN.families:
             step(f"screen {FAMILY}")
 
 
-rule fit_method:
+rule fit:
     input:
         lambda wildcards: [str(path) for path in RUN.score_lists(wildcards.family)],
         lambda wildcards: str(RUN.dropped(wildcards.family)),
@@ -101,9 +101,9 @@ rule transfer:
     input:
         [str(path) for family in RUN.families for path in RUN.score_lists(family)],
         [
-            str(RUN.artefact_dir(family, artefact) / "card.json")
+            str(RUN.fitted_dir(family, fitted_id) / "card.json")
             for family in RUN.families
-            for artefact in RUN.artefacts
+            for fitted_id in RUN.fitted_ids
         ],
     output:
         str(RUN.dir / "tables/fidelity.csv"),
@@ -113,6 +113,6 @@ rule transfer:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.steps.transfer", "proxykv.report.plots.transfer"),
+        code=code_digest("proxykv.steps.transfer"),
     shell:
         step("transfer")

@@ -2,7 +2,7 @@
 # A local rule: the nodes of a cluster often reach no network.
 
 
-rule convert_model:
+rule convert:
     output:
         str(RUN.cache / "models/{family}/{role}/provenance.json"),
     log:
@@ -18,7 +18,7 @@ rule convert_model:
 
 # Not part of a run, which uses the weights that ship in models/tiny:
 # `snakemake cache/retrained/tiny/target/metrics.json` trains them again.
-rule pretrain_tiny:
+rule pretrain:
     output:
         str(RUN.cache / "retrained/tiny/{role}/metrics.json"),
     log:

@@ -1,13 +1,13 @@
 # Rows to tables, figures and the report; no torch from here on.
 
-ROWS = [str(cell.file("rows")) for cell in RUN.cells()]
+ROWS = [str(job.file("rows")) for job in RUN.jobs()]
 
 
-rule table:
+rule tabulate:
     input:
         ROWS,
         # Mappers that have seen evaluation text are refused here.
-        [str(RUN.screening(family)) for family in RUN.families if RUN.artefacts],
+        [str(RUN.screening(family)) for family in RUN.families if RUN.fitted_ids],
     output:
         report(
             str(RUN.dir / "tables/leaderboard.csv"),
@@ -16,13 +16,13 @@ rule table:
         ),
         str(RUN.dir / "tables/provenance.json"),
     log:
-        f"{LOGS}/table.log",
+        f"{LOGS}/tabulate.log",
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.report.tabulate", "proxykv.report.ablations"),
+        code=code_digest("proxykv.steps.tabulate"),
     shell:
-        step("table")
+        step("tabulate")
 
 
 rule plot:
@@ -44,7 +44,7 @@ rule plot:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.report.plots"),
+        code=code_digest("proxykv.steps.plot"),
     shell:
         step("plot")
 
@@ -52,7 +52,7 @@ rule plot:
 rule report:
     input:
         ROWS,
-        rules.table.output,
+        rules.tabulate.output,
         rules.plot.output,
     output:
         str(RUN.dir / "report/index.html"),
@@ -61,6 +61,6 @@ rule report:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.report.build"),
+        code=code_digest("proxykv.steps.report"),
     shell:
         step("report")

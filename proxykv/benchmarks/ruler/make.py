@@ -11,7 +11,7 @@ from proxykv.benchmarks.ruler import qa
 from proxykv.benchmarks.ruler.corpora import Corpora
 from proxykv.benchmarks.ruler.cwe import CommonWords
 from proxykv.benchmarks.ruler.fwe import FrequentWords
-from proxykv.benchmarks.ruler.niah import SETTINGS, Haystack
+from proxykv.benchmarks.ruler.niah import SETTINGS, Filler
 from proxykv.benchmarks.ruler.sample import Maker, Sample, largest_size
 from proxykv.benchmarks.ruler.vt import Chain
 from proxykv.runtime.errors import ConfigError
@@ -44,7 +44,7 @@ class Made:
         task, texts = self._task, self._texts
         if task in SETTINGS:
             in_essay = SETTINGS[task].haystack == "essay"
-            return Haystack(SETTINGS[task], texts.words, texts.essays if in_essay else None)
+            return Filler(SETTINGS[task], texts.words, texts.essays if in_essay else None)
         makers = {
             "vt": lambda: Chain(self._tokenizer, f"{self._key}/shot"),
             "cwe": lambda: CommonWords(length, texts.words),

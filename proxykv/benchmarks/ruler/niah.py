@@ -57,7 +57,7 @@ SETTINGS = {
 }
 
 
-class Haystack:
+class Filler:
     """Draws prompts of one task. Size: words of essay, lines of noise, or needles nobody seeks."""
 
     def __init__(self, needles: Needles, words: Words, essays: Essays | None) -> None:

@@ -16,4 +16,4 @@ from proxykv.report.plots._ablation import draw_differences
 
 def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
     """Score and KL; None where the run changes no part."""
-    return draw_differences(rows, run_dir, "mapper", "features", "matched")
+    return draw_differences(rows, run_dir, "mapper", "signal", "calibrated")

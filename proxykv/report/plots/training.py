@@ -41,7 +41,7 @@ def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
         _lines(terms, log, TERMS, logarithmic=True)
         held_out = log.query("split == 'val'")
         _lines(mass, held_out, _by_retention(log, "mass@"))
-        for name, style in (("head_overlap", "-"), ("global_overlap", "--"), ("split", ":")):
+        for name, style in (("head_overlap", "-"), ("global_overlap", "--"), ("allocation", ":")):
             label = f"{name.removesuffix('_overlap')} {{}}"
             _lines(overlap, held_out, _by_retention(log, f"{name}@"), label=label, style=style)
     for axis in axes:

@@ -11,7 +11,7 @@ from proxykv.runtime.digest import digest
 
 
 @dataclass(frozen=True)
-class Context:
+class CorpusContext:
     """A context of the corpus, by its name.
 
     `length` is what the config asks for, None where the benchmark decides; nothing is fitted on it
@@ -24,7 +24,7 @@ class Context:
     held_out: bool
 
 
-def contexts(run: Run, family: str) -> Iterator[Context]:
+def contexts(run: Run, family: str) -> Iterator[CorpusContext]:
     """The corpus of a family, in the order of the config."""
     for data in run.datasets(family, "train"):
         examples = read_jsonl(data.path)
@@ -32,7 +32,7 @@ def contexts(run: Run, family: str) -> Iterator[Context]:
             # Lengths are taken in turn, whatever the benchmark.
             length = data.lengths[i % len(data.lengths)] if data.lengths else None
             held_out = i >= len(examples) - data.held_out
-            yield Context(context_name(example), data.part, length, held_out)
+            yield CorpusContext(context_name(example), data.part, length, held_out)
 
 
 def fitted_on(run: Run, family: str, method: Method) -> set[str]:

@@ -11,12 +11,12 @@ import pytest
 
 from proxykv.cli import main
 from proxykv.config import catalog
-from proxykv.config.jobs import Cell
+from proxykv.config.jobs import Job
 from proxykv.config.run import Run
+from proxykv.runs.status import fits, forget, status, status_table
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.journal import Journal
 from proxykv.runtime.parquet import write_parquet
-from proxykv.steps.progress import fits, forget, status, status_table
 
 DATASET = {"benchmark": "tiny", "contexts": 4, "lengths": [96]}
 CONFIG: dict[str, Any] = {
@@ -40,19 +40,19 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     (tmp_path / "models").symlink_to(catalog.ROOT / "models")
     run = Run(CONFIG)
     run.write()
-    answer(run.cell("tiny", "tiny", "single"), contexts=range(4), graded=True)
-    answer(run.cell("tiny", "tiny", "multikey"), contexts=range(2), graded=False)
-    answer(run.cell("tiny", "tiny", "multivalue@1"), contexts=[1, 3], graded=True)
+    answer(run.job("tiny", "tiny", "single"), contexts=range(4), graded=True)
+    answer(run.job("tiny", "tiny", "multikey"), contexts=range(2), graded=False)
+    answer(run.job("tiny", "tiny", "multivalue@1"), contexts=[1, 3], graded=True)
     return run
 
 
-def answer(cell: Cell, contexts: Any, graded: bool, grid: Any = GRID) -> None:
+def answer(job: Job, contexts: Any, graded: bool, grid: Any = GRID) -> None:
     rows = [
         {
-            "family": cell.family,
-            "benchmark": cell.benchmark,
-            "task": cell.task,
-            "context_id": f"{cell.task}-{context}",
+            "family": job.family,
+            "benchmark": job.benchmark,
+            "task": job.task,
+            "context_id": f"{job.task}-{context}",
             "question": 0,
             "method": method,
             "retention": retention,
@@ -61,10 +61,10 @@ def answer(cell: Cell, contexts: Any, graded: bool, grid: Any = GRID) -> None:
         for context in contexts
         for method, retention in grid
     ]
-    Journal(cell.journal).append(rows)
+    Journal(job.journal).append(rows)
     if graded:
         for kind in ("predictions", "rows"):
-            write_parquet(cell.file(kind), pd.DataFrame(rows))
+            write_parquet(job.file(kind), pd.DataFrame(rows))
 
 
 def states(run: Run) -> dict[str, str]:
@@ -85,9 +85,9 @@ def test_status_tells_states_counts_and_times(run: Run) -> None:
 
 
 def test_status_tells_who_is_at_work_and_who_failed(run: Run) -> None:
-    with Journal(run.cell("tiny", "tiny", "vt").journal).lock.held():
+    with Journal(run.job("tiny", "tiny", "vt").journal).lock.held():
         assert states(run)["vt"] == "running"
-    journal = Journal(run.cell("tiny", "tiny", "multikey").journal)
+    journal = Journal(run.job("tiny", "tiny", "multikey").journal)
     with pytest.raises(MemoryError), journal.lock.held():
         raise MemoryError("CUDA out of memory")
     failed = status(run)[1]
@@ -109,10 +109,10 @@ def test_status_from_the_command_line(run: Run, capsys: pytest.CaptureFixture[st
 def test_status_tells_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     trained = Run({**CONFIG, "methods": ["full", "prior", "proxykv"]})
     assert {fit["state"] for fit in fits(trained)} == {"missing"}
-    folder = trained.artefact_dir("tiny", "proxykv")
+    folder = trained.fitted_dir("tiny", "proxykv")
     folder.mkdir(parents=True)
     (folder / "log.jsonl").write_text('{"step": 1, "steps": 9}\n{"step": 2, "steps": 9}\n{"st')
-    (prior := trained.artefact_dir("tiny", "prior")).mkdir()
+    (prior := trained.fitted_dir("tiny", "prior")).mkdir()
     (prior / "card.json").touch()
     assert fits(trained) == [
         {"family": "tiny", "fitted": "prior", "state": "done", "step": None, "of": None},
@@ -136,24 +136,24 @@ def test_status_tells_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixt
 def test_forgetting_drops_exactly_what_is_named(
     run: Run, wanted: dict[str, str], dropped: int, touched: set[str]
 ) -> None:
-    before = {cell.name: Journal(cell.journal).read() for cell in run.cells()}
+    before = {job.name: Journal(job.journal).read() for job in run.jobs()}
     assert forget(run, wanted) == dropped
-    for cell in run.cells():
-        kept = [r for r in before[cell.name] if not wanted.items() <= r.items()]
-        assert Journal(cell.journal).read() == kept
-        was_graded = cell.name in ("single", "multivalue@1")
-        assert cell.file("rows").exists() == (was_graded and cell.name not in touched)
-        assert cell.file("rows").exists() == cell.file("predictions").exists()
+    for job in run.jobs():
+        kept = [r for r in before[job.name] if not wanted.items() <= r.items()]
+        assert Journal(job.journal).read() == kept
+        was_graded = job.name in ("single", "multivalue@1")
+        assert job.file("rows").exists() == (was_graded and job.name not in touched)
+        assert job.file("rows").exists() == job.file("predictions").exists()
 
 
 def test_what_another_cut_of_a_task_has_answered_is_forgotten_too(run: Run) -> None:
     whole = Run({**CONFIG, "benchmarks": [{**DATASET, "tasks": ["multivalue"]}]})
     assert forget(whole, {"task": "multivalue"}) == 8
-    assert Journal(run.cell("tiny", "tiny", "multivalue@1").journal).read() == []
+    assert Journal(run.job("tiny", "tiny", "multivalue@1").journal).read() == []
 
 
 def test_a_fitted_method_can_be_forgotten_with_what_was_fitted(run: Run) -> None:
-    folder = run.artefact_dir("tiny", "prior")
+    folder = run.fitted_dir("tiny", "prior")
     folder.mkdir(parents=True)
     (folder / "card.json").write_text("{}")
     forget(run, {"method": "prior"})
@@ -177,7 +177,7 @@ def test_what_cannot_be_forgotten(run: Run, wanted: dict[str, str], fitted: bool
 
 
 def test_nothing_is_forgotten_under_a_running_job(run: Run) -> None:
-    journal = Journal(run.cell("tiny", "tiny", "multikey").journal)
+    journal = Journal(run.job("tiny", "tiny", "multikey").journal)
     with journal.lock.held(), pytest.raises(ConfigError, match=r"multikey.* is held by pid"):
         forget(run, {"method": "random"})
-    assert len(Journal(run.cell("tiny", "tiny", "single").journal).read()) == 16
+    assert len(Journal(run.job("tiny", "tiny", "single").journal).read()) == 16

@@ -17,6 +17,7 @@ from torch import Tensor
 from proxykv.benchmarks.examples import Example, read_jsonl
 from proxykv.config import catalog
 from proxykv.config.run import Run
+from proxykv.mapper.corpus import context_name
 from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
 from proxykv.mapper.stored_scores import tensor_name
 from proxykv.model.loading import (
@@ -30,8 +31,7 @@ from proxykv.model.prefill import prefill
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.kvzip import replays, score_replays
-from proxykv.scoring.proxy_pipeline import FEATURES
-from proxykv.steps.corpus import context_name
+from proxykv.scoring.proxy_pipeline import SIGNALS
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def extract(run: Run, family: str, shard: int) -> Path:
     """Store the scores of every `score_shards`-th training context; returns the list of the files.
 
     A file per context, named by its id and a digest of its text, holds `target` [L, H, n] and the
-    proxy's scores [L_p, H_p, n] of every kind of `proxy_pipeline.FEATURES`, in float32:
+    proxy's scores [L_p, H_p, n] of every kind of `proxy_pipeline.SIGNALS`, in float32:
     half precision would tie the scores near 1. All corpora of a pair share these files. Those that
     the same weights and code made are not computed again, so a killed job goes on at the next
     context.
@@ -111,7 +111,7 @@ def _store(target: Model, proxy: Model, example: Example, path: Path, made_by: s
     ids = context_ids(target, example.context)
     filled, own = (prefill(model, ids, len(target.prefix)) for model in (target, proxy))
     scores = {"target": score_replays(filled, replays(target, filled.context))}
-    scores |= {tensor_name(kind): compute(target, own) for kind, compute in FEATURES.items()}
+    scores |= {tensor_name(kind): compute(target, own) for kind, compute in SIGNALS.items()}
     tensors = {name: t.to("cpu", torch.float32).contiguous() for name, t in scores.items()}
     _save(path, tensors, example, made_by)
 

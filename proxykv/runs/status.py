@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from proxykv.config.check import did_you_mean
-from proxykv.config.jobs import Cell
+from proxykv.config.jobs import Job
 from proxykv.config.run import Run
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.journal import Journal
@@ -32,15 +32,15 @@ def status(run: Run) -> list[dict[str, Any]]:
     or that failed, and `error` why.
     """
     grid = {(method.id, retention) for method, retention in run.grid}
-    return [_record(cell, grid) for cell in run.cells()]
+    return [_record(job, grid) for job in run.jobs()]
 
 
 def fits(run: Run) -> list[dict[str, Any]]:
     """How far everything that is fitted is: of a training, the last `step` `of` so many."""
     return [
-        {"family": family, "fitted": artefact, **_fit(run.artefact_dir(family, artefact))}
+        {"family": family, "fitted": fitted_id, **_fit(run.fitted_dir(family, fitted_id))}
         for family in run.families
-        for artefact in run.artefacts
+        for fitted_id in run.fitted_ids
     ]
 
 
@@ -64,43 +64,43 @@ def forget(run: Run, wanted: Mapping[str, str], fitted: bool = False) -> int:
         ConfigError: if the run has nothing of that name, or a job that is concerned runs.
     """
     _refuse_unknown(run, wanted, fitted)
-    cells = [cell for cell in run.cells() if _matches(vars(cell), wanted)]
+    jobs = [job for job in run.jobs() if _matches(vars(job), wanted)]
     with ExitStack() as held:
-        journals = [Journal(path) for path in {p for cell in cells for p in cell.journals()}]
+        journals = [Journal(path) for path in {p for job in jobs for p in job.journals()}]
         for journal in journals:
             held.enter_context(journal.lock.held(patience=0))
         dropped = {journal.path: _drop(journal, wanted) for journal in journals}
-        for cell in cells:
-            if any(dropped[path] for path in cell.journals()):
-                cell.file("predictions").unlink(missing_ok=True)
-                cell.file("rows").unlink(missing_ok=True)
+        for job in jobs:
+            if any(dropped[path] for path in job.journals()):
+                job.file("predictions").unlink(missing_ok=True)
+                job.file("rows").unlink(missing_ok=True)
         if fitted:
-            artefact = str(run.methods[wanted["method"]].artefact)
-            for family in {cell.family for cell in cells}:
-                shutil.rmtree(run.artefact_dir(family, artefact), ignore_errors=True)
+            fitted_id = str(run.methods[wanted["method"]].fitted_id)
+            for family in {job.family for job in jobs}:
+                shutil.rmtree(run.fitted_dir(family, fitted_id), ignore_errors=True)
     if fitted or any(dropped.values()):
         (run.dir / "report" / "index.html").unlink(missing_ok=True)
     return sum(dropped.values())
 
 
-def _record(cell: Cell, grid: Collection[tuple[str, float]]) -> dict[str, Any]:
-    rows = _rows(cell)
-    holder = Journal(cell.journal).lock.holder()
-    complete = cell.file("rows").exists() and set(zip(rows.method, rows.retention, strict=True))
+def _record(job: Job, grid: Collection[tuple[str, float]]) -> dict[str, Any]:
+    rows = _rows(job)
+    holder = Journal(job.journal).lock.holder()
+    complete = job.file("rows").exists() and set(zip(rows.method, rows.retention, strict=True))
     if holder:
         state = "running" if holder.alive else "failed"
     elif complete and complete >= set(grid):
         state = "done"
     else:
         state = "started" if len(rows) else "missing"
-    contexts = cell.dataset.contexts
+    contexts = job.dataset.contexts
     return {
-        "family": cell.family,
-        "benchmark": cell.benchmark,
-        "task": cell.name,
+        "family": job.family,
+        "benchmark": job.benchmark,
+        "task": job.name,
         "state": state,
         "contexts": rows.context_id.nunique(),
-        "of": len(cell.part(range(contexts))) if contexts else None,
+        "of": len(job.part(range(contexts))) if contexts else None,
         "rows": len(rows),
         "first": rows.created.min() if len(rows) else None,
         "last": rows.created.max() if len(rows) else None,
@@ -119,11 +119,11 @@ def _fit(folder: Path) -> dict[str, Any]:
     return {"state": state, "step": last.get("step"), "of": last.get("steps")}
 
 
-def _rows(cell: Cell) -> pd.DataFrame:
+def _rows(job: Job) -> pd.DataFrame:
     """What is answered, once each: from the graded rows, or from the journal if there are none."""
-    if cell.file("rows").exists():
-        return read_parquet(cell.file("rows"), COLUMNS)
-    rows = pd.DataFrame(Journal(cell.journal).read()).reindex(columns=COLUMNS)
+    if job.file("rows").exists():
+        return read_parquet(job.file("rows"), COLUMNS)
+    rows = pd.DataFrame(Journal(job.journal).read()).reindex(columns=COLUMNS)
     return rows.drop_duplicates(COLUMNS[:-1], keep="last")
 
 
@@ -142,9 +142,7 @@ def _drop(journal: Journal, wanted: Mapping[str, str]) -> int:
 
 
 def _refuse_unknown(run: Run, wanted: Mapping[str, str], fitted: bool) -> None:
-    known = {
-        name: {vars(cell)[name] for cell in run.cells()} for name in wanted if name != "method"
-    }
+    known = {name: {vars(job)[name] for job in run.jobs()} for name in wanted if name != "method"}
     known["method"] = set(run.methods)
     for name, value in wanted.items():
         if value not in known[name]:
@@ -152,5 +150,5 @@ def _refuse_unknown(run: Run, wanted: Mapping[str, str], fitted: bool) -> None:
             raise ConfigError(f"run {run.name!r} has no {name} {value!r}; {hint}")
     if not wanted:
         raise ConfigError("forget what? name a family, benchmark, task or method")
-    if fitted and not ("method" in wanted and run.methods[wanted["method"]].artefact):
+    if fitted and not ("method" in wanted and run.methods[wanted["method"]].fitted_id):
         raise ConfigError("only a method that is fitted can be forgotten with --fitted")

@@ -12,7 +12,7 @@ from proxykv.config.jobs import Dataset
 from proxykv.config.run import Run
 
 
-def make_dataset(run: Run, dataset: Dataset) -> None:
+def prepare(run: Run, dataset: Dataset) -> None:
     """Build a dataset with its benchmark's `build` and write it to its path."""
     build = importlib.import_module(f"proxykv.benchmarks.{dataset.benchmark}").build
     tokenizer = Tokenizer.from_file(str(run.model_dir(dataset.family, "target") / "tokenizer.json"))

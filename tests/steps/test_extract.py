@@ -17,8 +17,8 @@ from proxykv.mapper.stored_scores import load_scores
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.loading import Model
 from proxykv.runtime.errors import ConfigError
-from proxykv.steps import scores
-from proxykv.steps.data import make_dataset
+from proxykv.steps import extract as extraction
+from proxykv.steps.prepare import prepare
 
 CONTEXTS = 5
 
@@ -34,14 +34,14 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Model(net, tokenizer, prefix=(), suffix=(), digest=role)
 
     done: list[str] = []
-    store = scores._store
+    store = extraction._store
 
     def noted(target: Any, proxy: Any, example: Any, *rest: Any) -> None:
         done.append(example.id)
         store(target, proxy, example, *rest)
 
-    monkeypatch.setattr(scores, "load", load)
-    monkeypatch.setattr(scores, "_store", noted)
+    monkeypatch.setattr(extraction, "load", load)
+    monkeypatch.setattr(extraction, "_store", noted)
     return done
 
 
@@ -61,7 +61,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) ->
     }
     run = Run(config)
     for data in run.datasets("tiny", "train"):
-        make_dataset(run, data)
+        prepare(run, data)
     return run
 
 
@@ -69,14 +69,14 @@ def test_shards_share_the_contexts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, computed: list[str]
 ) -> None:
     run = make_run(tmp_path, monkeypatch, score_shards=2)
-    lists = [scores.extract(run, "tiny", shard) for shard in (0, 1)]
+    lists = [extraction.extract(run, "tiny", shard) for shard in (0, 1)]
     assert lists == run.score_lists("tiny")
-    files, pair = scores.stored(lists)
+    files, pair = extraction.stored(lists)
     assert len(set(files)) == len(computed) == len(set(computed)) == CONTEXTS
     assert pair["target_hash"] == "target" and pair["proxy_hash"] == "proxy"
     assert load_file(files[0])["target"].dtype == torch.float32
-    for features in ("kvzip", "prefill"):
-        proxy, target = load_scores(files[0], features)
+    for signal in ("kvzip", "prefill"):
+        proxy, target = load_scores(files[0], signal)
         assert proxy.shape == (2, 2, 80) and target.shape == (3, 2, 80)
 
 
@@ -84,14 +84,14 @@ def test_what_is_there_is_not_computed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, computed: list[str]
 ) -> None:
     run = make_run(tmp_path, monkeypatch)
-    files, _ = scores.stored([scores.extract(run, "tiny", 0)])
+    files, _ = extraction.stored([extraction.extract(run, "tiny", 0)])
     files[1].unlink()
     files[2].write_bytes(files[2].read_bytes()[:100])  # a disk that filled up
     computed.clear()
     # A corpus with one more context, in two jobs: only what is missing or damaged is computed.
     dataset = {**run.config["corpus"][0], "contexts": CONTEXTS + 1}
     wider = make_run(tmp_path, monkeypatch, corpus=[dataset], score_shards=2)
-    again, _ = scores.stored([scores.extract(wider, "tiny", shard) for shard in (0, 1)])
+    again, _ = extraction.stored([extraction.extract(wider, "tiny", shard) for shard in (0, 1)])
     assert set(files) < set(again)
     assert sorted(computed) == [f"tiny-single-train-0-{i:05d}" for i in (1, 2, CONTEXTS)]
 
@@ -100,8 +100,8 @@ def test_scores_of_different_weights_do_not_mix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, computed: list[str]
 ) -> None:
     run = make_run(tmp_path, monkeypatch, score_shards=2)
-    lists = [scores.extract(run, "tiny", shard) for shard in (0, 1)]
+    lists = [extraction.extract(run, "tiny", shard) for shard in (0, 1)]
     text = lists[1].read_text("utf-8")
     lists[1].write_text(text.replace('"target"', '"other"'), "utf-8")
     with pytest.raises(ConfigError, match="scores of different weights"):
-        scores.stored(lists)
+        extraction.stored(lists)

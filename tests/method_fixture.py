@@ -20,7 +20,7 @@ from proxykv.model.context_cache import ATTENTION
 from proxykv.model.loading import Model, context_ids
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Scores
-from proxykv.scoring.contract import Bench, build, scores_of
+from proxykv.scoring.contract import MethodContext, build, scores_of
 from proxykv.scoring.kvzip import replays, score_replays
 from proxykv.scoring.proxy_pipeline import Proxy, proxy_scores
 
@@ -28,13 +28,13 @@ PREFIX = 3
 RETENTION = 0.13
 ENTRIES: list[Any] = [
     *sorted(method_id for method_id in catalog.variants() if not method_id.endswith(":")),
-    "bench_fixture:Latest",
+    "method_fixture:Latest",
     "kvpress:KnormPress",
     {"id": "expected_global", "base": "kvpress:ExpectedAttentionPress", "scope": "global"},
     {
         "id": "adakv",
         "base": "kvpress:AdaKVPress",
-        "scope": "own",
+        "scope": "custom",
         "params": {"press": {"name": "SnapKVPress", "window_size": 8}},
     },
 ]
@@ -47,14 +47,14 @@ QUICK = {
     "warmup": 1,
     "crop": 64,
     "val_contexts": 1,
-    "mapper": {"features": 8, "time_width": 16, "time_dilations": (1,), "width": 16},
+    "mapper": {"conv_channels": 8, "time_width": 16, "time_dilations": (1,), "width": 16},
 }
 
 
 class Latest:
     """A scorer of a user's: the latest tokens, in even layers first."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, context: MethodContext) -> None:
         pass
 
     def score(self, prefill: Prefill) -> Scores:
@@ -110,13 +110,13 @@ def run() -> Run:
 
 
 @pytest.fixture(scope="session")
-def bench(
+def method_context(
     target: Model,
     proxy: Model,
     contexts: list[str],
     run: Run,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Bench:
+) -> MethodContext:
     """What methods may use, everything fitted on stored scores of the random models."""
     folder = tmp_path_factory.mktemp("fitted")
     files = [folder / f"{i}.safetensors" for i in range(6)]
@@ -129,11 +129,11 @@ def bench(
         }
         save_file({name: t.half().contiguous() for name, t in scores.items()}, path)
         save_file(sample_inputs(target, ids, PREFIX, path.name), inputs_file(path))
-    for artefact in run.artefacts:
-        module = importlib.import_module(catalog.module_of(run.methods[artefact].base)[0])
-        module.fit(files, folder / artefact, QUICK, PAIR)
-    artefacts = {a: folder / a for a in run.artefacts}
-    return Bench(artefacts, Proxy(lambda: proxy), run.methods, PAIR, seed=0)
+    for fitted_id in run.fitted_ids:
+        module = importlib.import_module(catalog.module_of(run.methods[fitted_id].base)[0])
+        module.fit(files, folder / fitted_id, QUICK, PAIR)
+    fitted = {name: folder / name for name in run.fitted_ids}
+    return MethodContext(fitted, Proxy(lambda: proxy), run.methods, PAIR, seed=0)
 
 
 def fill(target: Model, text: str, other: str | None = None) -> Prefill:
@@ -147,8 +147,10 @@ def filled(target: Model, contexts: list[str]) -> Prefill:
 
 
 @pytest.fixture(scope="session")
-def scores(bench: Bench, target: Model, contexts: list[str], run: Run) -> Mapping[str, Scores]:
+def scores(
+    method_context: MethodContext, target: Model, contexts: list[str], run: Run
+) -> Mapping[str, Scores]:
     """Scores of every method that gives them, on one context."""
     shared = fill(target, contexts[6], contexts[7])
-    asked = [m for m in run.methods.values() if m.scope != "own"]
-    return {m.id: scores_of(build(m, bench), shared) for m in asked}
+    asked = [m for m in run.methods.values() if m.scope != "custom"]
+    return {m.id: scores_of(build(m, method_context), shared) for m in asked}

@@ -1,0 +1,11 @@
+"""Rows, tables and figures to the report."""
+
+from __future__ import annotations
+
+from proxykv.config.run import Run
+from proxykv.report.build import build_report
+
+
+def report(run: Run) -> None:
+    """Write the report of a run."""
+    build_report(run.row_files(), run.dir, run.dir / "report" / "index.html")

@@ -1,0 +1,21 @@
+"""Rows to tables."""
+
+from __future__ import annotations
+
+from proxykv.config.run import Run
+from proxykv.report.ablations import write_ablations
+from proxykv.report.tabulate import write_tables
+from proxykv.steps.screen import require_clean
+
+
+def tabulate(run: Run) -> None:
+    """Write the tables of a run.
+
+    Raises:
+        ConfigError: if a mapper of the run has seen evaluation text.
+    """
+    for family in run.families if run.fitted_ids else ():
+        require_clean(run, family)
+    rows = run.row_files()
+    write_tables(rows, run.dir / "tables")
+    write_ablations(rows, run.dir)
