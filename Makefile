@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint format clean
+.PHONY: run test lint format docs clean
 
 run: $(READY) ## train mappers, run all methods, write results/<run>/report/index.html
 	snakemake --cores $(CORES) --configfile $(CONFIG) --quiet rules host reason
@@ -27,6 +27,9 @@ format: $(READY) ## put all files in the common format
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
+
+docs: $(READY) ## the generated pages of docs/reference/
+	env -u PROXYKV_CONFIG python docs/generate.py
 
 clean: ## remove the environment; results and cache stay
 	rm -rf .venv

@@ -32,12 +32,12 @@ Step = Callable[[argparse.Namespace], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; a user's mistake is printed as it is, with exit status 2."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    commands = parser()
+    options, rest = commands.parse_known_args(arguments)
     if options.step is _lm_eval:
         options.arguments = rest  # lm-eval's own
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        commands.error(f"unrecognized arguments: {' '.join(rest)}")
     # Steps write to logs, where progress bars are noise.
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
@@ -50,9 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="proxykv", description=(__doc__ or "").split("\n", 1)[0])
-    steps = parser.add_subparsers(title="subcommands", required=True, metavar="STEP")
+def parser() -> argparse.ArgumentParser:
+    """All subcommands with their options."""
+    commands = argparse.ArgumentParser(
+        prog="proxykv", description=(__doc__ or "").split("\n", 1)[0]
+    )
+    steps = commands.add_subparsers(title="subcommands", required=True, metavar="STEP")
 
     def add(step: Step, *arguments: str) -> argparse.ArgumentParser:
         name = step.__name__.strip("_").replace("_", "-")
@@ -94,12 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         forget.add_argument(f"--{name}", help=f"drop rows of this {name} only")
     forget.add_argument("--fitted", action="store_true", help="fit the method again, too")
     add(_lm_eval)
-    return parser
+    return commands
 
 
-def _needs_config(parser: argparse.ArgumentParser) -> None:
+def _needs_config(command: argparse.ArgumentParser) -> None:
     default = os.environ.get("PROXYKV_CONFIG")
-    parser.add_argument(
+    command.add_argument(
         "--config",
         type=Path,
         default=default,

@@ -20,7 +20,7 @@ from proxykv.steps.grade import grade
 from proxykv.steps.prepare import prepare
 
 ROOT = catalog.ROOT
-GUIDE = (ROOT / "docs" / "add-a-method.md").read_text("utf-8")
+GUIDE = (ROOT / "docs" / "how-to" / "add-a-method.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", GUIDE, flags=re.DOTALL)
 DATASET = {"benchmark": "tiny", "tasks": ["single"], "contexts": 2, "lengths": [64]}
 CONFIG: dict[str, Any] = {

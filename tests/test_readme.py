@@ -1,31 +1,103 @@
-"""What the documentation promises exists."""
+"""What README and docs name exists: files, modules, anchors, commands with their options."""
 
 from __future__ import annotations
 
+import importlib
 import re
+import runpy
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from snakemake.cli import parse_args
 
-from proxykv.cli import main
+from proxykv.cli import parser
 from proxykv.config import catalog
+from proxykv.config.check import config_problems
 
 ROOT = catalog.ROOT
-README = (ROOT / "README.md").read_text("utf-8")
-CLUSTER = (ROOT / "docs" / "cluster.md").read_text("utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = PAGES[0].read_text("utf-8")
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+
+FOLDERS = "baselines|config|docs|models|perf|proxykv|slurm|tests|workflow"
+PATHS = re.compile(rf"`((?:{FOLDERS})/[\w./-]+)`")
+MODULES = re.compile(r"`((?:proxykv|baselines)(?:\.\w+)+)[`(]")
+SAVED = {
+    name
+    for page in PAGES
+    for name in re.findall(r"[Ss]aved? (?:\w+ )?as `([^`]+)`", page.read_text("utf-8"))
+}
+"""Files that readers make themselves."""
+LINKS = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
-def test_readme_lists_every_method_and_no_other() -> None:
-    table = README.partition("| method |")[2].partition("\n\n")[0].splitlines()
-    jobs = " ".join(line.split("|")[1] for line in table if line.startswith("| `"))
-    assert set(re.findall(r"`(\w+:?)(?:<\w+>)?`", jobs)) == set(catalog.variants())
+def commands(program: str) -> list[str]:
+    """Lines that README and docs give for a shell, and commands in their tables, once each."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        lines = re.findall(rf"^\$ {program} (.+)$", text, re.MULTILINE)
+        lines += re.findall(rf"\| `{program} ([^`\n]+)`", text)
+        found |= dict.fromkeys(re.sub(r"\s+# .*", "", line) for line in lines)
+    return list(found)
 
 
-def test_files_named_in_the_documentation_exist() -> None:
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
-            assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"
+def anchors(page: Path) -> Iterator[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    for heading in re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE):
+        yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_readme_is_short() -> None:
+    assert len(README.split()) <= 800
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for link, anchor in LINKS.findall(page.read_text("utf-8")):
+        if "://" in link:
+            continue
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_files_and_modules_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for path in PATHS.findall(text):
+        assert path in SAVED or (ROOT / path).exists(), path
+    for name in MODULES.findall(text):
+        found, rest = name, []
+        while catalog.source(found) is None:
+            found, _, last = found.rpartition(".")
+            rest.insert(0, last)
+        holder = importlib.import_module(found)
+        for part in rest:
+            holder = getattr(holder, part)
+
+
+def test_generated_pages_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROXYKV_CONFIG", raising=False)
+    for name, text in runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]().items():
+        page = ROOT / "docs" / "reference" / name
+        assert page.read_text("utf-8") == text, f"{name}: run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_whole_configs_of_a_page_are_right(page: Path) -> None:
+    for block in re.findall(r"```yaml\n(run:.*?)```", page.read_text("utf-8"), re.DOTALL):
+        assert config_problems(yaml.safe_load(block)) == []
+
+
+def test_the_list_of_methods_is_complete() -> None:
+    page = (ROOT / "docs" / "reference" / "methods.md").read_text("utf-8")
+    listed = re.findall(r"^\| `([\w:]+?)(?:<\w+>)?` \|", page, re.MULTILINE)
+    assert sorted(listed) == sorted(catalog.variants())
 
 
 def test_the_table_of_tasks_has_each_once() -> None:
@@ -37,20 +109,50 @@ def test_the_table_of_tasks_has_each_once() -> None:
     assert sorted(listed) == sorted(tasks)
 
 
-def test_make_targets_of_the_readme_exist() -> None:
+@pytest.mark.parametrize("line", commands("proxykv"))
+def test_proxykv_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = shlex.split(line)
+    if arguments[0] in ("forget", "status") and "--config" not in arguments:
+        # A page that leaves the option out names the variable that stands for it.
+        monkeypatch.setenv("PROXYKV_CONFIG", "results/tiny/config.json")
+    options, rest = parser().parse_known_args(arguments)
+    if arguments[0] == "lm-eval":
+        from lm_eval.__main__ import HarnessCLI
+
+        monkeypatch.setattr(sys, "argv", ["lm_eval", "run", "--model", "proxykv", *rest])
+        assert HarnessCLI().parse_args().tasks
+        return
+    assert not rest
+    if arguments[0] == "recover":
+        assert options.command[0] == "snakemake"
+        parse_args(options.command[1:])
+
+
+@pytest.mark.parametrize("line", commands("snakemake"))
+def test_snakemake_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    _, options = parse_args(shlex.split(line))
+    assert all(str(path) in SAVED or path.is_file() for path in options.configfile or ())
+    rules = "".join(path.read_text("utf-8") for path in (ROOT / "workflow").rglob("*.smk"))
+    known = {*re.findall(r"^rule (\w+):", rules, re.MULTILINE), *catalog.tasks()}
+    names = {*options.targets, *options.forcerun}
+    assert {name for name in names if "/" not in name} <= known
+    assert all(name.startswith(("results/", "cache/")) for name in names - known)
+
+
+@pytest.mark.parametrize("line", commands("python"))
+def test_scripts_have_the_options_that_are_given(line: str) -> None:
+    script, *arguments = shlex.split(line)
+    shared = [ROOT / script, *(ROOT / "perf").glob("s*.py")]
+    text = "".join(path.read_text("utf-8") for path in shared)
+    for option in [word for word in arguments if word.startswith("--")]:
+        assert f'"{option}"' in text, option
+
+
+def test_make_targets_exist() -> None:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE)
-    assert {"run", "test"} <= set(re.findall(r"(?:`|\$ )make (\w+)", README)) <= set(targets)
-
-
-COMMANDS = re.findall(r"(?:^\$ |\| `)proxykv ([^`#\n]+)", README + CLUSTER, re.MULTILINE)
-
-
-@pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith("recover")])
-def test_commands_of_the_documentation_parse(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main([*shlex.split(line), "--help"])
-    assert stopped.value.code == 0
-    assert line.split(maxsplit=1)[0] in capsys.readouterr().out
+    named = {line.split()[0] for line in commands("make")} | set(re.findall(r"`make (\w+)", README))
+    assert {"run", "test"} <= named <= set(targets)
 
 
 def test_the_python_example_prints_what_it_says(

@@ -1,6 +1,6 @@
 """Hours that a run will take, from operations and bytes, before any job starts.
 
-docs/cost.md says what is counted, and how far off it was where it could be measured.
+docs/explanation/cost.md says what is counted, and how far off it was where it could be measured.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ def total(parts: Sequence[CostShare]) -> str:
     told = " and ".join(
         f"{hours:,.{0 if hours >= 10 else 1}f} {kind}" for kind, hours in kinds.items() if hours
     )
-    return f"the whole run: about {told} (assumptions: docs/cost.md)"
+    return f"the whole run: about {told} (assumptions: docs/explanation/cost.md)"
 
 
 def _contexts(dataset: Dataset) -> list[tuple[float, float]]:

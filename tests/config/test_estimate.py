@@ -52,7 +52,7 @@ def test_operations_and_bytes_by_hand() -> None:
 
 
 def test_an_h200_takes_what_was_measured() -> None:
-    """Seconds of docs/efficiency.md, from 16k tokens up."""
+    """Seconds of docs/results/efficiency.md, from 16k tokens up."""
     h200 = replace(GPU, flops={2: 989e12}, bandwidth=4.8e12)
     small = ModelCost(catalog.families()["llama-3"]["proxy"])
     qwen = ModelCost(catalog.families()["qwen-2.5"]["target"])
