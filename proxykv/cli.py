@@ -31,7 +31,7 @@ Step = Callable[[argparse.Namespace], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; a user's mistake is printed as it is, with exit status 2."""
+    """Run a subcommand; a user's mistake is printed in one line, with exit status 2."""
     commands = parser()
     options, rest = commands.parse_known_args(arguments)
     if options.step is _lm_eval:
@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.step(options)
     except ConfigError as error:
         print(error, file=sys.stderr)
+        return 2
+    except PermissionError as error:
+        print(f"{error.filename}: no permission ({error.strerror}); see chmod", file=sys.stderr)
         return 2
     return 0
 

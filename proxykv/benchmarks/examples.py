@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from proxykv.runtime import files
+
 
 @dataclass(frozen=True)
 class Question:
@@ -48,12 +50,9 @@ class Example:
 
 def write_jsonl(path: Path, examples: Iterable[Example]) -> None:
     """Write one example per line; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as out:
+    with files.atomic(path) as partial, partial.open("w", encoding="utf-8") as out:
         for example in examples:
             out.write(json.dumps(asdict(example), ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 def read_jsonl(path: Path) -> list[Example]:

@@ -15,7 +15,6 @@ A question repeats the head of a fact and the model continues with its value and
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from proxykv.benchmarks.examples import Example, Question
+from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
 
 TASKS = ("single", "multikey", "multivalue", "vt")
@@ -110,8 +110,7 @@ def save_tokenizer(folder: Path) -> None:
         "clean_up_tokenization_spaces": False,
         "model_max_length": 8192,
     }
-    text = json.dumps(settings, indent=2) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    files.write_json(folder / "tokenizer_config.json", settings)
 
 
 @dataclass(frozen=True)

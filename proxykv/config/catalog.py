@@ -24,7 +24,7 @@ NUMBERLESS = frozenset(
     f"proxykv.{name}"
     for name in (
         *("config.catalog", "config.check", "config.jobs", "config.run", "config.signature"),
-        *("runtime.errors", "runtime.journal", "runtime.lock", "runtime.parquet"),
+        *("runtime.errors", "runtime.files", "runtime.journal", "runtime.lock", "runtime.parquet"),
         "runtime.scratch",
     )
 )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from proxykv.config import catalog, check
 from proxykv.config.jobs import Dataset, Job
+from proxykv.runtime import files
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 
@@ -96,8 +97,7 @@ class Run:
     def write(self) -> Path:
         """Store the config beside the results, for the jobs and for the record."""
         path = self.dir / "config.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n", "utf-8")
+        files.write_json(path, self.config)
         return path
 
     @property

@@ -5,31 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from proxykv.mapper import tensor_file
 
 Groups = dict[str, dict[str, Tensor]]
 
 
 def write(path: Path, groups: Mapping[str, Mapping[str, Tensor]], about: Mapping[str, str]) -> None:
     """Store groups of tensors with a few words about them; the file appears whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
     tensors = {
-        f"{group}.{name}": tensor.contiguous()
+        f"{group}.{name}": tensor
         for group, members in groups.items()
         for name, tensor in members.items()
     }
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata=dict(about))
-    partial.replace(path)
+    tensor_file.save(path, tensors, about)
 
 
 def read_about(path: Path) -> dict[str, str]:
     """What `write` was told about the groups; empty where there is no file."""
     if not path.exists():
         return {}
-    with safe_open(path, "pt") as stored:
+    with tensor_file.opened(path) as stored:
         return stored.metadata()
 
 

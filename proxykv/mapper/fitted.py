@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from proxykv.mapper import tensor_file
+from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
 
 WEIGHTS_FILE, CARD_FILE = "weights.safetensors", "card.json"
@@ -25,14 +27,10 @@ def save_fitted(
     and how; the weights' digest is added. The card comes last and whole: a folder with a card is
     complete.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / (WEIGHTS_FILE + ".partial")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
-    full = {**card, "weights_sha256": hashlib.sha256(partial.read_bytes()).hexdigest()}
-    partial.replace(folder / WEIGHTS_FILE)
-    partial = folder / (CARD_FILE + ".partial")
-    partial.write_text(json.dumps(full, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(folder / CARD_FILE)
+    weights = folder / WEIGHTS_FILE
+    tensor_file.save(weights, tensors)
+    full = {**card, "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    files.write_json(folder / CARD_FILE, full)
     return full
 
 

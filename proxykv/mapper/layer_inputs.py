@@ -12,9 +12,9 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor
 
+from proxykv.mapper import tensor_file
 from proxykv.model.loading import Model
 from proxykv.model.prefill import prefill
 from proxykv.model.tensors import Ids, Scores
@@ -80,9 +80,9 @@ def load_inputs(
     """
     if not inputs_file(path).is_file():
         raise ConfigError(f"{path}: no inputs of the target's layers beside it; extract them again")
-    with safe_open(inputs_file(path), "pt") as stored:
+    with tensor_file.opened(inputs_file(path)) as stored:
         inputs, tokens = stored.get_tensor(kind), stored.get_tensor(f"{kind}_tokens")
     part = window(len(tokens), crop, generator)
-    with safe_open(path, "pt") as stored:
+    with tensor_file.opened(path) as stored:
         target = stored.get_tensor("target")
     return inputs[:, part].to(device).float(), target[..., tokens[part]].to(device).float()

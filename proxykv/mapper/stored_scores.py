@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor
 
+from proxykv.mapper import tensor_file
 from proxykv.mapper.hybrid import Mapper, build_mapper
 from proxykv.mapper.stages import MapperConfig
 from proxykv.model.tensors import Scores
@@ -38,7 +38,7 @@ def load_scores(
 
     `signal` says which of the proxy's scores. Raises ConfigError if the file has no such ones.
     """
-    with safe_open(path, "pt") as stored:
+    with tensor_file.opened(path) as stored:
         name = tensor_name(signal)
         if name not in stored.keys():  # noqa: SIM118  (not a mapping)
             raise ConfigError(f"{path}: holds no {signal!r} signal of the proxy")

@@ -24,6 +24,7 @@ from proxykv.mapper.hybrid import save_mapper
 from proxykv.mapper.loss import hybrid_loss
 from proxykv.mapper.stored_scores import Load, calibrated_mapper, load_scores, match_distributions
 from proxykv.model.devices import device_of
+from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -289,9 +290,7 @@ class Trainer:
             lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n")]
             kept = [line for line in whole if json.loads(line)["step"] <= step]
-            partial = self.log_file.with_name("log.partial")
-            partial.write_text("".join(kept), encoding="utf-8")
-            partial.replace(self.log_file)
+            files.write_text(self.log_file, "".join(kept))
         return step
 
     def _load(self) -> int:

@@ -20,6 +20,7 @@ from proxykv.model.devices import device_of
 from proxykv.model.linear import for_few_rows
 from proxykv.model.tensors import Ids
 from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.files import require_readable
 from proxykv.runtime.scratch import local
 
 SUPPORTED = ("llama", "qwen2", "qwen3")
@@ -112,9 +113,12 @@ def load_model(
 
     Raises:
         ConfigError: if the folder or its architecture cannot be used.
+        PermissionError: if this user may not read one of its files.
     """
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder}: no config.json; expected a transformers model folder")
+    for path in folder.iterdir():
+        require_readable(path)
     config = AutoConfig.from_pretrained(folder)
     refuse_unsupported(config, folder)
     config.rope_parameters |= rope_scaling or {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 
 from proxykv.benchmarks import tiny
 from proxykv.pretrain.data import WHOLE
+from proxykv.runtime import files
 
 LENGTHS = (256, 512)
 CONTEXTS = 24
@@ -108,7 +108,7 @@ def write_card(folder: Path, model: PreTrainedModel, facts: dict[str, Any]) -> N
             "transformers": transformers.__version__,
         },
     }
-    (folder / "metrics.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    files.write_json(folder / "metrics.json", facts)
     names = list(facts["accuracy"][str(LENGTHS[0])])
     rows = [
         f"| {length} | " + " | ".join(f"{cells[name]:.3f}" for name in names) + " |"
@@ -125,4 +125,4 @@ def write_card(folder: Path, model: PreTrainedModel, facts: dict[str, Any]) -> N
         rules="---|" * len(names),
         rows="\n".join(rows),
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    files.write_text(folder / "README.md", card)

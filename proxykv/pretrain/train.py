@@ -32,6 +32,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from proxykv.benchmarks import tiny
 from proxykv.pretrain.data import IGNORE, Batch, make_batch
 from proxykv.pretrain.report import evaluate, write_card
+from proxykv.runtime.files import obey_umask
 
 
 @dataclass(frozen=True)
@@ -256,6 +257,7 @@ def main() -> None:
     accuracy = evaluate(model, tokenizer)
     print(json.dumps(accuracy), flush=True)
     model.save_pretrained(args.out)
+    obey_umask(args.out)
     tiny.save_tokenizer(args.out)
     facts = {
         "role": args.role,

@@ -23,6 +23,7 @@ from proxykv.config.terms import DEFAULT_WEIGHTS
 from proxykv.report.stats import Strata, mean_ci
 from proxykv.report.tables import CELL, LOW, LOW_RETENTION, SUBJECT, UNIT, context_means, read_rows
 from proxykv.runtime.digest import digest
+from proxykv.runtime.parquet import write_csv
 
 OTHER = {"scope", "corpus", "lengths"}
 """What an entry with one of these asks is another question than a variant's."""
@@ -97,8 +98,7 @@ def write_ablations(rows_paths: Iterable[Path], run_dir: Path) -> Path | None:
     if table.empty:
         return None
     path = run_dir / "tables" / "ablations.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False, float_format="%.6g")
+    write_csv(path, table)
     return path
 
 

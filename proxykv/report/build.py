@@ -20,6 +20,7 @@ from proxykv.report.cells import Table, number
 from proxykv.report.explorer import examples
 from proxykv.report.tabulate import provenance
 from proxykv.report.verdict import verdicts
+from proxykv.runtime import files
 
 METRICS = (cells.SCORE, cells.RECOVERY, cells.KL)
 TASK_METRICS = (cells.SCORE, cells.PERCENT, cells.NLL, cells.KL)
@@ -57,8 +58,7 @@ def build_report(rows_paths: Iterable[Path], run_dir: Path, out: Path) -> None:
         methods=[{"id": m, **_look(look)} for m, look in plots.looks(order).items()],
         version=__version__,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    files.write_text(out, page)
 
 
 def _facts(rows: pd.DataFrame) -> dict[str, str]:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from proxykv.report.tables import TABLES, read_rows
+from proxykv.runtime import files
+from proxykv.runtime.parquet import write_csv
 
 PROVENANCE = [
     "protocol",
@@ -34,19 +35,18 @@ PROVENANCE = [
 def write_tables(rows_paths: Sequence[Path], out_dir: Path) -> list[Path]:
     """Write every table as CSV, and provenance.json with the digest of each file of rows."""
     rows = read_rows(rows_paths)
-    out_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for name, table in TABLES.items():
         written.append(out_dir / f"{name}.csv")
-        table(rows).to_csv(written[-1], index=False, float_format="%.6g")
-    files = {
+        write_csv(written[-1], table(rows))
+    digests = {
         # Where a file lies on this machine is nobody's business: family/benchmark/task says it all.
         "/".join(path.parts[-3:]): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(rows_paths)
     }
     written.append(out_dir / "provenance.json")
-    facts = {"families": provenance(rows), "rows_sha256": files}
-    written[-1].write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    facts = {"families": provenance(rows), "rows_sha256": digests}
+    files.write_json(written[-1], facts)
     return written
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from proxykv.runtime import files
 from proxykv.runtime.lock import Lock
 
 log = logging.getLogger(__name__)
@@ -51,10 +52,8 @@ class Journal:
 
     def rewrite(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replace the whole content, atomically."""
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.unlink(missing_ok=True)
-        Journal(partial).append(rows)
-        partial.replace(self.path)
+        with files.atomic(self.path) as partial:
+            Journal(partial).append(rows)
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -1,39 +1,42 @@
-"""Tables on disk: whole or not there, and a clear word when one is damaged."""
+"""Tables on disk: rows as Parquet, tables for readers as CSV."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas as pd
 from pyarrow import ArrowException
 
+from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
 
 
 def write_parquet(path: Path, rows: pd.DataFrame) -> None:
-    """Write a table; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            rows.to_parquet(file, index=False)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write rows, atomically."""
+    with files.atomic(path) as partial:
+        rows.to_parquet(partial, index=False)
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table for readers, with six significant digits, atomically."""
+    files.write_text(path, table.to_csv(index=False, float_format="%.6g"))
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Read a table, or these columns of it.
+    """Read rows from a Parquet file.
+
+    Args:
+        path: the file.
+        columns: names of the columns; all by default.
 
     Raises:
+        FileNotFoundError: if there is no such file.
+        PermissionError: if this user may not read it.
         ConfigError: if the file is damaged.
     """
     try:
         return pd.read_parquet(path, columns=columns)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except (ArrowException, OSError) as error:
         raise ConfigError(

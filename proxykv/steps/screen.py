@@ -7,12 +7,12 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from proxykv.benchmarks.examples import Example, read_jsonl
 from proxykv.config.run import Run
 from proxykv.mapper.corpus import context_name
 from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.files import write_json
 
 # Chinese and Japanese have no spaces: every character counts as a word.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
@@ -50,8 +50,8 @@ def screen(run: Run, family: str) -> Path:
     }
     path = run.dropped(family)
     if not path.exists() or json.loads(path.read_text("utf-8")) != sorted(dropped):
-        _write(path, sorted(dropped))
-    _write(run.screening(family), report)
+        write_json(path, sorted(dropped))
+    write_json(run.screening(family), report)
     return run.screening(family)
 
 
@@ -86,10 +86,3 @@ def ngrams(text: str, size: int) -> list[tuple[str, ...]]:
 def kept(files: Sequence[Path], dropped: Collection[str]) -> list[Path]:
     """Score files of the contexts that were not dropped."""
     return [path for path in files if path.stem not in dropped]
-
-
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    partial.replace(path)

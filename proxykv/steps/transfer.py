@@ -22,6 +22,7 @@ from proxykv.mapper.fidelity import fidelity, rank_correlation
 from proxykv.report.plots import draw_figure
 from proxykv.report.stats import mean_ci
 from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.parquet import write_csv
 from proxykv.steps.extract import stored
 
 ALL = "all"
@@ -32,8 +33,7 @@ COLUMNS = [*KEYS, "mean", "ci_low", "ci_high", "n_contexts", "tokens"]
 def transfer(run: Run) -> None:
     """Write `tables/fidelity.csv` (see `fidelity_table`) and draw it."""
     path = run.dir / "tables" / "fidelity.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fidelity_table(run).to_csv(path, index=False, float_format="%.6g")
+    write_csv(path, fidelity_table(run))
     # No rows: nothing has been decoded.
     draw_figure("transfer", pd.DataFrame(), run.dir, run.dir / "figures")
 

@@ -26,6 +26,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from proxykv.report.tables import LOW_RETENTION, read_rows
+from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
 
 
@@ -185,8 +186,7 @@ def draw_figure(name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path) -> 
     figure = draw(name, rows, run_dir)
     if figure is None:
         return []
-    out_dir.mkdir(parents=True, exist_ok=True)
     written = [out_dir / f"{name}{suffix}" for suffix in (".svg", ".png")]
     for path in written:
-        path.write_bytes(render(figure, path.suffix))
+        files.write_bytes(path, render(figure, path.suffix))
     return written
