@@ -1,4 +1,4 @@
-"""Safetensors files with named tensors and a few words of metadata."""
+"""Safetensors files: named tensors, in groups or not, with a few words of metadata. No pickle."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from proxykv.runtime import files
+
+Groups = dict[str, dict[str, Tensor]]
 
 
 def save(
@@ -22,7 +24,7 @@ def save(
     Args:
         path: the file; its folder is created.
         tensors: tensors by name.
-        metadata: strings by name, to be read without the tensors.
+        metadata: strings by name, which can be read without the tensors.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with files.atomic(path) as partial:
@@ -41,3 +43,32 @@ def opened(path: Path) -> Iterator[Any]:
     files.require_readable(path)
     with safe_open(path, "pt") as stored:
         yield stored
+
+
+def save_groups(
+    path: Path, groups: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, str]
+) -> None:
+    """Write groups of tensors, atomically; group names hold no dot."""
+    tensors = {
+        f"{group}.{name}": tensor
+        for group, members in groups.items()
+        for name, tensor in members.items()
+    }
+    save(path, tensors, metadata)
+
+
+def read_groups(path: Path, device: str) -> Groups:
+    """Read what `save_groups` wrote onto a device; empty groups are left out."""
+    groups: Groups = {}
+    for name, tensor in load_file(path, device=device).items():
+        group, _, rest = name.partition(".")
+        groups.setdefault(group, {})[rest] = tensor
+    return groups
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read a file's metadata; empty if there is no file."""
+    if not path.exists():
+        return {}
+    with opened(path) as stored:
+        return stored.metadata() or {}

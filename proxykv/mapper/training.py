@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from proxykv.config.terms import DEFAULT_WEIGHTS
-from proxykv.mapper import checkpoint
+from proxykv.mapper import tensor_file
 from proxykv.mapper.fidelity import fidelity
 from proxykv.mapper.hybrid import save_mapper
 from proxykv.mapper.loss import hybrid_loss
@@ -278,7 +278,7 @@ class Trainer:
             "optimizer": {f"{i}.{k}": v for i, part in state.items() for k, v in part.items()},
         }
         about = {"step": str(step), "best": json.dumps(self.best), "run": self._digest()}
-        checkpoint.write(self.checkpoint, groups, about)
+        tensor_file.save_groups(self.checkpoint, groups, about)
 
     def resume(self) -> int:
         """Load this run's checkpoint if there is one; return the last step done.
@@ -294,10 +294,10 @@ class Trainer:
         return step
 
     def _load(self) -> int:
-        about = checkpoint.read_about(self.checkpoint)
+        about = tensor_file.read_metadata(self.checkpoint)
         if about.get("run") != self._digest():
             return 0
-        groups = checkpoint.read(self.checkpoint, str(self.device))
+        groups = tensor_file.read_groups(self.checkpoint, str(self.device))
         self.mapper.load_state_dict(groups["model"])
         self.best, self.best_weights = json.loads(about["best"]), groups.get("best", {})
         state: dict[int, dict[str, Tensor]] = {}

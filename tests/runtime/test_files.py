@@ -23,7 +23,7 @@ from proxykv.benchmarks import tiny
 from proxykv.benchmarks.examples import Example, write_jsonl
 from proxykv.config import catalog
 from proxykv.config.run import Run
-from proxykv.mapper import checkpoint, tensor_file
+from proxykv.mapper import tensor_file
 from proxykv.mapper.fitted import save_fitted
 from proxykv.report.build import build_report
 from proxykv.report.plots import draw_figures
@@ -63,7 +63,9 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "data set": lambda folder: write_jsonl(folder / "a.jsonl", [Example("a", "t", "text")]),
     "tokenizer": tiny.save_tokenizer,
     "tensors": lambda folder: tensor_file.save(folder / "a.safetensors", TENSORS),
-    "checkpoint": lambda folder: checkpoint.write(folder / "a" / "state", {"m": TENSORS}, {}),
+    "checkpoint": lambda folder: tensor_file.save_groups(
+        folder / "a" / "state", {"m": TENSORS}, {}
+    ),
     "fitted": lambda folder: save_fitted(folder / "mapper", TENSORS, {}),
     "folder of a library": library_folder,
     "tables": lambda folder: write_tables(rows_file(folder), folder / "tables"),
@@ -159,7 +161,7 @@ def test_another_users_private_config_is_one_line(shared_folder: Path) -> None:
 
 READS = {
     "tensors": ("from proxykv.mapper.tensor_file import opened", "opened(path).__enter__()"),
-    "checkpoint": ("from proxykv.mapper.checkpoint import read_about", "read_about(path)"),
+    "checkpoint": ("from proxykv.mapper.tensor_file import read_metadata", "read_metadata(path)"),
     "fitted": ("from proxykv.mapper.fitted import load_fitted", "load_fitted(path.parent)"),
     "model": ("from proxykv.model.loading import load_model", "load_model(path.parent)"),
     "Parquet": (
