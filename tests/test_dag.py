@@ -22,7 +22,7 @@ from proxykv.mapper.corpus import context_name
 from proxykv.report.tables import LEADERBOARD_COLUMNS
 from proxykv.runtime.journal import Journal
 
-REPORTING = ["plot", "report", "table"]
+REPORTING = ["plot", "report", "tabulate"]
 CHAINS = [f"{rule} {task}" for rule in ("generate", "grade") for task in TASKS]
 
 
