@@ -34,7 +34,7 @@ class KVPress:
 
     def __init__(self, context: MethodContext, name: str, **params: Any) -> None:
         """`params`: the press's own; a press among them is written `{name: SnapKVPress, …}`."""
-        self.name, self.kvpress = name, _kvpress()
+        self.name, self.kvpress, self.ledger = name, _kvpress(), context.ledger
         self.press = self._made(name, **params)
         try:
             self.press.compression_ratio = 0.5
@@ -122,7 +122,7 @@ class KVPress:
                 where = torch.arange(len(ids), device=ids.device)
                 prefill.model.hidden(ids[None], where[None], cache)
             masked = [getattr(m, "masked_key_indices", None) for m in _attention(prefill)]
-        prefill.waive(min(prefill.seconds, clock(prefill.model.device) - start))
+        self.ledger.waive(min(prefill.seconds, clock(prefill.model.device) - start))
         return cache, masked
 
     def _made(self, name: str, **params: Any) -> Any:

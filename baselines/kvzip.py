@@ -34,6 +34,7 @@ class KVzip:
         if chunk < 1:
             raise ConfigError(f"kvzip replays chunks of at least one token, not {chunk}")
         self.chunk, self.requests, self.plus = chunk, (first, following), plus
+        self.ledger = context.ledger
 
     def score(self, prefill: Prefill) -> Scores:
         """Maximum replay attention that each KV pair receives, in [0, 1] unless `plus`."""
@@ -42,7 +43,8 @@ class KVzip:
             pairs = replays(prefill.model, prefill.context, self.chunk, *self.requests)
             return score_replays(prefill, pairs, self.plus)
 
-        return prefill.once(("kvzip", self.chunk, self.requests, self.plus), compute)
+        key = ("kvzip", self.chunk, self.requests, self.plus)
+        return self.ledger.once(prefill, key, compute)
 
 
 METHOD = KVzip

@@ -41,20 +41,20 @@ class KVzipIAM:
     def __init__(self, context: MethodContext, fitted: Path, rescaled: bool = False) -> None:
         """`rescaled`: give each head the mean and the spread that its scores had when fitted."""
         self.fitted, card = load_fitted(fitted, context.pair)
-        self.proxy, self.rescaled = context.proxy, rescaled
+        self.proxy, self.ledger, self.rescaled = context.proxy, context.ledger, rescaled
         self.key = ("kvzip_iam", card["weights_sha256"], rescaled)
-        self.during_prefill = True
+        self.signal, self.during_prefill = "kvzip", True
 
     def score(self, prefill: Prefill) -> Scores:
         """The aligned scores, where the target is."""
-        return prefill.once(self.key, lambda: self._score(prefill))
+        return self.ledger.once(prefill, self.key, lambda: self._score(prefill))
 
     def map(self, proxy_scores: ProxySignal) -> Scores:
         """`S_proxy[map(l, h)]`; rescaled, a line of it per head."""
         return _aligned(self.fitted, proxy_scores, self.rescaled)
 
     def _score(self, prefill: Prefill) -> Scores:
-        signal = self.proxy.scores(prefill, prefill.input_ids)
+        signal = self.proxy.scores(prefill, prefill.input_ids, self.signal)
         return self.map(signal).to(prefill.input_ids.device)
 
 

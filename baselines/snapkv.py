@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d, max_pool1d
 from transformers import PreTrainedModel
 
+from proxykv.model.attention import window_attention
 from proxykv.model.context_cache import ContextLayer
-from proxykv.model.loading import Model
+from proxykv.model.loading import bare_model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Ids, Scores
 from proxykv.scoring.contract import MethodContext
@@ -38,11 +39,13 @@ class SnapKV:
     def __init__(self, context: MethodContext, preset: Preset = "original") -> None:
         """`preset`: `original` (the authors' LongBench setting) or `kvpress` (its defaults)."""
         self.settings = PRESETS[preset]
+        self.ledger = context.ledger
 
     def score(self, prefill: Prefill) -> Scores:
         """Pooled attention from the window; the window itself ranks first."""
         settings = self.settings
-        return prefill.once(("snapkv", *settings.values()), lambda: _score(prefill, **settings))
+        key = ("snapkv", *settings.values())
+        return self.ledger.once(prefill, key, lambda: _score(prefill, **settings))
 
 
 def window_scores(
@@ -55,19 +58,30 @@ def window_scores(
     pooling: Pooling,
     reduce: Reduce,
 ) -> Scores:
-    """SnapKV scores of a context: `input_ids` is 1-D, prefix + context.
+    """Score a context with SnapKV (arXiv 2404.14469).
 
     Attention of the last `window` queries over all earlier keys (causal softmax in float32, window
-    keys included, then dropped), reduced over the window, pooled along tokens with `kernel`,
-    averaged over the query heads of each KV head. The window's own tokens score above all others,
-    the most recent highest.
+    keys included, then dropped), reduced over the window, pooled along tokens, averaged over the
+    query heads of each KV head. The window's own tokens score above all others, the most recent
+    highest. A context no longer than the window is ranked by recency alone.
+
+    Args:
+        model: a causal language model, loaded with `attn_implementation=proxykv.model.ATTENTION`.
+        input_ids: 1-D, prefix + context.
+        prefix_len: tokens before the context; always kept and not scored.
+        window: last tokens of the context that observe.
+        kernel: width of the pooling along tokens, odd.
+        pooling: `avg` or `max`.
+        reduce: `mean` or `sum` over the window's queries.
+
+    Returns:
+        Scores [layer, kv_head, token], float32.
 
     Raises:
-        ValueError: if the context is shorter than the window.
+        ConfigError: if the model was loaded with another attention.
     """
-    bare = Model(model, tokenizer=None, prefix=(), suffix=(), digest="")
-    filled = prefill(bare, input_ids, prefix_len, observed=window)
-    return _score(filled, window=window, kernel=kernel, pooling=pooling, reduce=reduce)
+    prefilled = prefill(bare_model(model), input_ids, prefix_len, observed=window)
+    return _score(prefilled, window=window, kernel=kernel, pooling=pooling, reduce=reduce)
 
 
 @torch.inference_mode()
@@ -75,34 +89,32 @@ def _score(
     prefill: Prefill, *, window: int, kernel: int, pooling: Pooling, reduce: Reduce
 ) -> Scores:
     n = prefill.shape[2]
-    if n < window:
-        raise ValueError(f"SnapKV observes {window} tokens, but the context has only {n}")
-    scaling = prefill.cache.layers[0].keys.shape[-1] ** -0.5
+    observed = min(window, n)
+    # Finite, above every other score, the most recent highest: a budget below the window keeps the
+    # latest tokens of it.
+    recency = torch.arange(1, observed + 1, device=prefill.input_ids.device) / observed
+    if n <= window:  # nothing but the window
+        return recency.expand(prefill.shape).clone()
     layers = [
-        _layer_scores(layer, window, kernel, pooling, reduce, scaling)
-        for layer in prefill.cache.layers
+        _layer_scores(layer, window, kernel, pooling, reduce) for layer in prefill.cache.layers
     ]
     scores = torch.stack(layers)[..., prefill.prefix_len :]
-    # Above every other score, finite, the most recent highest: a budget below the window keeps
-    # the latest tokens of it.
-    recency = torch.arange(1, window + 1, device=scores.device) / window
     last = (scores.max() + recency).expand(*scores.shape[:2], window)
     return torch.cat([scores, last], dim=-1)
 
 
 def _layer_scores(
-    layer: ContextLayer, window: int, kernel: int, pooling: Pooling, reduce: Reduce, scaling: float
+    layer: ContextLayer, window: int, kernel: int, pooling: Pooling, reduce: Reduce
 ) -> Float[Tensor, "kv_head earlier"]:
     assert layer.queries is not None
-    keys = layer.keys[0]
-    heads, total, dim = keys.shape
-    query = layer.queries[0, :, -window:].reshape(heads, -1, dim)
-    logits = (query @ keys.mT * scaling).float().view(heads, -1, window, total)
-    visible = torch.ones(window, total, dtype=torch.bool, device=keys.device).tril(total - window)
-    attention = logits.masked_fill(~visible, -torch.inf).softmax(dim=-1)[..., : total - window]
-    seen = attention.mean(dim=2) if reduce == "mean" else attention.sum(dim=2)
+    earlier = layer.length - window
     pool = avg_pool1d if pooling == "avg" else max_pool1d
-    return pool(seen, kernel, stride=1, padding=kernel // 2).mean(dim=1)
+    heads = []
+    for weights in window_attention(layer.queries[0, :, -window:], layer.keys[0]):
+        attention = weights[..., :earlier]
+        reduced = attention.mean(dim=1) if reduce == "mean" else attention.sum(dim=1)
+        heads.append(pool(reduced, kernel, stride=1, padding=kernel // 2).mean(dim=0))
+    return torch.stack(heads)
 
 
 METHOD = SnapKV

@@ -26,7 +26,7 @@ from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext
-from proxykv.scoring.hidden_states import watched
+from proxykv.scoring.hidden_states import scores_of_another_prefill
 
 VARIANTS = {
     "surrogate": {"scope": "global", "fitted_id": "surrogate", "inputs": True},
@@ -59,10 +59,13 @@ class Surrogate:
         """
         self.net, card = _load(fitted, context.pair)
         self.key = ("surrogate", card["weights_sha256"])
+        self.ledger = context.ledger
 
     def score(self, prefill: Prefill) -> Scores:
-        """Found where the prefill was watched; otherwise from another prefill."""
-        return prefill.once(self.key, lambda: watched(prefill, self.score_layer))
+        """Scores from the context's prefill, or from another one if that was not read."""
+        return self.ledger.once(
+            prefill, self.key, lambda: scores_of_another_prefill(prefill, self.score_layer)
+        )
 
     def score_layer(
         self, layer: int, inputs: Float[Tensor, "token width"]

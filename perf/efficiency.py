@@ -22,11 +22,10 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
-from schedules import PHASES, Case, add_common, timed
+from schedules import PHASES, Case, add_common
 from shapes import FAMILIES, random_model
 from transformers import DynamicCache
 
-from baselines.snapkv import SnapKV
 from proxykv.mapper.hybrid import build_mapper
 from proxykv.model.devices import clock, device_of
 from proxykv.model.loading import Model
@@ -49,23 +48,15 @@ Line = dict[str, Any]
 
 
 class Requests(Case):
-    """What is measured at one length; every case fills its timeline."""
-
-    def snapkv(self, timeline: Timeline) -> None:
-        device = self.target.device
-        with timeline.phase("target_prefill", device):
-            filled = prefill(self.target, self.ids, self.prefix_len)
-        with timeline.phase("target_scoring", device):
-            scores = SnapKV(None).score(filled)  # type: ignore[arg-type]  (uses no bench)
-        self._prune(filled.cache, scores, timeline, "head")
+    """What is measured at one length; a case returns its timeline."""
 
     def cases(self) -> dict[str, Callable[[], Timeline]]:
         return {
-            "full": lambda: timed(self.target_alone),
-            "snapkv": lambda: timed(self.snapkv),
-            "kvzip": lambda: timed(self.kvzip),
-            "proxykv": lambda: self.proxykv("sequential")[0],
-            "proxykv, parallel": lambda: self.proxykv("parallel")[0],
+            "full": self.target_alone,
+            "snapkv": lambda: self.pruned("snapkv"),
+            "kvzip": lambda: self.pruned("kvzip"),
+            "proxykv": lambda: self.pruned("proxykv", "sequential"),
+            "proxykv, parallel": lambda: self.pruned("proxykv", "parallel"),
         }
 
 
@@ -92,7 +83,7 @@ def measured(name: str, options: argparse.Namespace) -> Iterator[Line]:
         random_model(config, options.dtype, place)
         for config, place in zip((family.target, family.proxy), places, strict=True)
     )
-    mapper = build_mapper(family.mapper).eval().to(proxy.device)
+    mapper = build_mapper(family.mapper)
     about = {
         "family": name,
         "dtype": options.dtype,
@@ -154,13 +145,13 @@ def decoding(requests: Requests) -> Iterator[tuple[str, str, float]]:
         case = "full" if retention == 1 else f"pruned to {retention}"
         emptied()
         try:
-            filled = prefill(target, requests.ids, requests.prefix_len)
+            filled = prefill(target, requests.ids, len(target.prefix))
             if retention == 1:
                 yield case, "decode", a_token_of_transformers(target, filled)
             else:
                 noise = torch.rand(filled.shape, device=target.device)
                 keep = select(noise, retention, "global")
-                cache = PrunedCache(filled.cache, requests.prefix_len, keep)
+                cache = PrunedCache(filled.cache, len(target.prefix), keep)
                 yield case, "decode", a_token(target, cache, filled)
         except torch.OutOfMemoryError:
             yield case, OUT_OF_MEMORY, 1.0

@@ -15,24 +15,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
 
 import torch
 from matplotlib.figure import Figure
 from shapes import Family
 
-from proxykv.mapper.hybrid import Mapper, build_mapper, load_mapper
+from proxykv.config.run import methods_of
+from proxykv.mapper.hybrid import Mapper, build_mapper, save_mapper
 from proxykv.model.loading import Model, load_model
-from proxykv.model.prefill import prefill
-from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.tensors import Ids, Keep, Scores
-from proxykv.scoring.kvzip import replays, score_replays
-from proxykv.scoring.proxy_pipeline import Schedule, prefill_and_score, proxy_scores
-from proxykv.scoring.selection import Scope, select
+from proxykv.scoring.contract import MethodContext, ProxyScorer
+from proxykv.scoring.engine import ContextAtWork, Engine
+from proxykv.scoring.ledger import Ledger
+from proxykv.scoring.proxy import Proxy, Schedule, proxy_signals
 from proxykv.scoring.timeline import Timeline
 from proxykv.steps.provenance import commit, device_name
 
@@ -48,7 +48,7 @@ RATIOS = {
 }
 PHASES = {
     "target_prefill": "#0072B2",
-    "target_scoring": "#56B4E9",
+    "scoring": "#56B4E9",
     "proxy_prefill": "#D55E00",
     "proxy_scoring": "#E69F00",
     "mapper": "#009E73",
@@ -58,55 +58,51 @@ PHASES = {
 SIDES = {"target": {"target_prefill"}, "proxy": {"proxy_prefill", "proxy_scoring", "mapper"}}
 
 
-@dataclass(frozen=True)
 class Case:
-    """A pair and a context of random ids, on which time depends no less than on a text's."""
+    """A pair and a context of random ids; time does not depend on what a text says."""
 
-    target: Model
-    proxy: Model
-    mapper: Mapper
-    ids: Ids
-    retention: float
+    def __init__(
+        self, target: Model, proxy: Model, mapper: Path | Mapper, ids: Ids, retention: float
+    ) -> None:
+        """`mapper`: a trained mapper's folder, or an untrained mapper, which takes as long."""
+        self.target, self.proxy, self.ids, self.retention = target, proxy, ids, retention
+        self.engines = {s: _engine(proxy, mapper, s) for s in get_args(Schedule)}
 
-    @property
-    def prefix_len(self) -> int:
-        return len(self.target.prefix)
+    def target_alone(self) -> Timeline:
+        return self.engines["sequential"].read(self.target, self.ids, []).timeline
 
-    def target_alone(self, timeline: Timeline) -> None:
-        with timeline.phase("target_prefill", self.target.device):
-            prefill(self.target, self.ids, self.prefix_len)
-
-    def proxy_alone(self, timeline: Timeline) -> None:
+    def proxy_alone(self) -> Timeline:
+        timeline = Timeline()
         ids = self.ids.to(self.proxy.device)
-        scores = proxy_scores(self.target, self.proxy, ids, self.prefix_len, timeline)
-        with timeline.phase("mapper", self.proxy.device):
-            self.mapper.score(scores)
+        prefix_len = len(self.target.prefix)
+        signals = proxy_signals(self.target, self.proxy, ids, prefix_len, {"kvzip"}, timeline)
+        scorer = self.engines["sequential"].scorers["proxykv"]
+        assert isinstance(scorer, ProxyScorer)
+        with timeline.phase("mapper", self.proxy.device, "proxykv"):
+            scorer.map(signals["kvzip"])
+        return timeline
 
-    def kvzip(self, timeline: Timeline) -> None:
-        device = self.target.device
-        with timeline.phase("target_prefill", device):
-            filled = prefill(self.target, self.ids, self.prefix_len)
-        with timeline.phase("target_scoring", device):
-            scores = score_replays(filled, replays(self.target, filled.context))
-        self._prune(filled.cache, scores, timeline)
+    def pruned(self, method: str, schedule: Schedule = "sequential") -> Timeline:
+        """Read, score, select and prune with a method."""
+        return self.work(method, schedule)[0].timeline
 
-    def proxykv(self, schedule: Schedule) -> tuple[Timeline, Scores, Keep]:
-        maps = {"proxykv": self.mapper.score}
-        request = prefill_and_score(
-            self.target, self.proxy, self.ids, self.prefix_len, maps, schedule
-        )
-        scores = request.mapped["proxykv"].to(self.target.device)
-        keep = self._prune(request.prefill.cache, scores, request.timeline)
-        return request.timeline, scores, keep
+    def work(self, method: str, schedule: Schedule = "sequential") -> tuple[ContextAtWork, Keep]:
+        engine = self.engines[schedule]
+        work = engine.read(self.target, self.ids, [method])
+        _, keep = work.prune(method, self.retention, engine.methods[method].scope)
+        return work, keep
 
-    def _prune(
-        self, cache: Any, scores: Scores, timeline: Timeline, scope: Scope = "global"
-    ) -> Keep:
-        with timeline.phase("select", self.target.device):
-            keep = select(scores, self.retention, scope)
-        with timeline.phase("prune", self.target.device):
-            PrunedCache(cache, self.prefix_len, keep)
-        return keep
+
+def _engine(proxy: Model, mapper: Path | Mapper, schedule: Schedule) -> Engine:
+    ledger = Ledger()
+    small = Proxy(lambda: proxy, ledger)
+    with TemporaryDirectory() as folder:
+        if not isinstance(mapper, Path):
+            save_mapper(Path(folder), mapper, {"training": {"signal": "kvzip"}})
+            mapper = Path(folder)
+        methods = methods_of(["snapkv", "kvzip", "proxykv"])
+        context = MethodContext({"proxykv": mapper}, small, methods, {}, seed=0, ledger=ledger)
+        return Engine(context, small, schedule)
 
 
 def main() -> None:
@@ -114,7 +110,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     case = loaded(options)
     for schedule in ("sequential", "parallel"):  # warm up
-        case.proxykv(schedule)
+        case.pruned("proxykv", schedule)
     turns = [turn(case, options.threads) for _ in range(options.repeats)]
     figures = summary(turns)
     report = {
@@ -131,46 +127,46 @@ def main() -> None:
         **figures,
         "timelines": [{name: timeline.record() for name, timeline in t.items()} for t in turns],
     }
-    told(report)
+    show(report)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    drawn(turns, options).savefig(options.out.with_suffix(".svg"), bbox_inches="tight")
+    draw(turns, options).savefig(options.out.with_suffix(".svg"), bbox_inches="tight")
 
 
 def turn(case: Case, threads: int) -> Turn:
     """Every case once."""
     single = {
-        "target alone": timed(case.target_alone),
-        "proxy alone": timed(case.proxy_alone),
-        "sequential": case.proxykv("sequential")[0],
-        "parallel": case.proxykv("parallel")[0],
-        "kvzip": timed(case.kvzip),
+        "target alone": case.target_alone(),
+        "proxy alone": case.proxy_alone(),
+        "sequential": case.pruned("proxykv", "sequential"),
+        "parallel": case.pruned("proxykv", "parallel"),
+        "kvzip": case.pruned("kvzip"),
     }
     torch.set_num_threads(2 * threads)
     double = {
-        "sequential x2": case.proxykv("sequential")[0],
-        "kvzip x2": timed(case.kvzip),
+        "sequential x2": case.pruned("proxykv", "sequential"),
+        "kvzip x2": case.pruned("kvzip"),
     }
     torch.set_num_threads(threads)
     return single | double
 
 
-def timed(run: Callable[[Timeline], None]) -> Timeline:
-    run(timeline := Timeline())
-    return timeline
+def scored(case: Case, schedule: Schedule) -> tuple[Scores, Keep]:
+    work, keep = case.work("proxykv", schedule)
+    return work.scores("proxykv")[0], keep
 
 
 def agreement(case: Case, threads: int) -> dict[str, Any]:
     """Whether the schedules agree, at equal threads and at twice as many."""
-    _, scores, keep = case.proxykv("sequential")
-    _, parallel, _ = case.proxykv("parallel")
+    scores, keep = scored(case, "sequential")
+    parallel, _ = scored(case, "parallel")
     torch.set_num_threads(2 * threads)
-    _, other, others = case.proxykv("sequential")
+    other, other_keep = scored(case, "sequential")
     torch.set_num_threads(threads)
     return {
         "bits, at equal threads": torch.equal(scores, parallel),
         "largest difference at twice the threads": (scores - other).abs().max().item(),
-        "kept sets at twice the threads": torch.equal(keep, others),
+        "kept sets at twice the threads": torch.equal(keep, other_keep),
     }
 
 
@@ -206,7 +202,7 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
-def told(report: dict[str, Any]) -> None:
+def show(report: dict[str, Any]) -> None:
     for section, unit in (("seconds", " s"), ("phases", " s"), ("ratios", "")):
         print(f"\n{section}")
         for name, s in report[section].items():
@@ -216,7 +212,7 @@ def told(report: dict[str, Any]) -> None:
         print(f"  {name:48} {value}")
 
 
-def drawn(turns: Sequence[Turn], options: argparse.Namespace) -> Figure:
+def draw(turns: Sequence[Turn], options: argparse.Namespace) -> Figure:
     """The timelines of the turn whose parallel case is the median one."""
     chosen = sorted(turns, key=lambda t: t["parallel"].end)[len(turns) // 2]
     figure = Figure(figsize=(8, 2.8))
@@ -246,11 +242,8 @@ def loaded(options: argparse.Namespace) -> Case:
         load_model(options.pair / role, dtype=options.dtype, device=places[role])
         for role in ("target", "proxy")
     )
-    if options.mapper:
-        mapper = load_mapper(options.mapper, device=proxy.device)[0]
-    else:  # an untrained one takes as long
-        family = Family(target.net.config, proxy.net.config)
-        mapper = build_mapper(family.mapper).to(proxy.device).eval()
+    family = Family(target.net.config, proxy.net.config)
+    mapper = options.mapper or build_mapper(family.mapper)
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(len(target.tokenizer), (options.tokens,), generator=generator)
     ids = torch.cat([torch.tensor(target.prefix, dtype=torch.long), words]).to(target.device)

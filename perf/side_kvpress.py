@@ -28,7 +28,7 @@ class Timed(KVzipPress):
             super()._perform_kvzip_compression(*args)
 
 
-class Side:
+class KVPressSide:
     """Measurements on one model."""
 
     def __init__(self, net: Any) -> None:
@@ -92,6 +92,6 @@ if __name__ == "__main__":
     folder, dtype, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-    side = Side(net.eval().requires_grad_(False))
+    side = KVPressSide(net.eval().requires_grad_(False))
     measures = {"kvzip": side.kvzip, "snapkv": side.snapkv, "full": side.full, "sweep": side.sweep}
     serve(measures, len(AutoTokenizer.from_pretrained(folder)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +12,52 @@ from side import QUESTION, RETENTION, RETENTIONS, STEPS, Watch, serve
 from torch import Tensor
 from transformers import DynamicCache
 
-from baselines.snapkv import PRESETS, SnapKV
+from baselines.snapkv import PRESETS
+from proxykv.config.run import methods_of
 from proxykv.model.context_cache import ATTENTION
-from proxykv.model.decode import TokenizedQuestion, answer
+from proxykv.model.decode import TokenizedQuestion
 from proxykv.model.loading import Model, load_model
-from proxykv.model.prefill import Prefill, prefill
+from proxykv.model.prefill import Prefill
 from proxykv.model.pruned_cache import PrunedCache
-from proxykv.scoring.kvzip import replays, score_replays
-from proxykv.scoring.selection import select
+from proxykv.model.tensors import Keep
+from proxykv.scoring.contract import MethodContext
+from proxykv.scoring.engine import ContextAtWork, Engine
+from proxykv.scoring.kvzip import replays
+from proxykv.scoring.ledger import Ledger
+from proxykv.scoring.proxy import Proxy
 
 CHUNK = 2048
 """kvpress' chunk, so that both replay the same."""
 
 
-class Side:
+METHODS = {
+    "kvzip": {"id": "kvzip_kvpress", "base": "kvzip", "params": {"chunk": CHUNK}},
+    "snapkv": {"id": "snapkv_kvpress", "base": "snapkv", "params": {"preset": "kvpress"}},
+    "full": "full",
+}
+
+
+class OurSide:
     """Measurements on one model."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        ledger = Ledger()
+        no_proxy = Proxy(lambda: model, ledger)
+        methods = methods_of(list(METHODS.values()))
+        context = MethodContext({}, no_proxy, methods, {}, seed=0, ledger=ledger)
+        self.engine = Engine(context, no_proxy, "sequential")
 
     def kvzip(self, context: Tensor, question: Tensor, watch: Watch) -> None:
         """Prefill, scoring, a bare forward of the same replays, and tokens from a pruned cache."""
         with watch.time("prefill"):
-            filled = prefill(self.model, context, 0)
+            work = self._read(context)
         with watch.time("scoring"):
-            pairs = replays(self.model, context, CHUNK)
-            scores = score_replays(filled, pairs)
-        self._bare(filled, [ids for _, ids in pairs], watch)
-        cache = PrunedCache(filled.cache, 0, select(scores, RETENTION, "global"))
-        del filled
+            work.scores("kvzip_kvpress")
+        inputs = [ids for _, ids in replays(self.model, context, CHUNK)]
+        self._bare(work.prefill, inputs, watch)
+        cache, _ = work.prune("kvzip_kvpress", RETENTION, "global")
+        del work
         token = self._step(question, len(context), cache)
         for step in range(STEPS):
             with watch.time("decode"):
@@ -47,35 +65,41 @@ class Side:
 
     def snapkv(self, context: Tensor, question: Tensor, watch: Watch) -> None:
         with watch.time("snapkv"):
-            filled = prefill(self.model, context, 0)
-            select(SnapKV(None, "kvpress").score(filled), RETENTION, "head")  # type: ignore[arg-type]
+            self._keeps(self._read(context), "snapkv_kvpress", [RETENTION])
 
     def full(self, context: Tensor, question: Tensor, watch: Watch) -> None:
         """One run from the full cache."""
         with watch.time("full"):
-            filled = prefill(self.model, context, 0)
-            cache = PrunedCache(filled.cache, 0, torch.ones(filled.shape, dtype=torch.bool))
-            del filled
+            work = self._read(context)
+            cache, _ = work.prune("full", 1.0, "none")
+            del work
             token = self._step(question, len(context), cache)
             for step in range(STEPS):
                 token = self._step(token, len(context) + QUESTION + step, cache)
 
     def sweep(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """All retentions, and the full cache beside them, in one batch."""
+        """All retentions and the full cache in one batch."""
         with watch.time("sweep"):
             with watch.time("sweep_prefill"):
-                filled = prefill(self.model, context, 0)
+                work = self._read(context)
             with watch.time("sweep_scoring"):
-                scores = score_replays(filled, replays(self.model, context, CHUNK))
+                work.scores("kvzip_kvpress")
             with watch.time("sweep_decode"):
-                keeps = [select(scores, retention, "global") for retention in RETENTIONS]
-                ask = TokenizedQuestion(tuple(question.tolist()), (1,), STEPS)
-                answer(filled, keeps, [ask], batch_rows=len(keeps) + 1)
+                keeps = self._keeps(work, "kvzip_kvpress", RETENTIONS)
+                asked = TokenizedQuestion(tuple(question.tolist()), (1,), STEPS)
+                work.answers(keeps, [asked], batch_rows=len(keeps) + 1)
 
-    def _bare(self, filled: Prefill, inputs: list[Tensor], watch: Watch) -> None:
+    def _read(self, context: Tensor) -> ContextAtWork:
+        return self.engine.read(self.model, context, [])
+
+    def _keeps(self, work: ContextAtWork, method: str, retentions: Iterable[float]) -> list[Keep]:
+        wanted = [(self.engine.methods[method], retention) for retention in retentions]
+        return [pruning.keep for pruning in work.prunings(wanted)]
+
+    def _bare(self, prefilled: Prefill, inputs: list[Tensor], watch: Watch) -> None:
         """The replays through transformers' own body and attention, on the same cache."""
         cache = DynamicCache()
-        for i, layer in enumerate(filled.cache.layers):
+        for i, layer in enumerate(prefilled.cache.layers):
             cache.update(layer.keys, layer.values, i)
         net: Any = self.model.net
         net.set_attn_implementation("sdpa")
@@ -83,7 +107,7 @@ class Side:
             for ids in inputs:
                 with watch.time("bare"):
                     net.base_model(ids[None], past_key_values=cache)
-                cache.crop(len(filled.input_ids))
+                cache.crop(len(prefilled.input_ids))
         finally:
             net.set_attn_implementation(ATTENTION)
 
@@ -100,6 +124,6 @@ if __name__ == "__main__":
     # Every token is decoded, whatever it is.
     model.net.generation_config.eos_token_id = None  # type: ignore[union-attr]
     assert PRESETS["kvpress"]["window"] == 64
-    side = Side(model)
+    side = OurSide(model)
     measures = {"kvzip": side.kvzip, "snapkv": side.snapkv, "full": side.full, "sweep": side.sweep}
     serve(measures, len(model.tokenizer))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from proxykv.mapper.hybrid import Mapper, load_mapper
+from proxykv.config.run import methods_of
+from proxykv.mapper.fitted import load_card
+from proxykv.model.decode import answer_from
 from proxykv.model.loading import (
     Model,
     context_ids,
@@ -20,9 +20,14 @@ from proxykv.model.loading import (
 )
 from proxykv.model.pruned_cache import PrunedCache
 from proxykv.runtime.errors import ConfigError
-from proxykv.scoring.proxy_pipeline import Schedule, prefill_and_score
-from proxykv.scoring.selection import Scope, select
+from proxykv.scoring.contract import MethodContext
+from proxykv.scoring.engine import Engine
+from proxykv.scoring.ledger import Ledger
+from proxykv.scoring.proxy import Proxy, Schedule
+from proxykv.scoring.selection import Scope
 from proxykv.scoring.timeline import Timeline
+
+METHOD = "proxykv"
 
 
 def load_pair(
@@ -36,23 +41,23 @@ def load_pair(
 ) -> Pair:
     """Load a target, its proxy, and the mapper that was trained for exactly these two.
 
-    Precision and chat template are the ones of the mapper's training, as its card says.
+    Precision and chat template are those of the mapper's training; its card states them.
 
     Args:
         target: transformers folder (safetensors and tokenizer).
         proxy: the same for the small model.
         mapper: folder of a trained mapper.
-        device: the target's; `auto` is the machine's accelerator if it has one.
-        proxy_device: the proxy's and the mapper's, if it is another one.
+        device: the target's device; `auto` is the machine's accelerator if it has one.
+        proxy_device: device of the proxy and the mapper, if it is another one.
         schedule: `parallel` lets the proxy score while the target prefills.
 
     Raises:
-        ConfigError: if a folder is not what it should be, or the mapper is another pair's.
+        ConfigError: if a folder is not what it should be, or the mapper belongs to another pair.
     """
     folders = {"target": Path(target), "proxy": Path(proxy)}
     # Digests first: a wrong pair is refused before its weights are loaded.
     pair = {f"{role}_hash": weights_digest(folder) for role, folder in folders.items()}
-    trained, card = load_mapper(Path(mapper), expected=pair)
+    card = load_card(Path(mapper), expected=pair)
     places = {"target": device, "proxy": proxy_device or device}
     models = {
         role: load_model(folder, device=places[role], **_prompting(card["models"][role]))
@@ -60,53 +65,65 @@ def load_pair(
     }
     tokenizer = models["target"].tokenizer
     require_shared_vocabulary(tokenizer, models["proxy"].tokenizer)
-    if vocabulary_hash(tokenizer) != card["vocab_hash"]:
+    pair["vocab_hash"] = vocabulary_hash(tokenizer)
+    if pair["vocab_hash"] != card["vocab_hash"]:
         raise ConfigError(f"{mapper}: mapper was trained with another tokenizer than {target} has")
-    trained = trained.to(models["proxy"].device)
-    return Pair(models["target"], models["proxy"], trained, card, schedule)
+    ledger = Ledger()
+    small = Proxy(lambda: models["proxy"], ledger)
+    context = MethodContext(
+        fitted={METHOD: Path(mapper)},
+        proxy=small,
+        methods=methods_of([METHOD]),
+        pair=pair,
+        seed=0,
+        ledger=ledger,
+    )
+    return Pair(models["target"], Engine(context, small, schedule), card)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A target with the proxy and the mapper that score for it; `card` is the mapper's."""
+    """A target, with the engine whose proxy and mapper score for it.
+
+    Attributes:
+        target: reads and answers.
+        engine: scores contexts.
+        card: the mapper's card.
+    """
 
     target: Model
-    proxy: Model
-    mapper: Mapper
+    engine: Engine
     card: Mapping[str, Any]
-    schedule: Schedule = "sequential"
 
     def prune(self, text: str, retention: float, scope: Scope = "global") -> PrunedContext:
-        """Read a text and keep the share `retention` of its KV pairs, in (0, 1].
+        """Read a text and keep the share `retention` of its KV pairs.
 
-        `scope`: whether one budget is shared by all heads, by a layer's, or every head has its own.
+        Args:
+            text: the context.
+            retention: share of the KV pairs to keep, in (0, 1].
+            scope: whether all heads share one budget (`global`), the heads of a layer (`layer`),
+                or every head has an equal one (`head`).
 
         Raises:
             ValueError: if the text is empty, or retention or scope is not valid.
             SideError: in the parallel schedule, naming the model that failed.
         """
-        target = self.target
-        ids, prefix_len = context_ids(target, text), len(target.prefix)
-        maps = {"proxykv": self.mapper.score}
-        seen = self.card["training"]["signal"]
-        request = prefill_and_score(
-            target, self.proxy, ids, prefix_len, maps, self.schedule, signal=seen
-        )
-        timeline = request.timeline
-        with timeline.phase("select", target.device):
-            scores = request.mapped["proxykv"].to(target.device)
-            keep = select(scores, retention, scope)
-        with timeline.phase("prune", target.device):
-            cache = PrunedCache(request.prefill.cache, prefix_len, keep)
-        return PrunedContext(target, cache, len(ids), keep.float().mean().item(), timeline)
+        work = self.engine.read(self.target, context_ids(self.target, text), [METHOD])
+        cache, keep = work.prune(METHOD, retention, scope)
+        tokens = len(work.prefill.input_ids)
+        return PrunedContext(self.target, cache, tokens, keep.float().mean().item(), work.timeline)
 
 
 @dataclass(frozen=True)
 class PrunedContext:
-    """A text that the target has read, of which it keeps a part; the rest's memory is free.
+    """A text that the target has read, of which it keeps a part; the other part's memory is free.
 
-    `tokens`: prefix and context before pruning; `retention`: share of the context's KV pairs that
-    is left; `timeline`: what reading and pruning did when.
+    Attributes:
+        model: the target.
+        cache: the kept keys and values.
+        tokens: prefix and context before pruning.
+        retention: share of the context's KV pairs that is left.
+        timeline: start and end of every phase of reading and pruning.
     """
 
     model: Model
@@ -115,31 +132,20 @@ class PrunedContext:
     retention: float
     timeline: Timeline
 
-    @torch.inference_mode()
     def ask(self, question: str, max_new_tokens: int = 128) -> str:
-        """The target's greedy answer; nothing of it is left when the next question comes.
+        """Answer a question greedily; questions do not influence one another.
 
         Raises:
             ValueError: if there is nothing to read after the context.
         """
-        model, device = self.model, self.model.device
-        ids = [*model.encode(question), *model.suffix]
-        if not ids:
+        prompt = [*self.model.encode(question), *self.model.suffix]
+        if not prompt:
             raise ValueError("the question is empty: there is nothing to answer")
-        self.cache.reset()
-        where, written = self.tokens, []
-        while len(written) < max_new_tokens:
-            places = torch.arange(where, where + len(ids), device=device)
-            hidden = model.hidden(torch.tensor([ids], device=device), places[None], self.cache)
-            token = int(model.logits(hidden[:, -1]).argmax())
-            if token in model.stop_ids:
-                break
-            written.append(token)
-            where, ids = where + len(ids), [token]
-        return model.decode(written)
+        ids = answer_from(self.model, self.cache, self.tokens, prompt, max_new_tokens)
+        return self.model.decode(ids)
 
 
 def _prompting(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a model's numbers, of its entry in a family file."""
+    """Settings of a family file's entry that decide a model's numbers."""
     settings = ("dtype", "chat", "chat_options", "rope_scaling")
     return {name: entry[name] for name in settings if name in entry}

@@ -16,7 +16,7 @@ pytest_plugins = ["method_fixture", "checkout"]
 torch.set_num_threads(1)
 SHAPED = {
     "model": ("attention", "context_cache", "decode", "prefill", "pruned_cache", "sweep_cache"),
-    "scoring": ("hidden_states", "kvzip", "proxy_pipeline", "selection"),
+    "scoring": ("hidden_states", "kvzip", "proxy", "selection"),
     "mapper": ("fidelity", "hybrid", "layer_inputs", "loss", "proxykv"),
 }
 # Before any test module imports the package.

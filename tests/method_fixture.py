@@ -22,7 +22,8 @@ from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Scores
 from proxykv.scoring.contract import MethodContext, build, scores_of
 from proxykv.scoring.kvzip import replays, score_replays
-from proxykv.scoring.proxy_pipeline import Proxy, proxy_scores
+from proxykv.scoring.ledger import Ledger
+from proxykv.scoring.proxy import Proxy, proxy_signals
 
 PREFIX = 3
 RETENTION = 0.13
@@ -125,7 +126,7 @@ def method_context(
         filled = prefill(target, ids, PREFIX)
         scores = {
             "target": score_replays(filled, replays(target, filled.context)),
-            "proxy": proxy_scores(target, proxy, ids, PREFIX),
+            "proxy": proxy_signals(target, proxy, ids, PREFIX, {"kvzip"})["kvzip"],
         }
         save_file({name: t.half().contiguous() for name, t in scores.items()}, path)
         save_file(sample_inputs(target, ids, PREFIX, path.name), inputs_file(path))
@@ -133,7 +134,8 @@ def method_context(
         module = importlib.import_module(catalog.module_of(run.methods[fitted_id].base)[0])
         module.fit(files, folder / fitted_id, QUICK, PAIR)
     fitted = {name: folder / name for name in run.fitted_ids}
-    return MethodContext(fitted, Proxy(lambda: proxy), run.methods, PAIR, seed=0)
+    ledger = Ledger()
+    return MethodContext(fitted, Proxy(lambda: proxy, ledger), run.methods, PAIR, 0, ledger)
 
 
 def fill(target: Model, text: str, other: str | None = None) -> Prefill:

@@ -6,21 +6,22 @@ import gc
 import json
 import shutil
 import weakref
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 import proxykv
 from proxykv.benchmarks import tiny
 from proxykv.config import catalog
+from proxykv.mapper.hybrid import load_mapper, save_mapper
 from proxykv.model.context_cache import ContextCache
 from proxykv.model.decode import TokenizedQuestion, answer
 from proxykv.model.loading import context_ids
 from proxykv.model.prefill import prefill
 from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.proxy import proxy_signals
 from proxykv.scoring.selection import select
 
 TINY = catalog.ROOT / "models" / "tiny"
@@ -46,11 +47,15 @@ def text() -> str:
     return example.context
 
 
-def test_answers_are_those_of_the_harness(pair: proxykv.Pair, text: str) -> None:
+def test_answers_are_those_of_the_harness(pair: proxykv.Pair, text: str, trained: Path) -> None:
     """Several questions, each answered as if it were the only one."""
     target = pair.target
     filled = prefill(target, context_ids(target, text), len(target.prefix))
-    scores = pair.mapper.score(pair_scores(pair, text))
+    mapper, _ = load_mapper(trained / MAPPER)
+    proxy = pair.engine.proxy.model
+    ids = context_ids(target, text)
+    signals = proxy_signals(target, proxy, ids, len(target.prefix), {"kvzip"})
+    scores = mapper.score(signals["kvzip"])
     keep = select(scores, RETENTION, "head")
     questions = [f"Question : code {key}" for key in ("Fivu", "Lado", "Fivu")]
     asks = [TokenizedQuestion(target.encode(question), (), 6) for question in questions]
@@ -62,16 +67,13 @@ def test_answers_are_those_of_the_harness(pair: proxykv.Pair, text: str) -> None
     assert context.ask(questions[0], max_new_tokens=1) == target.decode(list(expected[0].ids[:1]))
 
 
-def pair_scores(pair: proxykv.Pair, text: str) -> torch.Tensor:
-    from proxykv.scoring.proxy_pipeline import proxy_scores
-
-    ids = context_ids(pair.target, text)
-    return proxy_scores(pair.target, pair.proxy, ids, len(pair.target.prefix))
-
-
-def test_the_mapper_reads_what_it_was_trained_on(pair: proxykv.Pair, text: str) -> None:
-    other = {**pair.card, "training": {**pair.card["training"], "signal": "prefill"}}
-    bits = [p.prune(text, RETENTION).cache.layers for p in (pair, replace(pair, card=other))]
+def test_the_mapper_reads_what_it_was_trained_on(
+    pair: proxykv.Pair, text: str, trained: Path, tmp_path: Path
+) -> None:
+    mapper, card = load_mapper(trained / MAPPER)
+    save_mapper(tmp_path, mapper, {**card, "training": {**card["training"], "signal": "prefill"}})
+    other = proxykv.load_pair(TINY / "target", TINY / "proxy", tmp_path, device="cpu")
+    bits = [p.prune(text, RETENTION).cache.layers for p in (pair, other)]
     assert any(a.counts != b.counts for a, b in zip(*bits, strict=True))
 
 
@@ -98,8 +100,11 @@ def test_what_is_pruned_is_free(
 
 
 @pytest.mark.parametrize("schedule", ["sequential", "parallel"])
-def test_the_timeline_tells_all_phases(pair: proxykv.Pair, text: str, schedule: str) -> None:
-    timeline = replace(pair, schedule=schedule).prune(text, RETENTION).timeline
+def test_the_timeline_tells_all_phases(trained: Path, text: str, schedule: Any) -> None:
+    pair = proxykv.load_pair(
+        TINY / "target", TINY / "proxy", trained / MAPPER, device="cpu", schedule=schedule
+    )
+    timeline = pair.prune(text, RETENTION).timeline
     spans = {span.phase: span for span in timeline.spans}
     ours = ["target_prefill", "select", "prune"]
     theirs = ["proxy_prefill", "proxy_scoring", "mapper", "select"]

@@ -20,7 +20,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from proxykv.config.run import methods_of
-from proxykv.model.decode import TokenizedQuestion, answer
+from proxykv.model.decode import TokenizedQuestion
 from proxykv.model.loading import (
     Model,
     context_ids,
@@ -28,11 +28,11 @@ from proxykv.model.loading import (
     require_shared_vocabulary,
     weights_digest,
 )
-from proxykv.model.prefill import prefill
 from proxykv.runtime.errors import ConfigError
-from proxykv.scoring.contract import MethodContext, build, scores_of
-from proxykv.scoring.proxy_pipeline import Proxy
-from proxykv.scoring.selection import Scope, select
+from proxykv.scoring.contract import MethodContext
+from proxykv.scoring.engine import Engine
+from proxykv.scoring.ledger import Ledger
+from proxykv.scoring.proxy import Proxy
 
 TASKS = Path(__file__).with_name("lm_eval_tasks")
 """The benchmarks of this project as lm-eval tasks."""
@@ -100,26 +100,30 @@ class PrunedLM(LM):
             raise ConfigError(f"method {method!r} is fitted: model_args need proxy= and mapper=")
         self.model = load_model(Path(target), dtype=dtype, device=device)
         self.templated = False
-        self.scorer = build(self.method, self._bench(proxy, mapper, dtype, device, int(seed)))
+        self.engine = self._engine(proxy, mapper, dtype, device, int(seed))
 
-    def _bench(
+    def _engine(
         self, proxy: str | None, mapper: str | None, dtype: str, device: str, seed: int
-    ) -> MethodContext:
-        def small() -> Model:
+    ) -> Engine:
+        def load_proxy() -> Model:
             model = load_model(Path(str(proxy)), dtype=dtype, device=device)
             require_shared_vocabulary(self.model.tokenizer, model.tokenizer)
             return model
 
-        return MethodContext(
+        ledger = Ledger()
+        small = Proxy(load_proxy, ledger)
+        context = MethodContext(
             fitted={str(self.method.fitted_id): Path(str(mapper))},
-            proxy=Proxy(small),
+            proxy=small,
             methods={self.method.id: self.method},
             pair={
                 "target_hash": self.model.digest,
                 "proxy_hash": weights_digest(Path(proxy)) if proxy else "",
             },
             seed=seed,
+            ledger=ledger,
         )
+        return Engine(context, small, "sequential")
 
     @property
     def tokenizer_name(self) -> str:
@@ -184,21 +188,17 @@ class PrunedLM(LM):
         model = self.model
         opening = model.tokenizer.decode(list(model.prefix)) if self.templated else ""
         ids = context_ids(model, context.removeprefix(opening))
-        filled = prefill(model, ids, len(model.prefix))
-        keep = select(scores_of(self.scorer, filled), self.retention, _scope(self.method.scope))
+        work = self.engine.read(model, ids, [self.method.id])
+        (pruning,) = work.prunings([(self.method, self.retention)])
         # The chat template's closing part is in the prompt already.
-        asks = [
+        questions = [
             TokenizedQuestion(model.encode(question), (), _limit(request.args[1]))
             for question, request in asked
         ]
-        answers = answer(filled, [keep], asks, BATCH_ROWS)
+        answers = work.answers([pruning.keep], questions, BATCH_ROWS)
         texts = [model.decode(list(given[1].ids)) for given in answers]
         stops = [request.args[1].get("until") or [] for _, request in asked]
         return [_cut(text, until) for text, until in zip(texts, stops, strict=True)]
-
-
-def _scope(scope: str) -> Scope:
-    return "global" if scope == "none" else scope  # type: ignore[return-value]
 
 
 def _limit(settings: Mapping[str, Any]) -> int:

@@ -37,10 +37,31 @@ def save_fitted(
 def load_fitted(
     folder: Path, expected: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_fitted` wrote: tensors and card.
+    """Read the tensors and the card that `save_fitted` wrote.
 
-    `expected` holds card entries that must agree, such as the pair's `target_hash` and
-    `proxy_hash`. Raises ConfigError for another pair's folder and for a damaged one.
+    Args:
+        folder: of a fitted method.
+        expected: card entries that must agree (see `load_card`).
+
+    Raises:
+        ConfigError: if the folder belongs to another pair, or is damaged.
+    """
+    card = load_card(folder, expected)
+    path = folder / WEIGHTS_FILE
+    if hashlib.sha256(path.read_bytes()).hexdigest() != card["weights_sha256"]:
+        raise ConfigError(f"{folder}: {WEIGHTS_FILE} is not the one of its card; fit it again")
+    return load_file(path), card
+
+
+def load_card(folder: Path, expected: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Read a fitted method's card alone.
+
+    Args:
+        folder: of a fitted method.
+        expected: card entries that must agree, such as the pair's `target_hash`.
+
+    Raises:
+        ConfigError: if nothing is fitted there, or it belongs to another pair.
     """
     if not (folder / CARD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise ConfigError(f"{folder}: nothing fitted here; fit the method for this family first")
@@ -51,7 +72,4 @@ def load_fitted(
                 f"{folder}: fitted for {key} {card.get(key)!r}, this pair has {value!r}; "
                 "fit it for this pair"
             )
-    path = folder / WEIGHTS_FILE
-    if hashlib.sha256(path.read_bytes()).hexdigest() != card["weights_sha256"]:
-        raise ConfigError(f"{folder}: {WEIGHTS_FILE} is not the one of its card; fit it again")
-    return load_file(path), card
+    return card

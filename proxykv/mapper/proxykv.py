@@ -38,15 +38,15 @@ class ProxyKV:
 
         `shuffled` is a control: the mapper sees the proxy's scores of another context.
         """
-        self.proxy, self.shuffled = context.proxy, shuffled
+        self.proxy, self.ledger, self.shuffled = context.proxy, context.ledger, shuffled
         self.mapper, card = load_mapper(fitted, expected=context.pair)
         self.key = ("proxykv", card["weights_sha256"], shuffled)
         self.signal: str = card["training"]["signal"]
-        self.during_prefill = not shuffled and self.signal == "kvzip"
+        self.during_prefill = not shuffled
 
     def score(self, prefill: Prefill) -> Scores:
         """The mapper's logits, which rank as its estimates of the target's KVzip scores do."""
-        return prefill.once(self.key, lambda: self._score(prefill))
+        return self.ledger.once(prefill, self.key, lambda: self._score(prefill))
 
     def map(self, proxy_scores: ProxySignal) -> Scores:
         """The mapper's logits, computed where the proxy's scores are."""

@@ -39,7 +39,7 @@ CHOICE = ("mass@0.1", "mass@0.2", "mass@0.3")
 class TrainConfig:
     """How to train: `batch` contexts a step, each cut to a random window of `crop` tokens.
 
-    `signal` is what the mapper sees of the proxy (`proxykv.scoring.proxy_pipeline.SIGNALS`);
+    `signal` is what the mapper sees of the proxy (`proxykv.scoring.proxy.SIGNALS`);
     `weights` are the loss's λ; with `calibrated`, each head's scores get the distribution of its
     true ones; `mapper` overrides fields of MapperConfig (its shape comes from the scores);
     `val_contexts` are held out; `*_every` count steps

@@ -59,8 +59,30 @@ def causal_attention(query: Queries, keys: KeyValues, values: KeyValues, scaling
     )
 
 
+def window_attention(
+    queries: Float[Tensor, "query_head window dim"], keys: Float[Tensor, "kv_head key dim"]
+) -> Iterator[Float[Tensor, "group window key"]]:
+    """Attention weights of a text's last tokens over all of it, one KV head at a time.
+
+    The causal softmax in float32. All heads at once would take more memory than the cache.
+
+    Args:
+        queries: the last tokens' queries after RoPE; `group` consecutive heads share a KV head.
+        keys: keys of the whole text after RoPE.
+
+    Yields:
+        For each KV head, the weights of its query heads.
+    """
+    heads, total, dim = keys.shape
+    window = queries.shape[1]
+    mask = causal_mask(window, total, keys.device)
+    for head_queries, head_keys in zip(queries.reshape(heads, -1, dim), keys, strict=True):
+        logits = (head_queries @ head_keys.mT * dim**-0.5).float().view(-1, window, total)
+        yield logits.masked_fill(mask, -torch.inf).softmax(dim=-1)
+
+
 def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "query key"]:
-    """What causality hides from queries that are the last tokens of the keys."""
+    """Mark the keys that causality hides from queries that are the last tokens of the keys."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).triu(keys - queries + 1)
 
 

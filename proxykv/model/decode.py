@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from proxykv.model.devices import clock
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill
+from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.sweep_cache import SweepCache
 from proxykv.model.tensors import Keep
 
@@ -65,6 +66,35 @@ def answer(
         answers += batch.run(full)
     width = len(stacked)
     return [answers[i : i + width] for i in range(0, len(answers), width)]
+
+
+@torch.inference_mode()
+def answer_from(
+    model: Model, cache: PrunedCache, position: int, prompt: Sequence[int], max_new_tokens: int
+) -> list[int]:
+    """Answer one question from a pruned cache, greedily; nothing of it stays in the cache.
+
+    Args:
+        model: the model that filled the cache.
+        cache: the pruned context.
+        position: position of the question's first token: the length of the unpruned text.
+        prompt: ids of the question, up to where the answer starts.
+        max_new_tokens: most tokens of the answer.
+
+    Returns:
+        Ids of the answer, without the token that ended it.
+    """
+    cache.reset()
+    ids, written = list(prompt), []
+    while len(written) < max_new_tokens:
+        positions = torch.arange(position, position + len(ids), device=model.device)
+        hidden = model.hidden(torch.tensor([ids], device=model.device), positions[None], cache)
+        token = int(model.logits(hidden[:, -1]).argmax())
+        if token in model.stop_ids:
+            break
+        written.append(token)
+        position, ids = position + len(ids), [token]
+    return written
 
 
 class _Batch:

@@ -150,6 +150,21 @@ def load(run: Run, family: str, role: str) -> Model:
     )
 
 
+def bare_model(net: PreTrainedModel) -> Model:
+    """Wrap a loaded network, without a tokenizer, for functions that work on token ids.
+
+    Raises:
+        ConfigError: if it was loaded with another attention than `ATTENTION`.
+    """
+    found = net.config._attn_implementation
+    if found != ATTENTION:
+        raise ConfigError(
+            f"the model runs attention {found!r}; load it with attn_implementation={ATTENTION!r} "
+            "(proxykv.model.ATTENTION)"
+        )
+    return Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
+
+
 def refuse_unsupported(config: Any, where: object) -> None:
     """Raise ConfigError, naming why, if a model's attention cannot be pruned here."""
     kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention"}

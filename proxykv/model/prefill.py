@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 import torch
 
@@ -13,21 +11,21 @@ from proxykv.model.devices import clock
 from proxykv.model.loading import Model
 from proxykv.model.tensors import Ids
 
-T = TypeVar("T")
-
-Memo = dict[Hashable, tuple[Any, float]]
-"""Results and the seconds that each cost."""
-
 OBSERVED = 64
 """Last context tokens whose queries a prefill remembers (the largest published SnapKV window)."""
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Prefill:
     """A prefilled context of `prefix_len` + n tokens.
 
-    `donor` is another context's ids, for controls that must see the wrong context. `seconds` is the
-    prefill's own wall time.
+    Attributes:
+        model: the model that read it.
+        input_ids: ids of prefix + context, on the model's device.
+        prefix_len: tokens before the context; always kept and not scored.
+        cache: keys and values of all tokens.
+        seconds: wall time of the prefill.
+        donor: another context's ids, for controls that must see the wrong context.
     """
 
     model: Model
@@ -36,8 +34,6 @@ class Prefill:
     cache: ContextCache
     seconds: float
     donor: Ids | None = None
-    _memo: Memo = field(default_factory=dict)
-    _saved: float = 0.0
 
     @property
     def context(self) -> Ids:
@@ -49,33 +45,6 @@ class Prefill:
         """(layers, KV heads, context tokens)."""
         heads = self.cache.layers[0].keys.shape[1]
         return len(self.cache.layers), heads, len(self.context)
-
-    def once(self, key: Hashable, compute: Callable[[], T], memo: Memo | None = None) -> T:
-        """What `compute` returns, computed on the first call for `key` and shared afterwards.
-
-        `memo` lets several contexts share results; without it they belong to this one.
-        """
-        memo = self._memo if memo is None else memo
-        if key in memo:
-            value, seconds = memo[key]
-            self._saved += seconds
-            return value
-        memo[key] = self.timed(compute)
-        return memo[key][0]
-
-    def put(self, key: Hashable, value: Any, seconds: float) -> None:
-        """What `once` finds for `key` from now on: computed elsewhere, at a cost of `seconds`."""
-        self._memo[key] = value, seconds
-
-    def timed(self, compute: Callable[[], T]) -> tuple[T, float]:
-        """A result and the seconds it costs on its own: shared parts count in full."""
-        saved, start = self._saved, clock(self.model.device)
-        value = compute()
-        return value, clock(self.model.device) - start + self._saved - saved
-
-    def waive(self, seconds: float) -> None:
-        """Leave seconds out of what is being timed: work that is not the timed method's own."""
-        self._saved -= seconds
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""The contract of a method: score a prefilled context. And how a method's id becomes its class."""
+"""The contract of a method: it scores a prefilled context."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from proxykv.config.run import Method
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Ids, Keep, ProxySignal, Scores
 from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.ledger import Ledger
 
 
 class Scorer(Protocol):
-    """A method: `Scorer(context, **params)`, made once per job, asked once per context.
+    """A method: `Scorer(context, **params)`, made once per job, called once per context.
 
-    A method that is fitted gets the folder of its `fit` as the parameter `fitted`.
+    A method that is fitted gets the folder that its `fit` wrote as the parameter `fitted`.
     """
 
     def score(self, prefill: Prefill) -> Scores:
@@ -32,38 +33,46 @@ class Scorer(Protocol):
 class ProxyScorer(Scorer, Protocol):
     """A scorer that maps the proxy's scores, and so need not wait for the target's prefill.
 
-    `key`: the scores' key in `Prefill.once`; `during_prefill`: whether what `map` makes of the
-    proxy's KVzip scores of a context are this method's scores of that context.
+    Attributes:
+        key: the key of its scores in the ledger.
+        signal: the kind of proxy scores that `map` reads (`proxykv.scoring.proxy.SIGNALS`).
+        during_prefill: whether `map` of this context's proxy scores gives this method's scores.
     """
 
     key: Hashable
+    signal: str
     during_prefill: bool
 
     def map(self, proxy_scores: ProxySignal) -> Scores:
-        """From the proxy's heads to the target's, on the proxy's device."""
+        """Map scores of the proxy's heads to the target's, on the proxy's device."""
         ...
 
 
 @runtime_checkable
 class SelfPruning(Protocol):
-    """A scorer that can also choose for itself; asked so under the scope `custom`.
+    """A scorer that also selects by itself, used so under the scope `custom`.
 
     Its kept sets follow its own rules: they need not be nested, nor meet a budget exactly.
     """
 
     def keep(self, prefill: Prefill, retention: float) -> Keep:
-        """What is kept of the context's KV pairs at a retention below 1."""
+        """Select the context's KV pairs to keep at a retention below 1."""
         ...
 
 
 class ProxyScores(Protocol):
-    """What a proxy has to say about a context."""
+    """The proxy, as methods see it."""
 
     def scores(self, prefill: Prefill, ids: Ids, signal: str = "kvzip") -> ProxySignal:
-        """Scores of prefix + context `ids` (1-D), in [0, 1].
+        """Score prefix + context with the proxy.
 
-        `signal`: KVzip's, or another kind of `proxykv.scoring.proxy_pipeline.SIGNALS`.
-        The cost is charged to `prefill`, the context on whose behalf they are asked for.
+        Args:
+            prefill: the context that is charged for the scores.
+            ids: prefix + context, 1-D; of this context or of another.
+            signal: the kind of scores (`proxykv.scoring.proxy.SIGNALS`).
+
+        Returns:
+            Scores in [0, 1], [proxy_layer, proxy_head, token].
         """
         ...
 
@@ -72,9 +81,13 @@ class ProxyScores(Protocol):
 class MethodContext:
     """What a method may use besides the prefilled context.
 
-    `fitted`: folders of fitted methods by id; `proxy`: scores a context with the family's
-    proxy; `methods`: the run's methods by id, for those that combine others; `pair`: digests
-    of weights and vocabulary, with which the card of a fitted method must agree.
+    Attributes:
+        fitted: folders of fitted methods by id.
+        proxy: scores a context with the family's proxy.
+        methods: the run's methods by id, for those that combine others.
+        pair: digests of weights and vocabulary; the card of a fitted method must agree with them.
+        seed: the run's seed.
+        ledger: results that methods share, and what each takes.
     """
 
     fitted: Mapping[str, Path]
@@ -82,14 +95,15 @@ class MethodContext:
     methods: Mapping[str, Method]
     pair: Mapping[str, str]
     seed: int
+    ledger: Ledger
 
     def scorer(self, method_id: str) -> Scorer:
-        """Scorer of another method."""
+        """Build the scorer of another method."""
         return build(self.methods[method_id], self)
 
 
 def build(method: Method, context: MethodContext) -> Scorer:
-    """The scorer of a method: `METHOD` of its file, or a class `pkg.module:Class`."""
+    """Build the scorer of a method: `METHOD` of its file, or a class `pkg.module:Class`."""
     module, name = catalog.module_of(method.base)
     scorer = getattr(importlib.import_module(module), name)
     folder = {"fitted": context.fitted[method.fitted_id]} if method.fitted_id else {}
@@ -97,7 +111,7 @@ def build(method: Method, context: MethodContext) -> Scorer:
 
 
 def scores_of(scorer: Scorer, prefill: Prefill) -> Scores:
-    """The scorer's scores, checked, on the context's device.
+    """Score a context and check the scores, which are moved to the context's device.
 
     Raises:
         ValueError: if they are not of the context's shape, or not finite.
@@ -112,15 +126,17 @@ def scores_of(scorer: Scorer, prefill: Prefill) -> Scores:
 
 
 def kept_by(scorer: Scorer, prefill: Prefill, retention: float) -> Keep:
-    """What the scorer itself keeps at a retention, checked.
+    """Let the scorer select by itself, and check what it keeps.
 
     Raises:
-        ConfigError: if it cannot choose.
+        ConfigError: if it cannot select by itself.
         ValueError: if what it keeps is not of the context's shape.
     """
     name = type(scorer).__name__
     if not isinstance(scorer, SelfPruning):
-        raise ConfigError(f"{name} scores, but does not choose: its scope cannot be `custom`")
+        raise ConfigError(
+            f"{name} has no `keep`: its scope cannot be `custom`; use global, layer or head"
+        )
     keep = scorer.keep(prefill, retention)
     if tuple(keep.shape) != prefill.shape or keep.dtype != torch.bool:
         raise ValueError(f"{name} kept a set of shape {tuple(keep.shape)}, not {prefill.shape}")

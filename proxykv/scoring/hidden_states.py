@@ -1,9 +1,10 @@
-"""Watch a forward of the target: what enters each attention layer, while it is there."""
+"""Score from the target's hidden states while it prefills: what enters each attention layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,15 +16,17 @@ from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Scores
 from proxykv.scoring.contract import Scorer
+from proxykv.scoring.ledger import Ledger
 
 ScoreLayer = Callable[[int, Float[Tensor, "token width"]], Float[Tensor, "head token"]]
 
 
 @runtime_checkable
 class HiddenStateScorer(Scorer, Protocol):
-    """A scorer that can watch the target's prefill, and then needs no pass of its own.
+    """A scorer that reads the target's hidden states during the prefill, without another pass.
 
-    `key`: the scores' key in `Prefill.once`.
+    Attributes:
+        key: the key of its scores in the ledger.
     """
 
     key: Hashable
@@ -31,60 +34,72 @@ class HiddenStateScorer(Scorer, Protocol):
     def score_layer(
         self, layer: int, inputs: Float[Tensor, "token width"]
     ) -> Float[Tensor, "head token"]:
-        """What is known once prefix and context have come to an attention layer.
+        """Score with what enters an attention layer.
 
-        Over all layers, in order, the rows must be the scores of every layer's KV heads.
+        Args:
+            layer: index of the layer.
+            inputs: hidden states of prefix + context.
+
+        Returns:
+            Scores of as many heads as these inputs decide on, possibly none. Over all layers, in
+            order, the rows must be the scores of every layer's KV heads.
         """
         ...
 
 
-class Notes:
-    """What watchers have said in one prefill, and the seconds that each took."""
+class LayerScores:
+    """Scores that hidden-state scorers gave during one prefill, and the seconds that each took."""
 
-    def __init__(self, model: Model, watchers: Mapping[Hashable, ScoreLayer]) -> None:
-        self.model, self.watchers = model, watchers
-        self.parts: dict[Hashable, list[Tensor]] = {key: [] for key in watchers}
-        self.seconds = dict.fromkeys(watchers, 0.0)
+    def __init__(self, model: Model, scorers: Mapping[Hashable, ScoreLayer]) -> None:
+        self.model, self.scorers = model, scorers
+        self.parts: dict[Hashable, list[Tensor]] = {key: [] for key in scorers}
+        self.seconds = dict.fromkeys(scorers, 0.0)
 
     def take(self, layer: int, inputs: Float[Tensor, "token width"]) -> None:
-        """Ask every watcher."""
-        for key, score_layer in self.watchers.items():
+        """Let every scorer score a layer's inputs."""
+        for key, score_layer in self.scorers.items():
             start = clock(self.model.device)
             self.parts[key].append(score_layer(layer, inputs))
             self.seconds[key] += clock(self.model.device) - start
 
-    def scores(self, key: Hashable, filled: Prefill) -> Scores:
-        """A watcher's scores of the context."""
-        rows = torch.cat(self.parts[key])[:, filled.prefix_len :]
-        return rows.unflatten(0, filled.shape[:2]).float()
+    def scores(self, key: Hashable, prefilled: Prefill) -> Scores:
+        """Return a scorer's scores of the context."""
+        rows = torch.cat(self.parts[key])[:, prefilled.prefix_len :]
+        return rows.unflatten(0, prefilled.shape[:2]).float()
 
-    def give(self, filled: Prefill) -> None:
-        """Let the watchers find their scores made, and charge them instead of the prefill."""
-        for key, seconds in self.seconds.items():
-            filled.put(key, self.scores(key, filled), seconds)
-            filled.seconds -= seconds
+    def settle(self, prefilled: Prefill, ledger: Ledger) -> Prefill:
+        """Store the scores in the ledger, and charge the scorers for them instead of the prefill.
+
+        Returns:
+            The prefill without the scorers' seconds.
+        """
+        seconds = prefilled.seconds - sum(self.seconds.values())
+        alone = replace(prefilled, seconds=seconds)
+        for key, spent in self.seconds.items():
+            ledger.put(alone, key, self.scores(key, alone), spent)
+        return alone
 
 
 @contextmanager
-def watching(model: Model, watchers: Mapping[Hashable, ScoreLayer]) -> Iterator[Notes]:
-    """Let watchers, by the keys of their scores, see the one prefill that is run meanwhile."""
-    notes = Notes(model, watchers)
-    with observed(model, notes.take) if watchers else nullcontext():
-        yield notes
+def scoring_layers(model: Model, scorers: Mapping[Hashable, ScoreLayer]) -> Iterator[LayerScores]:
+    """Let scorers, by the keys of their scores, read the one prefill that runs inside."""
+    layers = LayerScores(model, scorers)
+    with observed(model, layers.take) if scorers else nullcontext():
+        yield layers
 
 
-def watched(filled: Prefill, score_layer: ScoreLayer) -> Scores:
-    """The scores of a watcher that was not asked when the context was prefilled: it is, again."""
-    with watching(filled.model, {None: score_layer}) as notes:
-        prefill(filled.model, filled.input_ids, filled.prefix_len)
-    return notes.scores(None, filled)
+def scores_of_another_prefill(prefilled: Prefill, score_layer: ScoreLayer) -> Scores:
+    """Prefill a context once more for a scorer that did not read its first prefill."""
+    with scoring_layers(prefilled.model, {None: score_layer}) as layers:
+        prefill(prefilled.model, prefilled.input_ids, prefilled.prefix_len)
+    return layers.scores(None, prefilled)
 
 
 @contextmanager
 def observed(
     model: Model, note: Callable[[int, Float[Tensor, "token width"]], None]
 ) -> Iterator[None]:
-    """Call `note(layer, inputs)` with what enters each attention layer of one row's forward."""
+    """Call `note(layer, inputs)` with what enters each attention layer of a one-row forward."""
 
     def hook(module: nn.Module, _: tuple, kwargs: dict[str, Any]) -> None:
         note(module.layer_idx, kwargs["hidden_states"][0])  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from transformers import Cache, PreTrainedModel
 
 from proxykv.model.attention import blocks, causal_attention, causal_mask
 from proxykv.model.context_cache import ContextLayer, Layer
-from proxykv.model.loading import Model
+from proxykv.model.loading import Model, bare_model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Ids, KeyValues, Queries, Scores, Stored
 from proxykv.scoring.hidden_states import observed
@@ -56,19 +56,19 @@ def replays(
 def replay_scores(
     model: PreTrainedModel, input_ids: Ids, prefix_len: int, replays: Sequence[Replay]
 ) -> Scores:
-    """KVzip scores of a context under given replay inputs.
+    """Score a context with KVzip (arXiv 2505.23416) under given replay inputs.
 
     Args:
-        model: a causal language model, loaded with `proxykv.model.context_cache.ATTENTION`.
+        model: a causal language model, loaded with `attn_implementation=proxykv.model.ATTENTION`.
         input_ids: 1-D, prefix + context.
         prefix_len: tokens before the context; always kept and not scored.
         replays: (chunk ids, replay ids), covering the context in order.
 
     Raises:
+        ConfigError: if the model was loaded with another attention.
         ValueError: if the chunks do not cover the context.
     """
-    bare = Model(model, tokenizer=None, prefix=(), suffix=(), digest="")
-    return score_replays(prefill(bare, input_ids, prefix_len), replays)
+    return score_replays(prefill(bare_model(model), input_ids, prefix_len), replays)
 
 
 @torch.inference_mode()

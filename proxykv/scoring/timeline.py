@@ -16,15 +16,20 @@ from proxykv.model.parallel import check
 
 @dataclass(frozen=True)
 class Span:
-    """A phase, `start` to `end` in seconds since the request; `method`: for which one, if for one.
+    """A phase of a request.
 
-    Phases: `target_prefill`, `proxy_prefill`, `proxy_scoring`, `mapper`, `select`, `prune`.
+    Attributes:
+        phase: `target_prefill`, `proxy_prefill`, `proxy_scoring`, `mapper`, `scoring`, `select` or
+            `prune`.
+        start: seconds since the request came in.
+        end: the same.
+        part: the signal that is scored, or the method that a mapper serves.
     """
 
     phase: str
     start: float
     end: float
-    method: str | None = None
+    part: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -41,35 +46,41 @@ class Timeline:
         self.spans: list[Span] = []
 
     @contextmanager
-    def phase(self, phase: str, device: torch.device, method: str | None = None) -> Iterator[None]:
+    def phase(self, phase: str, device: torch.device, part: str | None = None) -> Iterator[None]:
         """Record what runs inside as a phase that ends when `device` is done with it."""
         check()
         start = clock(device) - self.origin
         yield
-        self.spans.append(Span(phase, start, clock(device) - self.origin, method))
+        self.spans.append(Span(phase, start, clock(device) - self.origin, part))
 
     @property
     def end(self) -> float:
         """When the last phase ended."""
         return max(span.end for span in self.spans)
 
-    def span(self, phase: str, method: str | None = None) -> Span:
+    def span(self, phase: str, part: str | None = None) -> Span:
         """The phase's span; StopIteration if it has not ended."""
-        return next(s for s in self.spans if (s.phase, s.method) == (phase, method))
+        return next(s for s in self.spans if (s.phase, s.part) == (phase, part))
 
-    def wait(self, method: str) -> float:
+    def wait(self, method: str, signal: str) -> float:
         """Seconds that the target, its prefill done, waits for a method's scores.
 
-        Counts the method's own mapper only, whatever other mappers ran before it.
+        Counts the method's own signal and mapper only, whatever else the proxy's side computed.
         """
-        ready = self.span("proxy_scoring").end + self.span("mapper", method).seconds
+        work = self.span("proxy_scoring", signal).seconds + self.span("mapper", method).seconds
+        ready = self.span("proxy_prefill").end + work
         return max(0.0, ready - self.span("target_prefill").end)
+
+    @property
+    def with_proxy(self) -> bool:
+        """Whether the proxy's side took part."""
+        return any(span.phase == "proxy_prefill" for span in self.spans)
 
     def overlap(self) -> float:
         """Seconds in which the target prefilled while the proxy's side was at work."""
         target = self.span("target_prefill")
-        theirs = [s for s in self.spans if s.phase in ("proxy_prefill", "proxy_scoring", "mapper")]
-        return sum(max(0.0, min(s.end, target.end) - max(s.start, target.start)) for s in theirs)
+        proxy = [s for s in self.spans if s.phase in ("proxy_prefill", "proxy_scoring", "mapper")]
+        return sum(max(0.0, min(s.end, target.end) - max(s.start, target.start)) for s in proxy)
 
     def record(self) -> list[dict[str, Any]]:
         """The spans in order of their starts, for JSON."""

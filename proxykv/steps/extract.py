@@ -31,7 +31,7 @@ from proxykv.runtime import files
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.kvzip import replays, score_replays
-from proxykv.scoring.proxy_pipeline import SIGNALS
+from proxykv.scoring.proxy import SIGNALS, proxy_signals
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def extract(run: Run, family: str, shard: int) -> Path:
     """Store the scores of every `score_shards`-th training context; returns the list of the files.
 
     A file per context, named by its id and a digest of its text, holds `target` [L, H, n] and the
-    proxy's scores [L_p, H_p, n] of every kind of `proxy_pipeline.SIGNALS`, in float32:
+    proxy's scores [L_p, H_p, n] of every kind of `proxy.SIGNALS`, in float32:
     half precision would tie the scores near 1. All corpora of a pair share these files. Those that
     the same weights and code made are not computed again, so a killed job goes on at the next
     context.
@@ -52,9 +52,7 @@ def extract(run: Run, family: str, shard: int) -> Path:
     mine = contexts[shard :: run.config["score_shards"]]
     target, proxy = load(run, family, "target"), load(run, family, "proxy")
     require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
-    made_by = digest(
-        [target.digest, proxy.digest, catalog.code_digest("proxykv.scoring.proxy_pipeline")]
-    )
+    made_by = digest([target.digest, proxy.digest, catalog.code_digest("proxykv.scoring.proxy")])
     inputs_by = digest([target.digest, catalog.code_digest("proxykv.mapper.layer_inputs")])
     for i, example in enumerate(mine):
         file = path.with_name(_file(example))
@@ -107,9 +105,11 @@ def _made_by(path: Path) -> str | None:
 
 def _store(target: Model, proxy: Model, example: Example, path: Path, made_by: str) -> None:
     ids = context_ids(target, example.context)
-    filled, own = (prefill(model, ids, len(target.prefix)) for model in (target, proxy))
-    scores = {"target": score_replays(filled, replays(target, filled.context))}
-    scores |= {tensor_name(kind): compute(target, own) for kind, compute in SIGNALS.items()}
+    prefix_len = len(target.prefix)
+    prefilled = prefill(target, ids, prefix_len)
+    scores = {"target": score_replays(prefilled, replays(target, prefilled.context))}
+    signals = proxy_signals(target, proxy, ids.to(proxy.device), prefix_len, set(SIGNALS))
+    scores |= {tensor_name(kind): signal for kind, signal in signals.items()}
     tensors = {name: t.to("cpu", torch.float32).contiguous() for name, t in scores.items()}
     _save(path, tensors, example, made_by)
 

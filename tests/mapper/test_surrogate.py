@@ -24,7 +24,7 @@ from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext
-from proxykv.scoring.hidden_states import watching
+from proxykv.scoring.hidden_states import scoring_layers
 from proxykv.steps.extract import extract
 from proxykv.steps.fit import fit
 from proxykv.steps.generate import generate
@@ -147,14 +147,14 @@ def test_watching_the_prefill_gives_the_same_scores_and_is_charged(
 ) -> None:
     scorer = Surrogate(method_context, fitted[name])
     again = scorer.score(fill(target, contexts[6]))
-    with watching(target, {scorer.key: scorer.score_layer}) as notes:
-        filled = fill(target, contexts[6])
-    alone = filled.seconds
-    notes.give(filled)
-    scores, seconds = filled.timed(lambda: scorer.score(filled))
+    with scoring_layers(target, {scorer.key: scorer.score_layer}) as layers:
+        whole = fill(target, contexts[6])
+    ledger = method_context.ledger
+    filled = layers.settle(whole, ledger)
+    scores, seconds = ledger.timed(filled, lambda: scorer.score(filled))
     assert torch.equal(scores, again)
-    assert seconds >= notes.seconds[scorer.key] > 0
-    assert filled.seconds == pytest.approx(alone - notes.seconds[scorer.key])
+    assert seconds >= layers.seconds[scorer.key] > 0
+    assert filled.seconds == pytest.approx(whole.seconds - layers.seconds[scorer.key])
 
 
 def test_a_sample_is_bounded_in_bytes_and_decided_by_its_name(
@@ -241,7 +241,8 @@ def test_a_run_stores_inputs_fits_and_scores_without_another_prefill(
 
     screen(run, "tiny")
     fit(run, "tiny", "surrogate")
-    monkeypatch.setattr(surrogate, "watched", lambda *_: pytest.fail("prefilled again"))
+    again = "scores_of_another_prefill"
+    monkeypatch.setattr(surrogate, again, lambda *_: pytest.fail("prefilled again"))
     for protocol in ("query_agnostic", "query_aware"):
         run = make_run(tmp_path, monkeypatch, protocol=protocol)
         rows = pd.read_parquet(generate(run, job)).query("method == 'surrogate'")

@@ -21,7 +21,8 @@ from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.tensors import Keep
 from proxykv.scoring.contract import MethodContext, build, kept_by, scores_of
 from proxykv.scoring.kvzip import replays, score_replays
-from proxykv.scoring.proxy_pipeline import Proxy, prefill_and_score
+from proxykv.scoring.ledger import Ledger
+from proxykv.scoring.proxy import Proxy, ProxyMap, prefill_and_score
 from proxykv.scoring.selection import select
 
 pytestmark = pytest.mark.skipif(
@@ -40,9 +41,10 @@ def away(target: Model) -> Model:
 
 
 @pytest.fixture(scope="module")
-def away_bench(method_context: MethodContext, proxy: Model) -> MethodContext:
+def away_context(method_context: MethodContext, proxy: Model) -> MethodContext:
     moved = there(proxy)
-    return replace(method_context, proxy=Proxy(lambda: moved))
+    ledger = Ledger()
+    return replace(method_context, proxy=Proxy(lambda: moved, ledger), ledger=ledger)
 
 
 def kept(method: str, method_context: MethodContext, run: Run, filled: Prefill) -> Keep:
@@ -60,12 +62,12 @@ def test_methods_keep_what_they_keep_on_the_cpu(
     target: Model,
     away: Model,
     method_context: MethodContext,
-    away_bench: MethodContext,
+    away_context: MethodContext,
     run: Run,
     contexts: list[str],
 ) -> None:
     ours = kept(method, method_context, run, fill(target, contexts[6], contexts[7]))
-    theirs = kept(method, away_bench, run, fill(away, contexts[6], contexts[7]))
+    theirs = kept(method, away_context, run, fill(away, contexts[6], contexts[7]))
     assert theirs.device.type == away.device.type
     agreed = (ours & theirs.cpu()).sum() / ours.sum()
     assert agreed > 0.98
@@ -128,11 +130,12 @@ def test_schedules_give_the_same_bits(away: Model, proxy: Model) -> None:
     moved = there(proxy)
     mapper = build_mapper(MapperConfig(2, 2, 3, 2)).eval().to(away.device)
     ids = random_ids(PREFIX + 400, seed=3).to(away.device)
+    maps = {"proxykv": ProxyMap("kvzip", mapper.score)}
     one, other = (
-        prefill_and_score(away, moved, ids, PREFIX, {"proxykv": mapper.score}, schedule)
+        prefill_and_score(away, moved, ids, PREFIX, maps, schedule)
         for schedule in ("sequential", "parallel")
     )
-    assert torch.equal(one.proxy_scores, other.proxy_scores)
+    assert torch.equal(one.signals["kvzip"], other.signals["kvzip"])
     assert torch.equal(one.mapped["proxykv"], other.mapped["proxykv"])
     for ours, theirs in zip(one.prefill.cache.layers, other.prefill.cache.layers, strict=True):
         assert torch.equal(ours.keys, theirs.keys)

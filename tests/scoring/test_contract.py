@@ -62,11 +62,12 @@ def test_scoring_ahead_gives_the_same(
     }
     assert {"proxykv", "kvzip_iam", "kvzip_iam_rescaled"} <= during_prefill.keys()
     for method, scorer in during_prefill.items():
-        features = method_context.proxy.scores(filled, filled.input_ids)
-        assert torch.equal(scorer.map(features), scores[method])
+        signal = method_context.proxy.scores(filled, filled.input_ids, scorer.signal)
+        assert torch.equal(scorer.map(signal), scores[method])
         # What was scored ahead is found, and charged.
-        filled.put(scorer.key, scores[method] + 1, seconds=2.5)
-        found, seconds = filled.timed(lambda s=scorer: s.score(filled))
+        ledger = method_context.ledger
+        ledger.put(filled, scorer.key, scores[method] + 1, seconds=2.5)
+        found, seconds = ledger.timed(filled, lambda s=scorer: s.score(filled))
         assert torch.equal(found, scores[method] + 1)
         assert seconds >= 2.5
 

@@ -26,6 +26,7 @@ from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.sweep_cache import SweepCache
 from proxykv.runtime.errors import ConfigError
+from proxykv.scoring import select
 from proxykv.scoring.kvzip import replay_scores
 
 PREFIX, CONTEXT = 2, 40
@@ -115,7 +116,23 @@ def test_chunks_of_no_token() -> None:
         KVzip(None, chunk=0)  # type: ignore[arg-type]
 
 
-def test_a_context_shorter_than_the_window(model: Model) -> None:
-    ids = random_ids(PREFIX + 31, seed=1)
-    with pytest.raises(ValueError, match="observes 32 tokens, but the context has only 31"):
-        window_scores(model.net, ids, PREFIX, **PRESETS["original"])
+@pytest.mark.parametrize("prefix_len", [0, PREFIX])
+@pytest.mark.parametrize("tokens", [1, 12, 31, 32])
+def test_a_context_no_longer_than_the_window_is_ranked_by_recency(
+    model: Model, prefix_len: int, tokens: int
+) -> None:
+    ids = random_ids(prefix_len + tokens, seed=1)
+    scores = window_scores(model.net, ids, prefix_len, **PRESETS["original"])
+    assert scores.shape == (len(model.net.base_model.layers), 2, tokens)  # type: ignore[arg-type]
+    assert (scores.diff(dim=-1) > 0).all()
+    kept = select(scores, 0.25, "head").sum(dim=-1)
+    assert (kept == tokens // 4).all()
+
+
+def test_another_attention_is_refused() -> None:
+    net, ids = random_net("llama", "sdpa"), random_ids(PREFIX + 40, seed=1)
+    chunk = ids[PREFIX:]
+    with pytest.raises(ConfigError, match="load it with attn_implementation='proxykv'"):
+        replay_scores(net, ids, PREFIX, [(chunk, chunk)])
+    with pytest.raises(ConfigError, match="load it with attn_implementation='proxykv'"):
+        window_scores(net, ids, PREFIX, **PRESETS["original"])

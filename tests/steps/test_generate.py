@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
@@ -18,8 +18,11 @@ from proxykv.benchmarks.examples import Example, Question, write_jsonl
 from proxykv.config import catalog
 from proxykv.config.run import Run
 from proxykv.model.loading import load_model
+from proxykv.model.prefill import Prefill
+from proxykv.model.tensors import Scores
+from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.rows import tokenized
-from proxykv.steps.generate import Generator, generate
+from proxykv.steps.generate import generate
 from proxykv.steps.grade import grade
 
 MODELS = catalog.ROOT / "models"
@@ -143,27 +146,42 @@ def test_a_history_is_told_as_the_chat_template_tells_it(tmp_path: Path) -> None
     assert model.decode(list(tokenized(model, told).prompt)) == "set v01 12 34 set v02 the"
 
 
-def test_a_lone_context_is_told_from_one_of_the_corpus(examples: list[Example]) -> None:
-    """A control that must see another context has one, however few a task has."""
+class DonorRecorder:
+    """A scorer that records which other context it was given."""
+
+    donors: ClassVar[list[list[int]]] = []
+
+    def __init__(self, context: MethodContext) -> None: ...
+
+    def score(self, prefill: Prefill) -> Scores:
+        assert prefill.donor is not None
+        self.donors.append(prefill.donor.tolist())
+        return torch.zeros(prefill.shape)
+
+
+@pytest.mark.parametrize("contexts", [1, 2])
+def test_a_control_has_another_context_even_in_a_task_of_one(
+    contexts: int, examples: list[Example], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
     dataset = {"benchmark": "tiny", "tasks": ["single"], "contexts": 2, "lengths": [256]}
     run = Run(
         {
-            "run": "one",
+            "run": f"donors{contexts}",
             "families": ["tiny"],
             "retentions": [0.3, 1.0],
-            "methods": ["full", "proxykv", "proxykv_shuffled"],
+            "methods": ["full", "proxykv", {"id": "donor", "base": f"{__name__}:DonorRecorder"}],
             "benchmarks": [dataset],
             "corpus": [dataset],
         }
     )
+    run.dir.mkdir(parents=True)
+    (run.dir / "mappers").symlink_to(trained / "results" / "tiny" / "mappers")
     (job,) = run.jobs()
     write_jsonl(run.datasets("tiny", "train")[0].path, examples[2:])
-    fitted = run.fitted_dir("tiny", "proxykv")
-    fitted.mkdir(parents=True)
-    shutil.copy(MODELS / "tiny" / "proxy" / "model.safetensors", fitted)
-    for mine, other in ((examples[:1], examples[2]), (examples[:2], examples[1])):
-        write_jsonl(job.dataset.path, mine)
-        work = Generator(run, job)
-        donor = work._prefill(mine[0], []).donor
-        assert donor is not None
-        assert tuple(donor.tolist()) == work.target.encode(other.context)
+    write_jsonl(job.dataset.path, examples[:contexts])
+    DonorRecorder.donors.clear()
+    generate(run, job)
+    expected = [examples[2]] if contexts == 1 else [examples[1], examples[0]]
+    tokenizer = load_model(MODELS / "tiny" / "target").tokenizer
+    assert DonorRecorder.donors == [tokenizer.encode(e.context) for e in expected]

@@ -1,0 +1,200 @@
+"""The proxy's side of a request: it prefills and scores, and mappers turn its scores into ours.
+
+`parallel` runs this side in a thread of its own while the target prefills; `sequential` runs one
+side after the other. The models' devices say where; the scores are the same.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+
+from proxykv.model.attention import window_attention
+from proxykv.model.devices import side_stream
+from proxykv.model.loading import Model
+from proxykv.model.parallel import run_in_parallel
+from proxykv.model.prefill import Prefill, prefill
+from proxykv.model.tensors import Ids, ProxySignal, Scores
+from proxykv.scoring.kvzip import replays, score_replays
+from proxykv.scoring.ledger import Ledger, Results
+from proxykv.scoring.timeline import Timeline
+
+Schedule = Literal["sequential", "parallel"]
+
+REMEMBERED = 2
+"""Contexts whose proxy scores are kept: the current one, and the one that a control borrows."""
+
+
+class ProxyMap(NamedTuple):
+    """A map from the proxy's scores to the target's, and the kind of proxy scores that it reads."""
+
+    signal: str
+    map: Callable[[ProxySignal], Scores]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prefilled context, and what the proxy's side made of it meanwhile.
+
+    Attributes:
+        prefill: the target's prefill.
+        signals: the proxy's scores by kind, on the proxy's device.
+        mapped: the mapped scores by method, on the proxy's device.
+        timeline: start and end of every phase.
+    """
+
+    prefill: Prefill
+    signals: Mapping[str, ProxySignal]
+    mapped: Mapping[str, Scores]
+    timeline: Timeline
+
+
+def prefill_and_score(
+    target: Model,
+    proxy: Model,
+    ids: Ids,
+    prefix_len: int,
+    maps: Mapping[str, ProxyMap],
+    schedule: Schedule,
+    donor: Ids | None = None,
+) -> Request:
+    """Prefill a context on the target, and score it with the proxy.
+
+    Args:
+        target: prefills.
+        proxy: prefills and scores on its own device.
+        ids: the target's token ids of prefix + context (1-D), which both models read.
+        prefix_len: tokens before the context; always kept and not scored.
+        maps: maps from the proxy's scores to the target's, by method.
+        schedule: whether the two sides run at the same time.
+        donor: ids of another context, for controls.
+
+    Raises:
+        SideError: in `parallel`, naming the side that failed; the other side is cancelled.
+    """
+    timeline = Timeline()
+    # Copied before the threads start: a later copy would wait for the target's kernels.
+    proxy_ids = ids.to(proxy.device)
+
+    def target_side() -> Prefill:
+        with timeline.phase("target_prefill", target.device):
+            return prefill(target, ids, prefix_len, donor)
+
+    def proxy_side() -> tuple[dict[str, ProxySignal], dict[str, Scores]]:
+        signals = proxy_signals(
+            target, proxy, proxy_ids, prefix_len, {m.signal for m in maps.values()}, timeline
+        )
+        mapped: dict[str, Scores] = {}
+        for method, (signal, to_target) in maps.items():
+            with timeline.phase("mapper", proxy.device, method):
+                mapped[method] = to_target(signals[signal])
+        return signals, mapped
+
+    if schedule == "parallel":
+        aside = side_stream(proxy.device)(proxy_side)
+        prefilled, (signals, mapped) = run_in_parallel(target_side, aside)
+    else:
+        prefilled, (signals, mapped) = target_side(), proxy_side()
+    return Request(prefilled, signals, mapped, timeline)
+
+
+def proxy_signals(
+    target: Model,
+    proxy: Model,
+    ids: Ids,
+    prefix_len: int,
+    kinds: set[str],
+    timeline: Timeline | None = None,
+) -> dict[str, ProxySignal]:
+    """Score a context with the proxy, in every kind asked for, from one prefill of the proxy.
+
+    Args:
+        target: the target, whose tokenizer writes the replay requests.
+        proxy: prefills and scores.
+        ids: prefix + context (1-D), the target's token ids.
+        prefix_len: tokens before the context.
+        kinds: names of `SIGNALS`.
+        timeline: where the phases are recorded.
+    """
+    timeline = timeline or Timeline()
+    with timeline.phase("proxy_prefill", proxy.device):
+        prefilled = prefill(proxy, ids, prefix_len)
+    signals: dict[str, ProxySignal] = {}
+    for kind in sorted(kinds):
+        with timeline.phase("proxy_scoring", proxy.device, kind):
+            signals[kind] = SIGNALS[kind](target, prefilled)
+    return signals
+
+
+def kvzip_signal(target: Model, prefilled: Prefill) -> ProxySignal:
+    """KVzip on the proxy, with the target's replay inputs."""
+    return score_replays(prefilled, replays(target, prefilled.context))
+
+
+@torch.inference_mode()
+def prefill_signal(target: Model, prefilled: Prefill) -> ProxySignal:
+    """Largest attention that each KV pair got from the context's last tokens during the prefill.
+
+    The maximum over the queries that a prefill remembers and over the query heads of a KV head.
+    It needs no second pass, but the end of the context decides what matters.
+    """
+    layers = []
+    for layer in prefilled.cache.layers:
+        assert layer.queries is not None
+        heads = window_attention(layer.queries[0], layer.keys[0])
+        layers.append(torch.stack([weights.amax(dim=(0, 1)) for weights in heads]))
+    return torch.stack(layers)[..., prefilled.prefix_len :]
+
+
+SIGNALS: dict[str, Callable[[Model, Prefill], ProxySignal]] = {
+    "kvzip": kvzip_signal,
+    "prefill": prefill_signal,
+}
+"""Kinds of proxy scores that a mapper can read, all in [0, 1]; the setting `signal` names one."""
+
+
+class Proxy:
+    """A proxy that is loaded when a method first needs it."""
+
+    def __init__(self, load: Callable[[], Model], ledger: Ledger) -> None:
+        """Remember how to load the proxy's model, and where its costs are kept."""
+        self._load = load
+        self._ledger = ledger
+        self._model: Model | None = None
+        self._scored: dict[tuple[int, ...], Results] = defaultdict(dict)
+
+    @property
+    def model(self) -> Model:
+        """The model, loaded once."""
+        if self._model is None:
+            self._model = self._load()
+        return self._model
+
+    def scores(self, prefill: Prefill, ids: Ids, signal: str = "kvzip") -> ProxySignal:
+        """Score prefix + context `ids` with the proxy; `prefill` is charged (see `ProxyScores`)."""
+        proxy = self.model  # loaded before the clock starts: loading is no scoring time
+
+        def compute() -> ProxySignal:
+            kinds = {signal}
+            return proxy_signals(prefill.model, proxy, ids, prefill.prefix_len, kinds)[signal]
+
+        return self._ledger.once(prefill, signal, compute, self._results(ids))
+
+    def remember(self, request: Request) -> None:
+        """Keep the proxy's scores of a request, for controls that read them later."""
+        results = self._results(request.prefill.input_ids)
+        prefill_seconds = request.timeline.span("proxy_prefill").seconds
+        for signal, scores in request.signals.items():
+            seconds = request.timeline.span("proxy_scoring", signal).seconds
+            results[signal] = scores, prefill_seconds + seconds
+
+    def _results(self, ids: Ids) -> Results:
+        """Results of a context, by its ids; the oldest context is forgotten for a new one."""
+        key = tuple(ids.tolist())
+        while key not in self._scored and len(self._scored) >= REMEMBERED:
+            del self._scored[next(iter(self._scored))]
+        return self._scored[key]
