@@ -24,25 +24,31 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from proxykv.benchmarks import sources as text_sources
-from proxykv.benchmarks.examples import Example, Question
+from proxykv.benchmarks.contract import Example, Question, Task
 from proxykv.benchmarks.haystack import Haystacks, fill
 from proxykv.benchmarks.needle_forms import ADJECTIVES, CHAINS, FORMS, NOUNS, WORDS, Form
 
-TASKS = ("single", "multikey", "multivalue", "vt")
-
-# For estimates only.
-SIZES = {
-    "single": (None, None, 3, 24),
-    "multikey": (None, None, 3, 24),
-    "multivalue": (None, None, 3, 32),
-    "vt": (None, None, 3, 32),
-}
 QUESTIONS = 3
 KEYS = 8
-VALUES = 3
 HOPS = 1  # the questions in `needle_forms.CHAINS` say so too
 PART = re.compile(", | = | is ")
-MAX_NEW_TOKENS = {"single": 24, "multikey": 24, "multivalue": 32, "vt": 32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleTask(Task):
+    """A task: how its facts are made.
+
+    Attributes:
+        facts: makes the facts of a context: (task, split, style, random numbers).
+        forms: key of the task's needle forms in `needle_forms.FORMS`; a chain needs none.
+        values: values of a key.
+        given: parts of the answer that the question gives; they do not count.
+    """
+
+    facts: Callable[[NeedleTask, str, str, random.Random], list[Fact]]
+    forms: str = ""
+    values: int = 1
+    given: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def build(
     joined by ", " in the order of the context, a chain reads "b = a = 12345".
     """
     documents = text_sources.load(sources, split, downloads)
-    key = f"{seed}/needles/{task}/{split}"
+    row, key = TASKS[task], f"{seed}/needles/{task}/{split}"
     haystacks = Haystacks(documents, tokenizer, random.Random(key))
     examples = []
     for i in range(contexts):
@@ -82,10 +88,10 @@ def build(
         length = lengths[i % len(lengths)]
         style = haystacks.styles[i // len(lengths) % len(haystacks.styles)]
         haystack = haystacks.draw(style, i, length, rng)
-        facts = FACTS[task](task, split, style, rng)
+        facts = row.facts(row, split, style, rng)
         context = fill(haystack, _interleaved(facts, rng), tokenizer, length, rng)
         questions = tuple(
-            Question(f"\n\n{fact.question}", (fact.answer,), MAX_NEW_TOKENS[task])
+            Question(f"\n\n{fact.question}", (fact.answer,), row.max_new_tokens)
             for fact in facts
             if fact.question
         )
@@ -107,25 +113,24 @@ def score(task: str, prediction: str, references: Sequence[str]) -> float:
     counts.
     """
     said = prediction.lower()
-    parts = [PART.split(reference.lower())[task == "vt" :] for reference in references]
+    parts = [PART.split(reference.lower())[TASKS[task].given :] for reference in references]
     return max(sum(part in said for part in those) / len(those) for those in parts)
 
 
-def _kinds(task: str, split: str, style: str, rng: random.Random) -> list[Fact]:
-    forms = rng.sample(FORMS[split][task], QUESTIONS)
+def _kinds(task: NeedleTask, split: str, style: str, rng: random.Random) -> list[Fact]:
+    forms = rng.sample(FORMS[split][task.forms], QUESTIONS)
     keys = _keys(split, QUESTIONS, rng)
-    count = VALUES if task == "multivalue" else 1
     pairs = zip(forms, keys, strict=True)
-    return [_fact(form, key, split, style, count, rng) for form, key in pairs]
+    return [_fact(form, key, split, style, task.values, rng) for form, key in pairs]
 
 
-def _multikey(task: str, split: str, style: str, rng: random.Random) -> list[Fact]:
-    form = rng.choice(FORMS[split][task])
-    facts = [_fact(form, key, split, style, 1, rng) for key in _keys(split, KEYS, rng)]
+def _many_keys(task: NeedleTask, split: str, style: str, rng: random.Random) -> list[Fact]:
+    form = rng.choice(FORMS[split][task.forms])
+    facts = [_fact(form, key, split, style, task.values, rng) for key in _keys(split, KEYS, rng)]
     return facts[:QUESTIONS] + [Fact(fact.needles) for fact in facts[QUESTIONS:]]
 
 
-def _vt(task: str, split: str, style: str, rng: random.Random) -> list[Fact]:
+def _chains(task: NeedleTask, split: str, style: str, rng: random.Random) -> list[Fact]:
     chain, facts = CHAINS[split], []
     fresh = iter(rng.sample(NOUNS[split].split(), QUESTIONS * (HOPS + 1)))
     for number in _numbers(5, QUESTIONS, rng):
@@ -137,11 +142,15 @@ def _vt(task: str, split: str, style: str, rng: random.Random) -> list[Fact]:
     return facts
 
 
-FACTS: dict[str, Callable[[str, str, str, random.Random], list[Fact]]] = {
-    "single": _kinds,
-    "multikey": _multikey,
-    "multivalue": _kinds,
-    "vt": _vt,
+TASKS = {
+    "single": NeedleTask(questions=3, max_new_tokens=24, shortest=48, facts=_kinds, forms="single"),
+    "multikey": NeedleTask(
+        questions=3, max_new_tokens=24, shortest=96, facts=_many_keys, forms="multikey"
+    ),
+    "multivalue": NeedleTask(
+        questions=3, max_new_tokens=32, shortest=128, facts=_kinds, forms="multivalue", values=3
+    ),
+    "vt": NeedleTask(questions=3, max_new_tokens=32, shortest=48, facts=_chains, given=1),
 }
 
 

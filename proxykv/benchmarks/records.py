@@ -5,24 +5,33 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from zipfile import BadZipFile, ZipFile
 
+from proxykv.benchmarks.record_schema import problems, record
 from proxykv.runtime.errors import ConfigError
 
 FORMATS = (".jsonl", ".json", ".parquet")
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+UNREADABLE = (OSError, EOFError, BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+"""What reading a file, or a member of a zip, raises: damaged, encrypted, not permitted."""
 
 Files = Mapping[str, Callable[[], IO[bytes]]]
 """Names of files, relative to the source, and how to open each."""
 
 
-def read_records(source: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """Records of the table called `name`, whatever its format and folder.
+def read_records(
+    source: Mapping[str, Any],
+    name: str,
+    schema: Mapping[str, Any] | None = None,
+    unique: str | None = None,
+) -> list[dict[str, Any]]:
+    """Read and check the records of the table called `name`, whatever its format and folder.
 
     A table is a file of that name, without its ending and shard number, or all there is in a folder
     of that name (as hub repositories lay out their configurations); `a/b` asks for b in folder a.
@@ -33,9 +42,16 @@ def read_records(source: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
             {path: folder, zip or the file itself}, which may hold $VARIABLES;
             {hub: dataset, revision: commit}, files of a dataset repository.
         name: of the table.
+        schema: what each record must be (see `proxykv.benchmarks.record_schema`); an object by
+            default.
+        unique: a field whose value no two records share.
+
+    Returns:
+        The records, in the order of the files; at least one.
 
     Raises:
-        ConfigError: if the source is not there, or not exactly one table fits, or it is malformed.
+        ConfigError: if the source is not there, not exactly one table fits, a file cannot be read,
+            or a record departs from the schema. The line names file, record and field.
     """
     if set(source) == {"path"}:
         where, attempts = f"source {source['path']}", iter([_local(str(source["path"]), name)])
@@ -47,8 +63,74 @@ def read_records(source: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     for files in attempts:
         for place in chain([files], _archives(files, where)):
             if found := _table(place, name, where):
-                return [record for file in found for record in _parse(file, place[file], where)]
+                return _read(place, found, where, schema or record(), unique)
     raise ConfigError(f"{where}: no {name}.jsonl, .json or .parquet in it, nor in a zip in it")
+
+
+def _read(
+    files: Files, names: Sequence[str], where: str, schema: Mapping[str, Any], unique: str | None
+) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    first: dict[Any, str] = {}
+    for name in names:
+        found = parse(name, files[name], f"{where}: {name}")
+        check(found, schema, f"{where}: {name}", unique, first)
+        records += found
+    if not records:
+        raise ConfigError(f"{where}: no records in {', '.join(names)}")
+    return records
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder and its subfolders, links to files and folders included, sorted.
+
+    Raises:
+        ConfigError: if the folder cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ConfigError(f"{error.filename}: cannot be listed ({error.strerror})")
+
+    found: list[Path] = []
+    inside: dict[Path, Path] = {}
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(place)
+        inside[here] = here.resolve()
+        # A link to a folder that holds it would be followed for ever.
+        above = {inside[parent] for parent in here.parents if parent in inside} | {inside[here]}
+        folders[:] = [name for name in folders if (here / name).resolve() not in above]
+        found += [p for name in names if (p := here / name).is_file() or p.is_symlink()]
+    return sorted(found)
+
+
+def check(
+    found: Sequence[Any],
+    schema: Mapping[str, Any],
+    where: str,
+    unique: str | None = None,
+    first: dict[Any, str] | None = None,
+) -> None:
+    """Check the records of a file.
+
+    Args:
+        found: the records.
+        schema: what each must be.
+        where: the source and the file, which an error names.
+        unique: a field whose value no two records share.
+        first: the values of that field in files before, and where each is; it is extended.
+
+    Raises:
+        ConfigError: for the first record that departs from the schema, or whose value of `unique`
+            another record has.
+    """
+    first = {} if first is None else first
+    for number, one in enumerate(found, start=1):
+        known = one.get(unique) if unique and isinstance(one, dict) else None
+        place = f"{where}, record {number}" + (f" ({unique} {known!r})" if known else "")
+        for problem in problems(one, schema):
+            raise ConfigError(f"{place}: {problem}")
+        if unique and (other := first.setdefault(known, place)) != place:
+            raise ConfigError(f"{place}: the same {unique} as {other}; give each record its own")
 
 
 def _local(path: str, name: str) -> Files:
@@ -60,9 +142,11 @@ def _local(path: str, name: str) -> Files:
         called = place.name if place.suffix == ".zip" else name + place.suffix
         return {called: partial(place.open, "rb")}
     if not place.is_dir():
-        raise ConfigError(f"source {path}: no such folder or file")
-    found = sorted(file for file in place.rglob("*") if file.is_file())
-    return {file.relative_to(place).as_posix(): partial(file.open, "rb") for file in found}
+        broken = f"a link to {place.readlink()}, which is not there" if place.is_symlink() else None
+        raise ConfigError(f"source {path}: {broken or 'no such folder or file'}")
+    return {
+        file.relative_to(place).as_posix(): partial(file.open, "rb") for file in files_below(place)
+    }
 
 
 def _hub(repository: str, revision: str, name: str, where: str) -> Iterator[Files]:
@@ -76,7 +160,7 @@ def _hub(repository: str, revision: str, name: str, where: str) -> Iterator[File
             )
         except OSError as error:  # what all of the hub's errors are
             raise ConfigError(
-                f"{where}: {' '.join(str(error).split())}; download it once where there is a "
+                f"{where}: {_line(error)}; download it once where there is a "
                 "network, or give a local `path`"
             ) from error
         yield _local(folder, name)
@@ -87,9 +171,10 @@ def _archives(files: Files, where: str) -> Iterator[Files]:
         if name.endswith(".zip"):
             try:
                 archive = ZipFile(files[name]())
-            except BadZipFile as error:
+            except UNREADABLE as error:
                 raise ConfigError(f"{where}: {name} is no whole zip; fetch it again") from error
-            yield {member: partial(archive.open, member) for member in archive.namelist()}
+            members = [member for member in archive.namelist() if not member.endswith("/")]
+            yield {member: partial(archive.open, member) for member in members}
 
 
 def _table(files: Iterable[str], name: str, where: str) -> list[str]:
@@ -108,21 +193,57 @@ def _table(files: Iterable[str], name: str, where: str) -> list[str]:
     return tables[fitting[0]] if fitting else []
 
 
-def _parse(name: str, opener: Callable[[], IO[bytes]], where: str) -> Iterator[dict[str, Any]]:
-    with opener() as file:
-        if name.endswith(".parquet"):
-            import pyarrow.parquet as pq  # noqa: PLC0415 (slow, not always used)
+def parse(name: str, opener: Callable[[], IO[bytes]], where: str) -> list[Any]:
+    """Read what a file holds, as a list of records.
 
-            yield from pq.read_table(file).to_pylist()
-            return
-        text = file.read().decode("utf-8")
+    Args:
+        name: of the file; its ending tells the format.
+        opener: opens it.
+        where: what an error names.
+
+    Returns:
+        The lines of JSONL, the list or the one object of JSON, the rows of Parquet; unchecked.
+
+    Raises:
+        ConfigError: if the file cannot be read, or is not what its ending says.
+    """
+    try:
+        with opener() as file:
+            if name.endswith(".parquet"):
+                return _rows(file)
+            text = file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: not UTF-8 ({error}); convert it to UTF-8") from error
+    except UNREADABLE as error:
+        raise ConfigError(f"{where}: cannot be read ({_line(error)}); fetch it again") from error
     # "\n" only: texts hold other separators (U+2028) at which str.splitlines would cut.
     documents = [text] if name.endswith(".json") else text.split("\n")
+    records: list[Any] = []
     for number, document in enumerate(documents, start=1):
         if not document.strip():
             continue
         try:
-            content = json.loads(document)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{where}: {name}, line {number}: not JSON ({error})") from error
-        yield from content if isinstance(content, list) else [content]
+            content = json.loads(document, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:  # also of integers that are too long
+            raise ConfigError(f"{where}, line {number}: not JSON ({_line(error)})") from error
+        records += content if isinstance(content, list) else [content]
+    return records
+
+
+def _rows(file: IO[bytes]) -> list[Any]:
+    import pyarrow  # noqa: PLC0415 (slow, not always used)
+    import pyarrow.parquet  # noqa: PLC0415
+
+    try:
+        return pyarrow.parquet.read_table(file).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise OSError(f"no whole Parquet file: {error}") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, as one line."""
+    return " ".join(str(error).split()) or type(error).__name__

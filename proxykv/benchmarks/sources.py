@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 import re
 import sysconfig
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from proxykv.benchmarks import records
+from proxykv.benchmarks.record_schema import ANY_TEXT, record
 from proxykv.runtime import debs, wheels
 from proxykv.runtime.errors import ConfigError
 
 SPLITS = ("train", "eval")
+TEXT_RECORD = record(text=ANY_TEXT)
 TOPICS = "pydoc_data/topics.py"  # Python's language reference as prose: {topic: text}
 SENTENCE_END = re.compile(
     r"(?<=[a-z][.?!])(?:\s+|(?=[A-Z]))|(?<=[a-z][.?!][\"')\]])\s+|(?<=[。！？])(?![”’」』）])"
@@ -70,14 +74,14 @@ def load(sources: Sequence[Mapping[str, Any]], split: str, downloads: str | Path
     documents: list[Document] = []
     for source in sources:
         files = _read(source, Path(downloads))
-        found = [d for name in sorted(files) for d in _documents(name, files[name])]
-        mine = [document for document in found if split_of(document.name) == split]
-        if not mine:
+        found = [d for name in sorted(files) for d in _documents(name, files[name], source)]
+        chosen = [document for document in found if split_of(document.name) == split]
+        if not chosen:
             raise ConfigError(
                 f"source {dict(source)}: {len(found)} documents match, none in the {split} split; "
                 "widen `files`"
             )
-        documents += mine
+        documents += chosen
     return documents
 
 
@@ -110,10 +114,8 @@ def _debian(source: Mapping[str, Any], downloads: Path) -> dict[str, str]:
 def _hub(source: Mapping[str, Any], _: Path) -> dict[str, str]:
     pin = {"hub": source["name"], "revision": source["revision"]}
     name, field = source["files"], source["field"]
-    found = records.read_records(pin, name)
-    if found and field not in found[0]:
-        raise ConfigError(f"source {source['name']}: no field {field!r} in {sorted(found[0])}")
-    return {f"{source['name']}/{name}:{i}": record[field] for i, record in enumerate(found)}
+    found = records.read_records(pin, name, record(**{field: ANY_TEXT}))
+    return {f"{source['name']}/{name}:{i}": one[field] for i, one in enumerate(found)}
 
 
 def _package(source: Mapping[str, Any], _: Path) -> dict[str, str]:
@@ -142,8 +144,8 @@ def _folder(source: Mapping[str, Any], _: Path) -> dict[str, str]:
         raise ConfigError(f"source folder {root} does not exist; create it or correct `path`")
     # Look only below the part of the glob that is fixed: a standard library is large.
     fixed = re.split(r"[*?\[]", source["files"])[0].rpartition("/")[0]
-    found = [path for path in (root / fixed).rglob("*") if path.is_file()]
-    return _matching({p.relative_to(root).as_posix(): p for p in found}, source["files"])
+    paths = records.files_below(root / fixed) if (root / fixed).is_dir() else []
+    return _matching({p.relative_to(root).as_posix(): p for p in paths}, source["files"])
 
 
 # kind: (keys besides kind and files, reader)
@@ -159,16 +161,29 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any], Path], di
 
 def _matching(paths: Mapping[str, Path], pattern: str) -> dict[str, str]:
     names = [name for name in paths if fnmatchcase(name, pattern)]
-    return {name: paths[name].read_text(encoding="utf-8", errors="replace") for name in names}
+    return {name: _text(paths[name]) for name in names}
 
 
-def _documents(name: str, text: str) -> Iterable[Document]:
+def _text(path: Path) -> str:
+    """A file's text without a byte order mark; bytes that are not UTF-8 are replaced."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise ConfigError(f"{path}: UTF-16; convert it to UTF-8")
+    return data.decode("utf-8-sig", errors="replace")
+
+
+def _documents(name: str, text: str, source: Mapping[str, Any]) -> Iterable[Document]:
     if name.endswith(TOPICS):
         topics = _first_dict(text)
         return [Document(f"{name}:{topic}", topics[topic], "prose") for topic in sorted(topics)]
     if name.endswith(".jsonl"):
-        lines = enumerate(text.split("\n"), start=1)
-        return [Document(f"{name}:{i}", json.loads(x)["text"], "prose") for i, x in lines if x]
+        where = f"source {source.get('path', source.get('name'))}: {name}"
+        found = records.parse(name, partial(BytesIO, text.encode()), where)
+        records.check(found, TEXT_RECORD, where)
+        return [Document(f"{name}:{i}", x["text"], "prose") for i, x in enumerate(found, start=1)]
     return [Document(name, text, "code" if name.endswith(".py") else "prose")]
 
 

@@ -9,13 +9,14 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from proxykv.benchmarks import sources as text_sources
-from proxykv.benchmarks.examples import Example, Question
+from proxykv.benchmarks.contract import Example, Question, Task
 from proxykv.benchmarks.haystack import Haystacks, fill
 from proxykv.runtime.errors import ConfigError
 
-TASKS = ("prose", "code")
-# For estimates only.
-SIZES = {"prose": (None, None, 0, 0), "code": (None, None, 0, 0)}
+TASKS = {
+    "prose": Task(questions=0, max_new_tokens=0, shortest=16),
+    "code": Task(questions=0, max_new_tokens=0, shortest=16),
+}
 BETWEEN = "\n\n"
 
 

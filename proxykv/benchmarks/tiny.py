@@ -16,7 +16,7 @@ A question repeats the head of a fact and the model continues with its value and
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +24,10 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from proxykv.benchmarks.examples import Example, Question
+from proxykv.benchmarks.contract import Example, Question, Task
 from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
 
-TASKS = ("single", "multikey", "multivalue", "vt")
-SIZES = {  # see proxykv.config.catalog.sizes
-    "single": (None, None, 3, 3), "multikey": (None, None, 4, 3),
-    "multivalue": (None, None, 3, 6), "vt": (None, None, 3, 3),
-}  # fmt: skip
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 QUESTION = "Question :"
 KINDS = ("code", "phone", "price")
@@ -115,10 +110,31 @@ def save_tokenizer(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Facts:
-    """Groups of statements (each keeps its order in the context) and (question, answer) pairs."""
+    """What a context says, and what may be asked about it.
+
+    Attributes:
+        groups: groups of statements; each group keeps its order in the context.
+        questions: pairs of question and answer.
+        asked: how many of the questions an evaluation asks, from the first on. None if it asks a
+            random choice of them.
+    """
 
     groups: tuple[tuple[str, ...], ...]
     questions: tuple[tuple[str, str], ...]
+    asked: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyTask(Task):
+    """A task: how its facts are made, and the parts into which a reference is split.
+
+    Attributes:
+        facts: makes the facts of a context of a length.
+        parts: splits a reference into what a prediction must contain.
+    """
+
+    facts: Callable[[int, random.Random, Names], Facts]
+    parts: Callable[[str], list[str]]
 
 
 def make_facts(task: str, length: int, rng: random.Random, names: Names | None = None) -> Facts:
@@ -126,7 +142,7 @@ def make_facts(task: str, length: int, rng: random.Random, names: Names | None =
 
     `names` hands out keys and variables; share it to mix the facts of several tasks.
     """
-    return _MAKERS[task](length, rng, names or Names(rng))
+    return TASKS[task].facts(length, rng, names or Names(rng))
 
 
 class Names:
@@ -184,10 +200,27 @@ def _vt(length: int, rng: random.Random, names: Names) -> Facts:
         groups.append((f"set {a} {value} .", f"set {b} {a} .", f"set {c} {b} ."))
         last.append((f"{QUESTION} set {c}", f"{b} {a} {value}"))
         middle.append((f"{QUESTION} set {b}", f"{a} {value}"))
-    return Facts(tuple(groups), (*last, *middle))
+    return Facts(tuple(groups), (*last, *middle), asked=len(last))
 
 
-_MAKERS = {"single": _single, "multikey": _multikey, "multivalue": _multivalue, "vt": _vt}
+def _one_part(reference: str) -> list[str]:
+    return [reference]
+
+
+def _values(reference: str) -> list[str]:
+    return reference.split(" , ")
+
+
+TASKS = {
+    "single": TinyTask(questions=3, max_new_tokens=3, shortest=19, facts=_single, parts=_one_part),
+    "multikey": TinyTask(
+        questions=4, max_new_tokens=3, shortest=19, facts=_multikey, parts=_one_part
+    ),
+    "multivalue": TinyTask(
+        questions=3, max_new_tokens=6, shortest=19, facts=_multivalue, parts=_values
+    ),
+    "vt": TinyTask(questions=3, max_new_tokens=3, shortest=17, facts=_vt, parts=str.split),
+}
 
 
 def make_context(length: int, groups: Sequence[Sequence[str]], rng: random.Random) -> str:
@@ -268,10 +301,10 @@ def _tokens(tokenizer: Tokenizer, text: str) -> int:
 
 
 def _ask(task: str, facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
-    """The questions to ask: whole chains for vt, a random choice of facts otherwise."""
-    if task == "vt":
-        return list(facts.questions[: len(facts.questions) // 2])
-    return rng.sample(facts.questions, min(SIZES[task][2], len(facts.questions)))
+    """The questions to ask: those that the facts name, or a random choice."""
+    if facts.asked is not None:
+        return list(facts.questions[: facts.asked])
+    return rng.sample(facts.questions, min(TASKS[task].questions, len(facts.questions)))
 
 
 def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
@@ -286,13 +319,7 @@ def score(task: str, prediction: str, references: Sequence[str]) -> float:
     order), the words of a vt chain, and the whole value otherwise; parts match whole words only.
     """
     said = f" {' '.join(prediction.split())} "
-    return max(_share(said, _parts(task, reference)) for reference in references)
-
-
-def _parts(task: str, reference: str) -> list[str]:
-    if task == "multivalue":
-        return reference.split(" , ")
-    return reference.split() if task == "vt" else [reference]
+    return max(_share(said, TASKS[task].parts(reference)) for reference in references)
 
 
 def _share(said: str, parts: list[str]) -> float:

@@ -1,6 +1,6 @@
-"""What a checkout offers: methods, benchmarks and families, one file each.
+"""What a checkout offers: methods and families, one file each (`benchmarks` has the benchmarks).
 
-Method and benchmark files are read as syntax, never imported, so that a workflow can be planned
+Method files are read as syntax, never imported, so that a workflow can be planned
 without loading torch. A digest of that syntax tells code edits from comment edits.
 """
 
@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NUMBERLESS = frozenset(
     f"proxykv.{name}"
     for name in (
-        *("config.catalog", "config.check", "config.jobs", "config.run", "config.signature"),
+        *("config.benchmarks", "config.catalog", "config.check", "config.jobs"),
+        *("config.run", "config.signature"),
         *("runtime.errors", "runtime.files", "runtime.journal", "runtime.lock", "runtime.parquet"),
         "runtime.scratch",
     )
@@ -115,22 +116,6 @@ def module_of(base: str) -> tuple[str, str]:
 
 
 @cache
-def tasks() -> Mapping[str, tuple[str, ...]]:
-    """Benchmarks to their tasks: `TASKS` of the modules in proxykv/benchmarks/ that define it."""
-    return {name: tuple(names) for name, names in _of_benchmarks("TASKS").items()}
-
-
-@cache
-def sizes() -> Mapping[str, Mapping[str, tuple[int | None, int | None, int, int]]]:
-    """What tasks are like, by benchmark and task, for estimates: `SIZES` of the same modules.
-
-    Contexts and tokens of each, None where a config says so; questions of a context; tokens of an
-    answer at most. Where a config lists lengths, contexts are those of one length.
-    """
-    return _of_benchmarks("SIZES")
-
-
-@cache
 def families() -> Mapping[str, Mapping[str, Any]]:
     """Families to the contents of their files in config/families/."""
     folder = ROOT / "config" / "families"
@@ -195,15 +180,6 @@ def _parsed(module: str, path: Path) -> tuple[str, tuple[str, ...]]:
         if isinstance(body, list):
             node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
     return ast.dump(tree), tuple(names)
-
-
-def _of_benchmarks(name: str) -> dict[str, Any]:
-    """A literal of every benchmark's module that has it."""
-    folder = ROOT / "proxykv" / "benchmarks"
-    modules = {p.stem: p for p in folder.glob("[!_]*.py")}
-    modules |= {p.parent.name: p for p in folder.glob("*/__init__.py")}
-    literals = {module: _literal(modules[module], name) for module in sorted(modules)}
-    return {module: literal for module, literal in literals.items() if literal}
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
 
-from proxykv.config import catalog, signature
+from proxykv.config import benchmarks, catalog, signature
 
 BUILD_GIVEN = ("task", "tokenizer", "seed", "split", "max_context", "downloads")
 """What a run itself tells a benchmark's `build`."""
@@ -185,7 +185,7 @@ def _with_training(takes: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    known = catalog.tasks()
+    known = benchmarks.tasks()
     for section in ("benchmarks", "corpus"):
         seen: list[str] = []
         for i, entry in enumerate(config.get(section, ())):
@@ -193,8 +193,11 @@ def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
             name = entry["benchmark"]
             if section == "corpus":
                 yield from _held_out_problems(entry, where)
-            if name not in known:
+            if not benchmarks.exists(name):
                 yield f"{where}: unknown benchmark {name!r}; {did_you_mean(name, known)}"
+                continue
+            if problems := list(benchmarks.contract_problems(name)):
+                yield from (f"{where}: {problem}" for problem in problems)
                 continue
             for task in entry["tasks"]:
                 if task not in known[name]:

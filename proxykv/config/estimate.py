@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from proxykv.config import catalog
+from proxykv.config.benchmarks import Task, tasks
 from proxykv.config.jobs import Dataset
 from proxykv.config.run import Run
 
@@ -65,9 +65,6 @@ MAPPER_USED = 0.1
 TRAINING = {"steps": 500, "batch": 2, "crop": 2048, "val_contexts": 8, "eval_every": 100}
 """Defaults of proxykv.mapper.training.TrainConfig, which loads torch."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-UNKNOWN = (0, 0, 1, 64)
-"""A task whose benchmark has no `SIZES`."""
 
 
 @dataclass(frozen=True)
@@ -278,18 +275,18 @@ def total(parts: Sequence[CostShare]) -> str:
 
 def _contexts(dataset: Dataset) -> list[tuple[float, float]]:
     """How many contexts of how many tokens, as far as the family may see them."""
-    contexts, tokens, _, _ = _size(dataset)
+    task = _task(dataset)
     most = min(dataset.max_context, dataset.options.get("longest", dataset.max_context))
-    lengths = dataset.lengths or (tokens or 0,)
-    count = dataset.contexts or (contexts or 0) * len(lengths)
+    lengths = dataset.lengths or (task.context_tokens or 0,)
+    count = dataset.contexts or (task.contexts or 0) * len(lengths)
     return [(count / len(lengths), min(n, most)) for n in lengths]
 
 
 def _asked(dataset: Dataset) -> tuple[int, int]:
     """Questions of a context, and the most tokens of an answer."""
-    _, _, questions, answer = _size(dataset)
-    return questions, answer
+    task = _task(dataset)
+    return task.questions, task.max_new_tokens
 
 
-def _size(dataset: Dataset) -> tuple[int | None, int | None, int, int]:
-    return catalog.sizes().get(dataset.benchmark, {}).get(dataset.task, UNKNOWN)
+def _task(dataset: Dataset) -> Task:
+    return tasks()[dataset.benchmark][dataset.task]

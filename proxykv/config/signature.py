@@ -36,7 +36,7 @@ def parameters(module: str, name: str, given: Collection[str]) -> Mapping[str, A
     Returns:
         None where the source does not show it.
     """
-    origin, node = _found(module, name)
+    origin, node = definition(module, name)
     taken = _taken(origin, node)
     if taken is None:
         return None
@@ -82,19 +82,30 @@ def _definitions(module: str) -> Mapping[str, ast.AST | _Imported]:
             found[node.name] = node
         elif isinstance(node, ast.Assign):
             found |= {t.id: node.value for t in node.targets if isinstance(t, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+            found[node.target.id] = node.value
         elif isinstance(node, ast.ImportFrom):
             origin = resolve_name("." * node.level + (node.module or ""), package)
             found |= {a.asname or a.name: _Imported(origin, a.name) for a in node.names}
     return found
 
 
-def _found(module: str, name: str) -> tuple[str, Any]:
-    """What a name stands for in the end, and the module in which that is defined."""
+def definition(module: str, name: str) -> tuple[str, Any]:
+    """What a name stands for in the end, and the module in which that is defined.
+
+    Args:
+        module: dotted name of the module that defines or imports the name.
+        name: at the module's top level.
+
+    Returns:
+        The defining module, and the syntax of the definition or of the value; None if there is no
+        such name.
+    """
     match _definitions(module).get(name):
         case ast.Name(id=other):
-            return _found(module, other)
+            return definition(module, other)
         case _Imported(origin, other):
-            return _found(origin, other)
+            return definition(origin, other)
         case node:
             return module, node
 
@@ -110,7 +121,7 @@ def _taken(module: str, node: Any) -> tuple[list[_Argument], bool] | None:
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
             return _taken(module, part)
-    parents = [_found(module, ast.unparse(base)) for base in node.bases]
+    parents = [definition(module, ast.unparse(base)) for base in node.bases]
     return _taken(*parents[0]) if parents else None
 
 
@@ -125,7 +136,7 @@ def _fields(module: str, node: ast.ClassDef) -> list[_Argument]:
     """Fields of a dataclass, those of its bases first."""
     fields: dict[str, _Argument] = {}
     for base in node.bases:
-        origin, parent = _found(module, ast.unparse(base))
+        origin, parent = definition(module, ast.unparse(base))
         if isinstance(parent, ast.ClassDef):
             fields |= {field.name: field for field in _fields(origin, parent)}
     for part in node.body:

@@ -62,7 +62,7 @@ def _sequence(
         return tokenizer.encode(text, add_special_tokens=False).ids
 
     names = tiny.Names(rng)
-    tasks = rng.sample(tiny.TASKS, rng.randint(1, 2 if length < 96 else 4))
+    tasks = rng.sample(list(tiny.TASKS), rng.randint(1, 2 if length < 96 else 4))
     facts = [tiny.make_facts(task, length, rng, names) for task in tasks]
     context = encode(tiny.make_context(length, [g for f in facts for g in f.groups], rng))
     ids, kinds = list(context), ["context"] * length

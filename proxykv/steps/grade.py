@@ -1,12 +1,12 @@
-"""Predictions to rows: the task's own metric, on the CPU, apart from generation."""
+"""Predictions to rows, by the task's own metric: on the CPU, and apart from generation."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pandas as pd
 
+from proxykv.benchmarks import contract
 from proxykv.benchmarks.examples import read_jsonl
 from proxykv.config import catalog, check
 from proxykv.config.jobs import Job
@@ -15,12 +15,18 @@ from proxykv.runtime.parquet import read_parquet, write_parquet
 
 
 def grade(job: Job) -> Path:
-    """Score every prediction of a cell in [0, 1] with its benchmark's `grade`; write the rows.
+    """Score every prediction of a job in [0, 1] with its benchmark's `grade`; write the rows.
+
+    Args:
+        job: its dataset has the references, its `predictions` file what models wrote.
+
+    Returns:
+        The file of the rows.
 
     Raises:
         ConfigError: if a row departs from workflow/schemas/row.schema.yaml.
     """
-    metric = importlib.import_module(f"proxykv.benchmarks.{job.benchmark}").grade
+    benchmark = contract.load(job.benchmark)
     questions = {
         (example.id, index): question
         for example in read_jsonl(job.dataset.path)
@@ -31,7 +37,7 @@ def grade(job: Job) -> Path:
     for number, row in enumerate(rows):
         row["references"] = list(row["references"])
         question = questions[row["context_id"], row["question"]]
-        row |= {"score_fixed": None, **metric(job.task, row["prediction"], question)}
+        row |= {"score_fixed": None, **benchmark.grade(job.task, row["prediction"], question)}
         if problems := check.schema_problems(row, "row", f"{path} row {number}"):
             raise ConfigError(problems[0])
     columns = list(catalog.schema("row")["properties"])

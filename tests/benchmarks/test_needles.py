@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterable
 from itertools import pairwise
 
+import huggingface_hub
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -273,14 +274,19 @@ def test_debian_packages_are_read_and_checked(tmp_path):
 
 def test_fields_of_a_hub_data_sets_records_are_texts(monkeypatch, tmp_path):
     asked = []
-    table = [{"text": f"Text {i}."} for i in range(9)]
-    read = lambda source, name: asked.append((source, name)) or table  # noqa: E731
-    monkeypatch.setattr(text_sources.records, "read_records", read)
+    texts = [f"Text {i}." for i in range(9)]
+
+    def download(repository, *, repo_type, revision, allow_patterns):
+        asked.append((repository, repo_type, revision))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    (tmp_path / "train.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
     source = {"kind": "hub", "name": "a/b", "revision": "r", "files": "train", "field": "text"}
     found = [d for split in ("train", "eval") for d in text_sources.load([source], split, tmp_path)]
-    assert asked[0] == ({"hub": "a/b", "revision": "r"}, "train")
-    assert {d.text for d in found} == {row["text"] for row in table}
-    with pytest.raises(ConfigError, match=r"no field 'txt' in \['text'\]"):
+    assert set(asked) == {("a/b", "dataset", "r")}
+    assert {d.text for d in found} == set(texts)
+    with pytest.raises(ConfigError, match=r"record 1: txt: .* no such field; there are text"):
         text_sources.load([{**source, "field": "txt"}], "train", tmp_path)
 
 

@@ -86,8 +86,8 @@ EXPECTED = {
     ),
     "many_shot": (ASKED, *PLAIN),
     "summary": (ASKED, *PLAIN),
-    "summary_with_needles": (ASKED, *PLAIN),
-    "repoqa_and_kv": (ASKED, *PLAIN),
+    "summary_with_needles": (turns("Q1", "Q2", task="scbench_passkey"), *PLAIN),
+    "repoqa_and_kv": (turns("Q1", "Q2", task="scbench_kv"), *PLAIN),
     # The first question stands before the context.
     "mf": (
         turns("Be brief. The largest number is:", "The median is:"),

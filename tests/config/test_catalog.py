@@ -57,7 +57,6 @@ def forget() -> None:
         catalog._literal,
         catalog._method_files,
         catalog.variants,
-        catalog.tasks,
     ):
         cached.cache_clear()
 

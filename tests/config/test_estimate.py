@@ -12,6 +12,7 @@ from checkout import Checkout
 
 from proxykv.cli import main
 from proxykv.config import catalog
+from proxykv.config.benchmarks import tasks
 from proxykv.config.estimate import CPU, GPU, TRAINING, ModelCost, estimate, total
 from proxykv.config.run import Run
 from proxykv.mapper.training import TrainConfig
@@ -134,7 +135,12 @@ def test_every_gpu_of_a_job_is_counted() -> None:
 
 
 def test_every_task_says_what_it_is_like() -> None:
-    assert {name: tuple(sizes) for name, sizes in catalog.sizes().items()} == catalog.tasks()
+    for benchmark, rows in tasks().items():
+        for name, row in rows.items():
+            assert row.max_new_tokens > 0 or benchmark == "text", name
+            published = benchmark in ("longbench", "scbench", "ruler")
+            assert (row.contexts is not None) == published
+            assert (row.context_tokens is not None) == (benchmark in ("longbench", "scbench"))
 
 
 def test_defaults_are_those_of_training() -> None:

@@ -14,47 +14,12 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
-from proxykv.benchmarks.examples import Example, Question
+from proxykv.benchmarks.contract import Example, Question
 from proxykv.benchmarks.longbench import metrics
-from proxykv.benchmarks.longbench.subsets import SUBSETS, Subset
+from proxykv.benchmarks.longbench.subsets import TASKS, Subset
 from proxykv.benchmarks.longbench.truncation import cut_middle
 from proxykv.benchmarks.records import read_records
 from proxykv.runtime.errors import ConfigError
-
-TASKS = (
-    "narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh",
-    "hotpotqa", "2wikimqa", "musique", "dureader",
-    "gov_report", "qmsum", "multi_news", "vcsum",
-    "trec", "triviaqa", "samsum", "lsht",
-    "passage_count", "passage_retrieval_en", "passage_retrieval_zh",
-    "lcc", "repobench-p",
-)  # fmt: skip
-
-# Published counts and mean lengths, with 1.45 tokens to a word, 2.75 to a word of code and 0.7 to a
-# Chinese character. For estimates only.
-SIZES = {
-    "narrativeqa": (200, 26700, 1, 128),
-    "qasper": (200, 5200, 1, 128),
-    "multifieldqa_en": (150, 6600, 1, 64),
-    "multifieldqa_zh": (200, 4700, 1, 64),
-    "hotpotqa": (200, 13300, 1, 32),
-    "2wikimqa": (200, 7100, 1, 32),
-    "musique": (200, 16300, 1, 32),
-    "dureader": (200, 11000, 1, 128),
-    "gov_report": (200, 12700, 1, 512),
-    "qmsum": (200, 15400, 1, 512),
-    "multi_news": (200, 3100, 1, 512),
-    "vcsum": (200, 10800, 1, 512),
-    "trec": (200, 7500, 1, 64),
-    "triviaqa": (200, 11900, 1, 32),
-    "samsum": (200, 9100, 1, 128),
-    "lsht": (200, 15600, 1, 64),
-    "passage_count": (200, 16200, 1, 32),
-    "passage_retrieval_en": (200, 13500, 1, 32),
-    "passage_retrieval_zh": (200, 4700, 1, 32),
-    "lcc": (500, 3400, 1, 64),
-    "repobench-p": (500, 11600, 1, 64),
-}
 
 TEMPLATE_TOKENS = 64
 """Tokens left for a chat template, which is put around the prompt once that is cut to fit."""
@@ -91,7 +56,7 @@ def build(
     """
     if split != "eval":
         raise ConfigError("longbench has no training split; take other texts for the corpus")
-    subset = SUBSETS[task]
+    subset = TASKS[task]
     samples = islice(_samples(task, subset, tokenizer, source, longest), contexts)
     limit = max_context - subset.max_new_tokens - TEMPLATE_TOKENS
     examples = []
@@ -102,7 +67,7 @@ def build(
             references=tuple(record["answers"]),
             max_new_tokens=subset.max_new_tokens,
             stop=subset.stop,
-            meta={"all_classes": record["all_classes"]} if _classifies(subset) else {},
+            meta={"all_classes": record["all_classes"]} if subset.classifies else {},
         )
         identity, meta = f"{task}-{record['_id']}", {"truncated": truncated}
         examples.append(Example(identity, task, context, (question,), meta, subset.chat))
@@ -116,7 +81,7 @@ def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
     """The row's scores: the official one and, where that can go wrong by accident, the fixed."""
     given = prediction, question.references, question.meta.get("all_classes")
     scores = {"score": score(task, *given)}
-    if SUBSETS[task].metric in FIXABLE:
+    if TASKS[task].metric in FIXABLE:
         scores["score_fixed"] = score(task, *given, variant="fixed")
     return scores
 
@@ -133,19 +98,15 @@ def score(
     `all_classes` are the labels of a classification (trec, lsht). `variant="fixed"` mends what the
     official metrics of `FIXABLE` do by accident.
     """
-    subset = SUBSETS[task]
+    subset = TASKS[task]
     if subset.first_line:
         prediction = prediction.lstrip("\n").split("\n")[0]
     metric = subset.metric
-    if _classifies(subset):
+    if subset.classifies:
         metric = partial(metric, all_classes=all_classes)
     if subset.metric in FIXABLE:
         metric = partial(metric, fixed=variant == "fixed")
     return max((metric(prediction, answer) for answer in answers), default=0.0)
-
-
-def _classifies(subset: Subset) -> bool:
-    return subset.metric is metrics.classification
 
 
 def _samples(
@@ -157,10 +118,7 @@ def _samples(
 ) -> Iterator[tuple[dict[str, Any], str, str]]:
     """Records that are short enough, with the two parts of their prompts."""
     before, _, after = subset.template.partition("{context}")
-    needed = {"input", "context", "answers", "all_classes", "_id"}
-    for number, record in enumerate(read_records(source, task), start=1):
-        if missing := sorted(needed - record.keys()):
-            raise ConfigError(f"longbench {task}: record {number} has no {', '.join(missing)}")
+    for record in read_records(source, task, subset.schema, unique="_id"):
         context = before + record["context"]
         tokens = len(tokenizer.encode(context, add_special_tokens=False)) if longest else 0
         if longest is None or tokens <= longest:

@@ -15,47 +15,12 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from proxykv.benchmarks.examples import Example, Question
+from proxykv.benchmarks.contract import Example, Question
 from proxykv.benchmarks.ruler.corpora import Corpora
-from proxykv.benchmarks.ruler.cwe import numbered
-from proxykv.benchmarks.ruler.make import Made
-from proxykv.benchmarks.ruler.ready import Ready
-from proxykv.benchmarks.ruler.sample import Sample
+from proxykv.benchmarks.ruler.made import MadeSamples
+from proxykv.benchmarks.ruler.ready import ReadySamples
+from proxykv.benchmarks.ruler.tasks import TASKS
 from proxykv.runtime.errors import ConfigError
-
-TASKS = (
-    "niah_single_1",
-    "niah_single_2",
-    "niah_single_3",
-    "niah_multikey_1",
-    "niah_multikey_2",
-    "niah_multikey_3",
-    "niah_multivalue",
-    "niah_multiquery",
-    "vt",
-    "cwe",
-    "fwe",
-    "qa_1",
-    "qa_2",
-)
-# For estimates only.
-SIZES = {
-    "niah_single_1": (500, None, 1, 128),
-    "niah_single_2": (500, None, 1, 128),
-    "niah_single_3": (500, None, 1, 128),
-    "niah_multikey_1": (500, None, 1, 128),
-    "niah_multikey_2": (500, None, 1, 128),
-    "niah_multikey_3": (500, None, 1, 128),
-    "niah_multivalue": (500, None, 1, 128),
-    "niah_multiquery": (500, None, 1, 128),
-    "vt": (500, None, 1, 30),
-    "cwe": (500, None, 1, 120),
-    "fwe": (500, None, 1, 50),
-    "qa_1": (500, None, 1, 32),
-    "qa_2": (500, None, 1, 32),
-}
-CONTEXTS = 500
-"""Contexts of each length, unless a config says how many there are together."""
 
 TEMPLATE_TOKENS = 64
 """More than any chat template takes."""
@@ -83,7 +48,7 @@ def build(
     A context depends on the other arguments and its index, not on `contexts`.
 
     `sources` says where the texts are that contexts are made of, see `corpora.Corpora`; `samples`
-    where ready samples are, which are then taken instead, see `ready.Ready`.
+    where ready samples are, which are then taken instead, see `ready.ReadySamples`.
 
     Raises:
         ConfigError: if something that the task needs is missing or too little.
@@ -92,16 +57,18 @@ def build(
         raise ConfigError("RULER has no training split; name another benchmark in the corpus")
     if samples is None:
         texts = Corpora(sources, downloads)
-        supply = Made(task, texts, tokenizer, seed, max_context - TEMPLATE_TOKENS)
+        supply = MadeSamples(task, texts, tokenizer, seed, max_context - TEMPLATE_TOKENS)
     else:
-        supply = Ready(task, samples)
+        supply = ReadySamples(task, samples)
     examples = []
-    for number in range(CONTEXTS * len(lengths) if contexts is None else contexts):
+    if contexts is None:
+        contexts = (TASKS[task].contexts or 0) * len(lengths)
+    for number in range(contexts):
         length, index = lengths[number % len(lengths)], number // len(lengths)
         sample = supply.take(length, index)
         question = Question(
             sample.question,
-            _references(task, sample),
+            TASKS[task].references(sample),
             sample.max_new_tokens,
             sample.answer_start,
             meta={"outputs": list(sample.outputs)},
@@ -124,18 +91,4 @@ def score(task: str, prediction: str, references: Sequence[str]) -> float:
     """
     said = UNPRINTABLE.sub("\n", prediction.strip()).strip().lower()
     found = [reference.lower() in said for reference in references]
-    return float(any(found)) if task.startswith("qa") else sum(found) / len(found)
-
-
-def _references(task: str, sample: Sample) -> tuple[str, ...]:
-    """Accepted answers: the one that names all outputs as the model would, or those of qa."""
-    outputs = sample.outputs
-    if task.startswith("qa"):
-        return outputs
-    if task == "cwe":
-        return (numbered(outputs),)
-    if task == "vt":  # as in the worked example
-        return (" ".join(outputs),)
-    if task == "niah_multivalue":
-        outputs = sorted(outputs, key=sample.context.index)
-    return (", ".join(outputs),)
+    return float(any(found)) if TASKS[task].any_output else sum(found) / len(found)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from proxykv.benchmarks import sources
+from proxykv.benchmarks.record_schema import ANY_TEXT, TEXT, list_of, record
 from proxykv.benchmarks.records import read_records
 from proxykv.config.check import did_you_mean
 from proxykv.runtime.errors import ConfigError
@@ -34,6 +35,40 @@ DEFAULTS: dict[str, Any] = {
 }
 NOUNS, ADJECTIVES, VERBS = "nounlist", "adjectivelist", "verblist"
 
+ESSAY = record(text=TEXT)
+WORDS = {
+    "type": "object",
+    "description": "one object {number: word}",
+    "minProperties": 1,
+    "additionalProperties": TEXT,
+}
+_ANSWERED = record(question=TEXT, answers=list_of(record(text=TEXT), least=0))
+_PARAGRAPH = record(context=TEXT, qas=list_of(_ANSWERED, least=0))
+SQUAD = {
+    "if": {"required": ["data"]},
+    "then": record(data=list_of(record(paragraphs=list_of(_PARAGRAPH)))),
+    "else": record(
+        title=ANY_TEXT,
+        context=TEXT,
+        question=TEXT,
+        answers=record(text=list_of(TEXT, least=0)),
+    ),
+}
+"""SQuAD's own JSON, or a record per question. Questions without an answer have none there."""
+HOTPOTQA = record(
+    question=TEXT,
+    answer=TEXT,
+    context=list_of(
+        {
+            "type": "array",
+            "minItems": 2,
+            "maxItems": 2,
+            "prefixItems": [ANY_TEXT, list_of(ANY_TEXT)],
+            "description": "[title, sentences]",
+        }
+    ),
+)
+
 
 class Corpora:
     """The texts that a config names, or the defaults; each is read when a task asks for it.
@@ -54,15 +89,15 @@ class Corpora:
         source = self._sources["words"]
         if source is None:
             return Words(())
-        (numbered,) = read_records(source, "english_words")
-        return Words(numbered.values())
+        tables = read_records(source, "english_words", WORDS)
+        return Words(word for table in tables for word in table.values())
 
     @cached_property
     def essays(self) -> Essays:
         """All essays, one after another."""
         source = self._sources["essays"]
         if isinstance(source, Mapping):
-            records = checked(read_records(source, "essays"), source, "text")
+            records = read_records(source, "essays", ESSAY)
             return Essays([record["text"] for record in records])
         documents = sources.load(source, "eval", self._downloads)
         return Essays([document.text for document in documents])
@@ -70,30 +105,12 @@ class Corpora:
     @cached_property
     def squad(self) -> list[dict[str, Any]]:
         """SQuAD's development set: its own JSON file as one record, or a record per question."""
-        source = self._sources["squad"]
-        records = read_records(source, "squad_v2/validation")
-        nested = any("data" in record for record in records)
-        fields = ("data",) if nested else ("title", "context", "question", "answers")
-        return checked(records, source, *fields)
+        return read_records(self._sources["squad"], "squad_v2/validation", SQUAD)
 
     @cached_property
     def hotpotqa(self) -> list[dict[str, Any]]:
         """HotpotQA's development set with distractors."""
-        source = self._sources["hotpotqa"]
-        records = read_records(source, "hotpot_dev_distractor_v1")
-        return checked(records, source, "question", "answer", "context")
-
-
-def checked(
-    records: list[dict[str, Any]], source: Mapping[str, Any], *fields: str
-) -> list[dict[str, Any]]:
-    """The records; ConfigError if there are none or one lacks a field."""
-    if not records:
-        raise ConfigError(f"{dict(source)}: no records")
-    for number, record in enumerate(records, start=1):
-        if missing := [field for field in fields if field not in record]:
-            raise ConfigError(f"{dict(source)}: record {number} has no {', '.join(missing)}")
-    return records
+        return read_records(self._sources["hotpotqa"], "hotpot_dev_distractor_v1", HOTPOTQA)
 
 
 class Words:

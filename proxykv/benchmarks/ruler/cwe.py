@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from proxykv.benchmarks.ruler.corpora import Words
 from proxykv.benchmarks.ruler.sample import Sample
 
-MAX_NEW_TOKENS = 120
 COMMON = 10
 SHORT = 4096  # below this length words are repeated less
 BEFORE = (
@@ -44,7 +43,7 @@ class CommonWords:
         listed, common = self._list(self._shot_size, self._shot_repeats, rng)
         shot = f"{BEFORE}{listed}{QUESTION}{ANSWER_START} {numbered(common)}\n"
         listed, common = self._list(size, self._repeats, rng)
-        return Sample(shot + BEFORE + listed, QUESTION, ANSWER_START, tuple(common), MAX_NEW_TOKENS)
+        return Sample(shot + BEFORE + listed, QUESTION, ANSWER_START, tuple(common))
 
     def _list(self, size: int, repeats: Repeats, rng: random.Random) -> tuple[str, list[str]]:
         drawn = self._words.draw(size, rng)

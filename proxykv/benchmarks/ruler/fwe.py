@@ -13,7 +13,6 @@ from string import ascii_lowercase
 from proxykv.benchmarks.ruler.sample import Sample
 from proxykv.runtime.errors import ConfigError
 
-MAX_NEW_TOKENS = 50
 ALPHA = 2.0
 ZETA = pi**2 / 6  # Riemann's zeta function at ALPHA
 LETTERS = 6
@@ -38,8 +37,9 @@ class FrequentWords:
 
     sizes = range(64, sys.maxsize)  # from 64 on, the three words asked for differ in how often
 
-    def __init__(self, length: int) -> None:
-        self._vocabulary = (length - MAX_NEW_TOKENS) // TOKENS_PER_WORD
+    def __init__(self, room: int) -> None:
+        """`room`: tokens of the prompt."""
+        self._vocabulary = room // TOKENS_PER_WORD
         if self._vocabulary <= ASKED:
             raise ConfigError(f"vocabulary of {self._vocabulary} words, {ASKED + 1} are needed")
 
@@ -56,4 +56,4 @@ class FrequentWords:
             words += [word] * int(size * rank**-ALPHA / ZETA)
         rng.shuffle(words)
         outputs = tuple(ranked[1 : 1 + ASKED])
-        return Sample(BEFORE + " ".join(words), QUESTION, ANSWER_START, outputs, MAX_NEW_TOKENS)
+        return Sample(BEFORE + " ".join(words), QUESTION, ANSWER_START, outputs)

@@ -8,10 +8,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxykv.benchmarks.ruler.corpora import Essays, Words
+from proxykv.benchmarks.ruler.corpora import Corpora
 from proxykv.benchmarks.ruler.sample import Sample
 
-MAX_NEW_TOKENS = 128
 NEEDLE = "One of the special magic {kind} for {key} is: {value}."
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 DEPTHS = [round(100 * i / 39) for i in range(40)]  # percent of the sentences
@@ -31,41 +30,35 @@ ANSWER_START_ONE = " The special magic {kind} for {query} mentioned in the provi
 
 
 @dataclass(frozen=True)
-class Needles:
-    """Settings of a task: the haystack, kinds of keys and values, and how many of them.
+class NeedleSettings:
+    """What a task hides, and in what.
 
-    `keys` keys have `values` values each; `queries` of the keys are asked for.
+    Attributes:
+        haystack: "noise", "essay" or "needle" (other needles).
+        key: kind of the keys: "words" or "uuids".
+        value: kind of the values: "numbers" or "uuids".
+        keys: how many keys there are.
+        values: values of each key.
+        queries: how many of the keys are asked for.
     """
 
     haystack: str
-    key: str = "words"
-    value: str = "numbers"
-    keys: int = 1
-    values: int = 1
-    queries: int = 1
+    key: str
+    value: str
+    keys: int
+    values: int
+    queries: int
 
 
-SETTINGS = {
-    "niah_single_1": Needles("noise"),
-    "niah_single_2": Needles("essay"),
-    "niah_single_3": Needles("essay", value="uuids"),
-    "niah_multikey_1": Needles("essay", keys=4),
-    "niah_multikey_2": Needles("needle"),
-    "niah_multikey_3": Needles("needle", key="uuids", value="uuids"),
-    "niah_multivalue": Needles("essay", values=4),
-    "niah_multiquery": Needles("essay", keys=4, queries=4),
-}
-
-
-class Filler:
+class NeedlePrompts:
     """Draws prompts of one task. Size: words of essay, lines of noise, or needles nobody seeks."""
 
-    def __init__(self, needles: Needles, words: Words, essays: Essays | None) -> None:
-        self._set = needles
-        self._essays = essays
-        self.sizes = range(needles.keys * needles.values, sys.maxsize)
+    def __init__(self, settings: NeedleSettings, texts: Corpora) -> None:
+        self._set = settings
+        self._essays = texts.essays if settings.haystack == "essay" else None
+        self.sizes = range(settings.keys * settings.values, sys.maxsize)
         self._random: dict[str, Callable[[random.Random], str]] = {
-            "words": words.compound,
+            "words": texts.words.compound,
             "numbers": lambda rng: str(rng.randint(10**6, 10**7 - 1)),
             "uuids": lambda rng: str(uuid.UUID(int=rng.getrandbits(128), version=4)),
         }
@@ -117,4 +110,4 @@ class Filler:
         if len(outputs) == 1:
             kind, forms = kind.removesuffix("s"), (BEFORE_ONE, QUESTION_ONE, ANSWER_START_ONE)
         before, question, start = (form.format(kind=kind, query=query) for form in forms)
-        return Sample(before + text, question, start, outputs, MAX_NEW_TOKENS)
+        return Sample(before + text, question, start, outputs)

@@ -11,7 +11,6 @@ from typing import Any
 from proxykv.benchmarks.ruler.sample import Sample
 from proxykv.runtime.errors import ConfigError
 
-MAX_NEW_TOKENS = 32
 INSTRUCTION = (
     "Answer the question based on the given documents. Only give me the answer and do not output "
     "any other words.\n\n"
@@ -50,9 +49,7 @@ class Documents:
         rng.shuffle(chosen)
         numbered = (f"Document {i}:\n{text}" for i, text in enumerate(chosen, start=1))
         context = BEFORE + "\n\n".join(numbered)
-        return Sample(
-            context, QUESTION.format(query=one.query), ANSWER_START, one.answers, MAX_NEW_TOKENS
-        )
+        return Sample(context, QUESTION.format(query=one.query), ANSWER_START, one.answers)
 
     def _chosen(self, one: Asked, size: int, rng: random.Random) -> list[str]:
         if size >= len(self._documents):  # all there are, over and over

@@ -6,15 +6,22 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from proxykv.benchmarks.record_schema import ANY_TEXT, TEXT, list_of, record
 from proxykv.benchmarks.records import read_records
-from proxykv.benchmarks.ruler.corpora import checked
 from proxykv.benchmarks.ruler.sample import Sample
 from proxykv.runtime.errors import ConfigError
 
-FIELDS = ("context", "question", "answer_prefix", "answer", "task", "max_new_tokens")
+SAMPLE = record(
+    context=TEXT,
+    question=TEXT,
+    answer_prefix=ANY_TEXT,
+    answer=list_of(TEXT),
+    task=TEXT,
+    max_new_tokens={"type": "integer", "minimum": 1, "description": "a number of tokens"},
+)
 
 
-class Ready:
+class ReadySamples:
     """Samples of one task, read from `source` (see `read_records`)."""
 
     def __init__(self, task: str, source: Mapping[str, Any]) -> None:
@@ -32,15 +39,15 @@ class Ready:
         return found[index]
 
     def _read(self, length: int) -> list[Sample]:
-        records = checked(read_records(self._source, str(length)), self._source, *FIELDS)
-        return [_sample(record) for record in records if record["task"] == self._task]
+        records = read_records(self._source, str(length), SAMPLE)
+        return [_sample(one) for one in records if one["task"] == self._task]
 
 
-def _sample(record: Mapping[str, Any]) -> Sample:
+def _sample(found: Mapping[str, Any]) -> Sample:
     return Sample(
-        record["context"],
-        record["question"],
-        record["answer_prefix"],
-        tuple(record["answer"]),
-        record["max_new_tokens"],
+        found["context"],
+        found["question"],
+        found["answer_prefix"],
+        tuple(found["answer"]),
+        found["max_new_tokens"],
     )

@@ -10,6 +10,7 @@ from typing import Protocol
 from tokenizers import Tokenizer
 
 from proxykv.benchmarks.haystack import count_tokens
+from proxykv.benchmarks.ruler.corpora import Corpora
 from proxykv.runtime.errors import ConfigError
 
 
@@ -17,14 +18,19 @@ from proxykv.runtime.errors import ConfigError
 class Sample:
     """A prompt cut where the official template's `{context}` ends, and where the answer starts.
 
-    `outputs` is the official list of references.
+    Attributes:
+        context: everything up to the end of `{context}`.
+        question: what follows, up to the answer prefix.
+        answer_start: the official answer prefix.
+        outputs: the official list of references.
+        max_new_tokens: tokens that are reserved for the answer.
     """
 
     context: str
     question: str
     answer_start: str
     outputs: tuple[str, ...]
-    max_new_tokens: int
+    max_new_tokens: int = 0
 
     @property
     def prompt(self) -> str:
@@ -34,6 +40,25 @@ class Sample:
     def length(self, tokenizer: Tokenizer) -> int:
         """Tokens of the prompt and of the longest answer, as RULER counts them."""
         return count_tokens(tokenizer, self.prompt) + self.max_new_tokens
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What prompts of one task and length are made of.
+
+    Attributes:
+        texts: words, essays and documents.
+        tokenizer: measures prompts.
+        length: tokens of prompt and answer together.
+        room: tokens of the prompt.
+        key: seeds what all samples share.
+    """
+
+    texts: Corpora
+    tokenizer: Tokenizer
+    length: int
+    room: int
+    key: str
 
 
 class Maker(Protocol):

@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from proxykv.benchmarks.ruler.niah import NOISE
 from proxykv.benchmarks.ruler.sample import Sample, largest_size
 
-MAX_NEW_TOKENS = 30
 HOPS = 4
 SHOT_TOKENS = 500
 SHOT_LETTERS, LETTERS = 3, 5  # of variable names in the worked example and in the task
@@ -32,8 +31,7 @@ class Chain:
 
     def __init__(self, tokenizer: Tokenizer, key: str) -> None:
         def shot(size: int) -> Sample:
-            solved = _solve(size, SHOT_LETTERS, random.Random(key))
-            return replace(solved, max_new_tokens=0)
+            return _solve(size, SHOT_LETTERS, random.Random(key))
 
         self._shot_size = largest_size(shot, self.sizes, tokenizer, SHOT_TOKENS)
 
@@ -62,5 +60,4 @@ def _solve(size: int, letters: int, rng: random.Random) -> Sample:
         QUESTION.format(**fields),
         ANSWER_START.format(**fields),
         tuple(names),
-        MAX_NEW_TOKENS,
     )

@@ -12,43 +12,13 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
-from proxykv.benchmarks.examples import Example, Question
+from proxykv.benchmarks.contract import Example, Question
 from proxykv.benchmarks.records import read_records
-from proxykv.benchmarks.scbench import metrics, prompts
+from proxykv.benchmarks.scbench import prompts
+from proxykv.benchmarks.scbench.tasks import PREFIX, REPOQA, TASKS
 from proxykv.runtime.errors import ConfigError
 
-TASKS = (
-    "kv",
-    "prefix_suffix",
-    "vt",
-    "repoqa",
-    "qa_eng",
-    "qa_chn",
-    "choice_eng",
-    "many_shot",
-    "summary",
-    "mf",
-    "summary_with_needles",
-    "repoqa_and_kv",
-)
-# Published counts and mean lengths, and questions of a context, of which five are asked at most. An
-# answer of a mixed task counts as the average of its two kinds. For estimates only.
-SIZES = {
-    "kv": (100, 125_000, 5, 150),
-    "prefix_suffix": (100, 112_000, 5, 150),
-    "vt": (90, 124_000, 5, 30),
-    "repoqa": (88, 65_000, 5, 1024),
-    "qa_eng": (69, 198_000, 5, 40),
-    "qa_chn": (35, 1_500_000, 5, 40),
-    "choice_eng": (58, 188_000, 5, 40),
-    "many_shot": (54, 22_000, 5, 10),
-    "summary": (70, 104_000, 5, 200),
-    "mf": (100, 120_000, 2, 5),
-    "summary_with_needles": (70, 105_000, 5, 408),
-    "repoqa_and_kv": (88, 68_000, 5, 552),
-}
 SOURCE = {"hub": "microsoft/SCBench", "revision": "f43226eed3a026f927a67c60739c228390d959c2"}
-VARIANTS = {"official": metrics.OFFICIAL, "fixed": metrics.FIXED}
 
 
 def build(
@@ -74,7 +44,7 @@ def build(
         raise ConfigError(f"scbench: no task {task!r}; choose from {', '.join(TASKS)}")
     if mode not in prompts.MODES:
         raise ConfigError(f"scbench: no mode {mode!r}; choose from {', '.join(prompts.MODES)}")
-    records = read_records(source, f"scbench_{task}")
+    records = read_records(source, f"{PREFIX}{task}", TASKS[task].schema)
     for record in records:
         record["multi_turns"] = [_turn(task, t, record) for t in record["multi_turns"][:max_turns]]
     _add_needles(task, records)
@@ -93,7 +63,7 @@ def build(
 def _turn(task: str, turn: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     """A turn with what its metric needs of the record. Parquet fills absent fields with None."""
     found = {name: value for name, value in turn.items() if value is not None}
-    return found | {"lang": record["lang"]} if prompts.kind(task, turn) == "repoqa" else found
+    return found | {"lang": record["lang"]} if TASKS[task].kind_of(turn) is REPOQA else found
 
 
 def _add_needles(task: str, records: list[dict[str, Any]]) -> None:
@@ -101,7 +71,7 @@ def _add_needles(task: str, records: list[dict[str, Any]]) -> None:
     needles: dict[str, list[dict[str, str]]] = {}
     for record in records:
         for turn in record["multi_turns"]:
-            if prompts.kind(task, turn) == "repoqa":
+            if TASKS[task].kind_of(turn) is REPOQA:
                 turn["needles"] = needles.setdefault(record["repo"], [])
                 turn["needles"].append({"name": turn["name"], "needle": turn["answer"]})
 
@@ -117,8 +87,8 @@ def _example(
     questions = tuple(
         Question(
             text,
-            (prompts.reference(task, turn),),
-            prompts.max_new_tokens(task, turn),
+            (TASKS[task].kind_of(turn).reference(turn),),
+            TASKS[task].limit(turn),
             answer_start=prompts.answer_start(task, i, mode),
             meta=turn,
             history=earlier[:i],
@@ -163,4 +133,5 @@ def score(
             `needles`: `name` and source (`needle`) of all functions asked for in the repository.
         variant: the metric as published (`official`), or with its plain mistakes mended (`fixed`).
     """
-    return VARIANTS[variant][prompts.kind(task.removeprefix("scbench_"), turn)](prediction, turn)
+    kind = TASKS[task.removeprefix(PREFIX)].kind_of(turn)
+    return kind.metric(variant)(prediction, turn)

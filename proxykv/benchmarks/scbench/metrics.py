@@ -1,4 +1,4 @@
-"""SCBench's metrics: the authors' (`OFFICIAL`), and with their plain mistakes mended (`FIXED`).
+"""SCBench's metrics: the authors', and those with the authors' plain mistakes mended.
 
 A metric takes a prediction and its turn (an entry of `multi_turns`) and gives a score in [0, 1].
 """
@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from proxykv.benchmarks.scbench import repoqa
-from proxykv.benchmarks.scbench.prompts import OPTIONS, letter
 
 Turn = Mapping[str, Any]
 Metric = Callable[[str, Turn], float]
+
+OPTIONS = "ABCD"
+"""Letters of the options of a choice."""
 
 _CHINESE_PUNCTUATION = (
     "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿"
@@ -37,14 +39,32 @@ def share_found(prediction: str, turn: Turn) -> float:
     return round(sum(found) / len(found), 2)
 
 
-def any_found(prediction: str, answers: Iterable[str]) -> float:
-    """Whether one of the answers is in the prediction, in any case."""
+def answer_found(prediction: str, turn: Turn) -> float:
+    """Whether the answer is in the prediction, in any case."""
+    return _any_found(prediction, [turn["answer"]])
+
+
+def answer_character_found(prediction: str, turn: Turn) -> float:
+    """Whether one character of the answer is in the prediction: the authors' reading of a text."""
+    return _any_found(prediction, turn["answer"])
+
+
+def _any_found(prediction: str, answers: Iterable[str]) -> float:
     said = prediction.strip().upper()
     return float(any(answer.upper() in said for answer in answers))
 
 
-def character_f1(prediction: str, answers: Iterable[str]) -> float:
-    """Best F1 of the characters other than punctuation and white space."""
+def whole_answer_f1(prediction: str, turn: Turn) -> float:
+    """F1 of the characters other than punctuation and white space."""
+    return _character_f1(prediction, [turn["answer"]])
+
+
+def answer_character_f1(prediction: str, turn: Turn) -> float:
+    """The same with the best single character of the answer: the authors' reading of a text."""
+    return _character_f1(prediction, turn["answer"])
+
+
+def _character_f1(prediction: str, answers: Iterable[str]) -> float:
     said = Counter(_characters(prediction))
     return max((_f1(said, Counter(_characters(answer))) for answer in answers), default=0.0)
 
@@ -159,24 +179,6 @@ def _find_words(text: str, prediction: str) -> re.Match[str] | None:
     return re.search(rf"(?<!\w){re.escape(text)}(?!\w)", prediction, re.IGNORECASE)
 
 
-OFFICIAL: Mapping[str, Metric] = {
-    "kv": contains,
-    "prefix_suffix": contains,
-    "vt": share_found,
-    "repoqa": function_match,
-    "qa_eng": lambda prediction, turn: any_found(prediction, [turn["answer"]]),
-    # The next two take the characters of the answer for answers.
-    "qa_chn": lambda prediction, turn: character_f1(prediction, turn["answer"]),
-    "many_shot": lambda prediction, turn: any_found(prediction, turn["answer"]),
-    "choice_eng": choice,
-    "summary": rouge_lsum,
-    "mf": first_number,
-    "passkey": first_integer,
-}
-FIXED: Mapping[str, Metric] = {
-    **OFFICIAL,
-    "qa_chn": lambda prediction, turn: character_f1(prediction, [turn["answer"]]),
-    "many_shot": named_shot,
-    "choice_eng": named_choice,
-    "mf": first_signed_number,
-}
+def letter(turn: Turn) -> str:
+    """Letter of the right option."""
+    return OPTIONS[list(turn["options"]).index(turn["answer"])]

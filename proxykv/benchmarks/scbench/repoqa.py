@@ -33,6 +33,9 @@ _GRAMMARS = {
     "go": ("tree_sitter_go", "language", "(function_declaration name: (_)) @f"),
 }
 
+LANGUAGES = tuple(_GRAMMARS)
+"""Languages of the repositories."""
+
 
 def passes(prediction: str, name: str, lang: str, needles: Iterable[Mapping[str, str]]) -> bool:
     """Whether the function in a prediction is most similar to the needle called `name`.

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import asdict
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from tokenizers import Tokenizer
 
-from proxykv.benchmarks.examples import Question
+from proxykv.benchmarks import contract
+from proxykv.benchmarks.contract import Question
 
 
 def dataset(
     benchmark: str, task: str, target: str, max_context: int = 32768, **settings: Any
 ) -> dict[str, Dataset]:
-    """A document for every question of a task.
+    """Make a document for every question of a task.
 
-    `target`, the model's folder, has the tokenizer that contexts are made for. `settings` are
-    `--model_args` and `--metadata`; of these, a benchmark's `build` takes what it knows.
+    Args:
+        benchmark: its name.
+        task: one of its tasks.
+        target: the model's folder, whose tokenizer measures contexts.
+        max_context: tokens that the model may see.
+        settings: `--model_args` and `--metadata`; a benchmark's `build` takes those that it names.
+
+    Returns:
+        The documents as lm-eval's split "test".
+
+    Raises:
+        ConfigError: if a source, a record or an example is not as it should be.
     """
-    build = importlib.import_module(f"proxykv.benchmarks.{benchmark}").build
-    known = {
+    offered = {
         "tokenizer": Tokenizer.from_file(str(Path(target) / "tokenizer.json")),
         "seed": 0,
         "split": "eval",
         "max_context": max_context,
         **settings,
     }
-    parameters = signature(build).parameters
-    examples = build(task, **{name: v for name, v in known.items() if name in parameters})
+    examples = contract.make(benchmark, task, offered=offered, options={})
     documents = [
         {
             "benchmark": benchmark,
@@ -51,7 +58,7 @@ def dataset(
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """The benchmark's own scores, in [0, 1]."""
-    module = importlib.import_module(f"proxykv.benchmarks.{doc['benchmark']}")
-    scores = module.grade(doc["task"], results[0], Question(**json.loads(doc["question"])))
+    """Score a model's answer to a document with the benchmark's own metric, in [0, 1]."""
+    question = Question(**json.loads(doc["question"]))
+    scores = contract.load(doc["benchmark"]).grade(doc["task"], results[0], question)
     return {"score": scores["score"], "score_fixed": scores.get("score_fixed", scores["score"])}
