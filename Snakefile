@@ -5,7 +5,7 @@ import sys
 from proxykv.config.catalog import code_digest, module_of
 from proxykv.runtime.digest import digest
 from proxykv.runtime.lock import Lock
-from proxykv.config.run import Run
+from proxykv.config.run import ROLES, SPLITS, Run
 from proxykv.runtime.errors import ConfigError
 
 if not workflow.configfiles:

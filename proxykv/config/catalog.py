@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from proxykv.runtime.digest import digest
+from proxykv.runtime.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
@@ -134,8 +135,14 @@ def code_digest(*modules: str) -> str:
 
     The project's code counts, and that of the packages that the modules are in. Comments,
     docstrings and formatting do not, only the syntax tree does; nor do the `NUMBERLESS` modules.
+
+    Raises:
+        ConfigError: if one of the modules is not there.
     """
     counted = {"proxykv", "baselines", *(name.split(".", maxsplit=1)[0] for name in modules)}
+    for module in modules:
+        if source(module) is None:
+            raise ConfigError(f"no module {module!r}, in the checkout or installed")
     trees: dict[str, str] = {}
     pending = list(modules)
     while pending:

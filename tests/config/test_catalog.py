@@ -11,6 +11,7 @@ import pytest
 
 from proxykv.config import catalog
 from proxykv.runtime.digest import digest
+from proxykv.runtime.errors import ConfigError
 
 SOURCES = {
     "proxykv/__init__.py": "",
@@ -102,6 +103,14 @@ def test_the_digest_ignores_what_changes_no_number(
 def test_the_digest_notices_code(checkout: Path, name: str, old: str, new: str) -> None:
     before = catalog.code_digest("baselines.mine")
     assert edited(checkout, name, old, new) != before
+
+
+@pytest.mark.parametrize(
+    "module", ["baselines.nowhere", "proxykv.benchmarks.longbench-x", "nothing"]
+)
+def test_a_module_that_is_not_there_has_no_digest(checkout: Path, module: str) -> None:
+    with pytest.raises(ConfigError, match=f"no module '{module}'"):
+        catalog.code_digest("baselines.mine", module)
 
 
 @pytest.mark.parametrize(("name", "old"), [("method", "C = C"), ("part", "C = 3")])

@@ -275,7 +275,8 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
     "name that is no folder": (
         change(run="../elsewhere"),
-        "config.run: '../elsewhere' does not match '^[A-Za-z0-9][A-Za-z0-9_.-]*$'",
+        "config.run: '../elsewhere' is not allowed; expected letters, digits, '_', '.' and '-', "
+        "beginning with a letter or a digit",
     ),
 }
 

@@ -1,13 +1,17 @@
 # What all rules share. Each is one call of the package, `proxykv <step> … --config …`.
 # Rules run in the environment that snakemake was started in, or with `--sdm conda` in one of their own.
 import atexit
+import re
+import shlex
 
 from proxykv.config.estimate import estimate, total
 
 LOGS = f"results/{RUN.name}/logs"
 
 # Not in the commands: what runs share would be made anew for each, as a command that has changed.
-shell.prefix(f"set -euo pipefail; export PROXYKV_CONFIG={RUN.dir}/config.json; ")
+shell.prefix(
+    f"set -euo pipefail; export PROXYKV_CONFIG={shlex.quote(str(RUN.dir))}/config.json; "
+)
 
 
 # Given back when the process ends, however it ends.
@@ -34,18 +38,35 @@ def say_hours():
 report: "../report/workflow.rst"
 
 
+def one_of(names):
+    """Pattern of a wildcard that must be one of these names, which may hold hyphens and dots."""
+    return "|".join(map(re.escape, sorted(set(names)))) or "(?!)"
+
+
+DATASETS = [
+    dataset
+    for family in RUN.families
+    for split in SPLITS
+    for dataset in RUN.datasets(family, split)
+]
+
+
 wildcard_constraints:
-    family="[^/]+",
-    role="target|proxy",
-    benchmark="[^/]+",
-    task="[^/]+",
-    method="[^/]+",
+    family=one_of(RUN.families),
+    role=one_of(ROLES),
+    benchmark=one_of(dataset.benchmark for dataset in DATASETS),
+    task=one_of([d.task for d in DATASETS] + [job.name for job in RUN.jobs()]),
+    method=one_of(RUN.fitted_ids),
 
 
 def step(call, network=False):
-    """Shell command of a rule: a step of the package. Its log, and one of all attempts at it."""
+    """Shell command of a rule: one step of the package, with two logs.
+
+    One log holds this attempt, the other one (`.all`) every attempt. Values in `call` must be
+    quoted (`{wildcards.task:q}`): names come from configs.
+    """
     offline = "" if network else "HF_HUB_OFFLINE=1 "
-    return f"{offline}python -m proxykv {call} 2>&1 | tee -a {{log}}.all >{{log}}"
+    return f"{offline}python -m proxykv {call} 2>&1 | tee -a {{log:q}}.all >{{log:q}}"
 
 
 def model_step(call):

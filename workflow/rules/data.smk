@@ -20,4 +20,4 @@ rule prepare:
             "proxykv.steps.prepare", f"proxykv.benchmarks.{wildcards.benchmark}"
         ),
     shell:
-        step("prepare {output}", network=True)
+        step("prepare {output:q}", network=True)

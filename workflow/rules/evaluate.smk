@@ -26,7 +26,9 @@ rule generate:
         how=digest([RUN.seed, RUN.protocol, RUN.schedule]),
         family=lambda wildcards: digest(RUN.models(wildcards.family)),
     shell:
-        model_step("generate {wildcards.family} {wildcards.benchmark} {wildcards.task}")
+        model_step(
+            "generate {wildcards.family:q} {wildcards.benchmark:q} {wildcards.task:q}"
+        )
 
 
 rule grade:
@@ -44,7 +46,7 @@ rule grade:
             "proxykv.steps.grade", f"proxykv.benchmarks.{wildcards.benchmark}"
         ),
     shell:
-        step("grade {wildcards.family} {wildcards.benchmark} {wildcards.task}")
+        step("grade {wildcards.family:q} {wildcards.benchmark:q} {wildcards.task:q}")
 
 
 # A target for each benchmark: `snakemake ruler` makes its rows, `snakemake ruler -R grade` again.

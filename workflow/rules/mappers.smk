@@ -24,7 +24,7 @@ rule extract:
     params:
         code=code_digest("proxykv.steps.extract"),
     shell:
-        model_step("extract {wildcards.family} {wildcards.shard}")
+        model_step("extract {wildcards.family:q} {wildcards.shard:q}")
 
 
 # Words only, no model: seconds. Fits depend on the names of what is dropped. Once that list is there
@@ -57,7 +57,7 @@ for FAMILY in RUN.families:
                 ]
             ),
         shell:
-            step(f"screen {FAMILY}")
+            step(f"screen {shlex.quote(FAMILY)}")
 
 
 rule fit:
@@ -93,7 +93,7 @@ rule fit:
             ]
         ),
     shell:
-        model_step("fit {wildcards.family} {wildcards.method}")
+        model_step("fit {wildcards.family:q} {wildcards.method:q}")
 
 
 # Not part of a run: `snakemake transfer` needs what is fitted and the stored scores, no rows.

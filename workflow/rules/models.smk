@@ -13,7 +13,7 @@ rule convert:
     resources:
         mem_mb=16000,
     shell:
-        step("convert {wildcards.family} {wildcards.role}", network=True)
+        step("convert {wildcards.family:q} {wildcards.role:q}", network=True)
 
 
 # Not part of a run, which uses the weights that ship in models/tiny:
@@ -28,4 +28,4 @@ rule pretrain:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m proxykv.pretrain.train --role {wildcards.role} --out {params.folder} >{log} 2>&1"
+        "python -m proxykv.pretrain.train --role {wildcards.role:q} --out {params.folder:q} >{log:q} 2>&1"
