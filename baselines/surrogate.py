@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from proxykv.config.settings import TrainingSettings
 from proxykv.mapper.calibration import QuantileCalibration
 from proxykv.mapper.fitted import load_fitted
 from proxykv.mapper.layer_inputs import Inputs, load_inputs
 from proxykv.mapper.stored_scores import Predictor
-from proxykv.mapper.training import TrainConfig, train_mapper
+from proxykv.mapper.training import train_mapper
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
 from proxykv.runtime.errors import ConfigError
@@ -148,13 +149,13 @@ class SurrogateNetwork(nn.Module):
 def fit(
     files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> None:
-    """Train on stored scores and inputs; other `params` are fields of TrainConfig, as ProxyKV's."""
+    """Train on stored scores and inputs; other `params` are TrainingSettings, as ProxyKV's."""
     own = {name: params[name] for name in ("width", "kernel") if name in params}
     # What the run's mappers look like, and what they see of the proxy, is none of its business.
     others = {*own, "inputs", "mapper", "signal"}
     training: dict[str, Any] = {"lr": 1e-3} | {k: v for k, v in params.items() if k not in others}
     kind = params.get("inputs", "hidden")
-    config = TrainConfig(**training, mapper=own, signal=kind)
+    config = TrainingSettings(**training, mapper=own, signal=kind)
     train_mapper(files, out, config, identity, build=calibrated_net, load=load_inputs)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from proxykv.config.settings import TrainingSettings, schema_of
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 
@@ -125,9 +126,15 @@ def families() -> Mapping[str, Mapping[str, Any]]:
 
 @cache
 def schema(name: str) -> Mapping[str, Any]:
-    """A JSON schema of workflow/schemas/ by name (config, family, row)."""
+    """A JSON schema of workflow/schemas/ by name (config, family, row).
+
+    The settings of training are not in the file but in `proxykv.config.settings`.
+    """
     path = ROOT / "workflow" / "schemas" / f"{name}.schema.yaml"
-    return yaml.safe_load(path.read_text("utf-8"))
+    content = yaml.safe_load(path.read_text("utf-8"))
+    if name == "config":
+        content["properties"]["training"] |= schema_of(TrainingSettings)
+    return content
 
 
 def code_digest(*modules: str) -> str:

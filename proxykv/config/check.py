@@ -91,6 +91,9 @@ def _explained(error: ValidationError, where: str) -> Iterator[str]:
         if best.validator != "type":
             yield from _explained(best, path)
             return
+    if error.validator_value == {"multipleOf": 2}:  # under "not"
+        yield f"{path}: {error.instance} is even; choose an odd number"
+        return
     yield f"{path}: {error.message}"
 
 
@@ -193,8 +196,7 @@ def _with_training(takes: Mapping[str, Any]) -> Mapping[str, Any]:
     """The rest (`**fitting`) of a fitted method's parameters are settings of its training."""
     if not takes["additionalProperties"]:
         return takes
-    config = catalog.schema("config")["properties"]
-    training = {**config["training"]["properties"], "seed": config["seed"]}
+    training = catalog.schema("config")["properties"]["training"]["properties"]
     return {
         **takes,
         "properties": {**training, **takes["properties"]},

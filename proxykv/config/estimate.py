@@ -6,13 +6,14 @@ docs/explanation/cost.md says what is counted, and how far off it was where it c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from proxykv.config.benchmarks import Task, tasks
 from proxykv.config.jobs import Dataset
 from proxykv.config.run import Run
+from proxykv.config.settings import MapperSettings, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,8 @@ STEP_SECONDS = 0.03
 """What a training step takes besides the mapper's own operations: losses, ranks, the optimizer."""
 TRAINED = ("proxykv", "surrogate")
 """Methods that are fitted in steps; a surrogate's networks cost nothing beside the rest of one."""
-MAPPER_WIDTH = 32
 MAPPER_USED = 0.1
 """Share of the peak in float32 that the mapper's small matrices reach."""
-TRAINING = {"steps": 500, "batch": 2, "crop": 2048, "val_contexts": 8, "eval_every": 100}
-"""Defaults of proxykv.mapper.training.TrainConfig, which loads torch."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -174,7 +172,7 @@ class _Family:
         mean = sum(c * n for c, n in lengths) / max(1, sum(c for c, _ in lengths))
         seconds = float(START_SECONDS * len(fitted))
         for method in (m for m in fitted if m.base in TRAINED):
-            how = {**TRAINING, **self.run.training, **method.params}
+            how = {**asdict(TrainingSettings()), **self.run.training, **method.params}
             window = min(how["crop"], mean)
             evaluated = how["val_contexts"] * mean / how["eval_every"]
             seconds += how["steps"] * STEP_SECONDS
@@ -217,8 +215,8 @@ class _Family:
 
     def _mapping(self, tokens: float, device: Device) -> float:
         """Seconds that a mapper takes: its cross-attention between heads, which costs most."""
-        heads = self.target.pairs
-        per_token = heads * MAPPER_WIDTH * (4 * self.proxy.pairs + 2 * MAPPER_WIDTH)
+        heads, width = self.target.pairs, MapperSettings.width
+        per_token = heads * width * (4 * self.proxy.pairs + 2 * width)
         return tokens * per_token / (device.flops[4] * MAPPER_USED)
 
     def _start(self, with_proxy: bool) -> float:

@@ -13,16 +13,7 @@ from importlib.util import resolve_name
 from typing import Any
 
 from proxykv.config import catalog
-
-TYPES = {
-    "int": "integer",
-    "float": "number",
-    "str": "string",
-    "bool": "boolean",
-    **dict.fromkeys(("Sequence", "list", "tuple"), "array"),
-    **dict.fromkeys(("Mapping", "dict"), "object"),
-}
-"""Annotations whose values a config can hold; what others take is not checked."""
+from proxykv.config.bounds import TYPES, Bounds
 
 
 def parameters(module: str, name: str, given: Collection[str]) -> Mapping[str, Any] | None:
@@ -42,10 +33,9 @@ def parameters(module: str, name: str, given: Collection[str]) -> Mapping[str, A
         return None
     arguments, others = taken
     arguments = [a for a in arguments if a.name not in {*given, "self"}]
-    known = _definitions(origin)
     return {
         "type": "object",
-        "properties": {a.name: _schema(a.annotation, known) for a in arguments},
+        "properties": {a.name: _schema(a.annotation, origin) for a in arguments},
         "required": [a.name for a in arguments if not a.optional],
         "additionalProperties": others,
     }
@@ -148,14 +138,19 @@ def _fields(module: str, node: ast.ClassDef) -> list[_Argument]:
     return list(fields.values())
 
 
-def _schema(annotation: Any, names: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Schema of the values that an annotation allows; empty where anything may do."""
-    if isinstance(annotation, ast.Name):
-        annotation = names.get(annotation.id, annotation)  # an alias: Pooling = Literal[…]
+def _schema(annotation: Any, module: str) -> Mapping[str, Any]:
+    """Schema of the values that an annotation of a module allows; empty where anything may do."""
+    if isinstance(annotation, ast.Name) and annotation.id in _definitions(module):
+        module, annotation = _found(module, annotation.id)  # an alias: Pooling = Literal[…]
     match annotation:
         case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
             value = ast.literal_eval(choices)
             return {"enum": list(value) if isinstance(value, tuple) else [value]}
+        case ast.Subscript(
+            value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[base, ast.Call() as bounds])
+        ) if ast.unparse(bounds.func) == Bounds.__name__:
+            stated = {str(k.arg): ast.literal_eval(k.value) for k in bounds.keywords}
+            return {**_schema(base, module), **Bounds(**stated).schema()}
     types = _types(annotation)
     return {"type": types} if types else {}
 

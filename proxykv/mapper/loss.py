@@ -1,20 +1,24 @@
-"""The Multi-Granularity Hybrid Loss: five terms, each a mean, each a pure function.
+"""The Multi-Granularity Hybrid Loss: one function per term, each a mean and a pure function.
 
-The paper (arXiv 2605.16360) names the terms and the weights of two; the formulas are this
-project's. Everywhere `s` are logits [L, H, n], Ŷ = σ(s), and `Y` the target's own KVzip scores
-in [0, 1], same shape; N = L·H·n.
+A term is a function `<name>_loss(logits, target, generator)` under `@loss_term(default weight)`.
+Nothing else lists the terms: config, checks and log follow from these functions.
+
+The paper (arXiv 2605.16360) names the terms and the weights of two (`bin` 10, `mse` 20); the
+formulas are this project's. Everywhere `s` are logits [L, H, n], Ŷ = σ(s), and `Y` the target's
+own KVzip scores in [0, 1], same shape; N = L·H·n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from proxykv.config.terms import PAPER_WEIGHTS
+from proxykv.config.terms import SUFFIX
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.selection import budget
 
@@ -22,11 +26,33 @@ BIN_RETENTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 Logits = Float[Tensor, "layer kv_head token"]
 Scalar = Float[Tensor, ""]
+Term = Callable[[Logits, Logits, torch.Generator], Scalar]
+AnyTerm = TypeVar("AnyTerm", bound=Callable[..., Scalar])
+
+TERMS: dict[str, Term] = {}
+"""Every term of the loss by name, in the order in which they draw from the generator."""
 
 
+def loss_term(weight: float) -> Callable[[AnyTerm], AnyTerm]:
+    """Make a function a term of the loss, called by its name without `_loss`.
+
+    `weight`, a literal, is the term's weight in a config that states none. It is read from the
+    source (`proxykv.config.terms`); 0 means that the term is off by default.
+    """
+    assert weight >= 0
+
+    def register(term: AnyTerm) -> AnyTerm:
+        TERMS[term.__name__.removesuffix(SUFFIX)] = term
+        return term
+
+    return register
+
+
+@loss_term(10.0)
 def bin_loss(
     logits: Logits,
     target: Logits,
+    generator: torch.Generator,
     retentions: Sequence[float] = BIN_RETENTIONS,
     temperature: float = 0.5,
 ) -> Scalar:
@@ -48,12 +74,16 @@ def bin_loss(
     return torch.stack(terms).mean()
 
 
-def mse_loss(logits: Logits, target: Logits, floor: float = 0.05) -> Scalar:
+@loss_term(20.0)
+def mse_loss(
+    logits: Logits, target: Logits, generator: torch.Generator, floor: float = 0.05
+) -> Scalar:
     """Value-weighted error: Σ w (Ŷ − Y)² / Σ w, with w = floor + Y."""
     weight = floor + target
     return (weight * (logits.sigmoid() - target).square()).sum() / weight.sum()
 
 
+@loss_term(1.0)
 def fine_loss(
     logits: Logits,
     target: Logits,
@@ -71,6 +101,7 @@ def fine_loss(
     return _rank_loss(logits, first, second, gap.sign(), gap.ne(0).to(logits.dtype))
 
 
+@loss_term(0.0)  # the ablation found no use for it (docs/results/ablations.md)
 def global_loss(
     logits: Logits, target: Logits, generator: torch.Generator, pairs: int = 16384
 ) -> Scalar:
@@ -83,7 +114,8 @@ def global_loss(
     return _rank_loss(logits, first, second, gap.sign(), gap.abs())
 
 
-def cos_loss(logits: Logits, target: Logits) -> Scalar:
+@loss_term(1.0)
+def cos_loss(logits: Logits, target: Logits, generator: torch.Generator) -> Scalar:
     """Shape of each head: 1 − mean over heads of cos(Ŷ_h, Y_h) along tokens."""
     return 1 - F.cosine_similarity(logits.sigmoid(), target, dim=-1).mean()
 
@@ -94,25 +126,27 @@ def hybrid_loss(
     weights: Mapping[str, float],
     generator: torch.Generator,
 ) -> tuple[Scalar, dict[str, Scalar]]:
-    """Σ λ · term, and every term by name; a term that `weights` lacks counts 0 and is still told.
+    """Σ λ · term, and every term by its name, also those whose weight is 0.
 
-    `generator` (on the CPU) draws the pairs of `fine` and `global`. Raises ConfigError for a
-    weight without a term.
+    Args:
+        logits: of the mapper.
+        target: KVzip scores of the target.
+        weights: λ by term; a term that is left out counts 0.
+        generator: on the CPU; draws the pairs of `fine` and `global`.
+
+    Returns:
+        The weighted sum, with gradient, and the terms, without.
+
+    Raises:
+        ConfigError: for a weight without a term, or weights that are all zero.
     """
-    if unknown := set(weights) - set(PAPER_WEIGHTS):
+    if unknown := set(weights) - set(TERMS):
         raise ConfigError(
-            f"loss weights: no term {', '.join(sorted(unknown))}; "
-            f"choose among {', '.join(PAPER_WEIGHTS)}"
+            f"loss weights: no term {', '.join(sorted(unknown))}; choose among {', '.join(TERMS)}"
         )
-    terms = {
-        "bin": bin_loss(logits, target),
-        "mse": mse_loss(logits, target),
-        "fine": fine_loss(logits, target, generator),
-        "global": global_loss(logits, target, generator),
-        "cos": cos_loss(logits, target),
-    }
     if not any(weights.values()):
         raise ConfigError("loss weights: all are zero; give at least one term a weight")
+    terms = {name: term(logits, target, generator) for name, term in TERMS.items()}
     used = [weights[name] * term for name, term in terms.items() if weights.get(name)]
     return torch.stack(used).sum(), {name: term.detach() for name, term in terms.items()}
 

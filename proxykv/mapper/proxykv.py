@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from proxykv.config.settings import TrainingSettings
 from proxykv.mapper.hybrid import load_mapper
 from proxykv.mapper.stored_scores import Predictor, load_scores
-from proxykv.mapper.training import TrainConfig, train_mapper
+from proxykv.mapper.training import train_mapper
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import ProxySignal, Scores
 from proxykv.scoring.contract import MethodContext
@@ -66,9 +67,9 @@ class ProxyKV:
 def fit(
     files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> None:
-    """Train a mapper on stored scores; `params`, but for `shuffled`, are fields of TrainConfig."""
+    """Train a mapper on stored scores; `params` are TrainingSettings, except `shuffled`."""
     training = {name: value for name, value in params.items() if name != "shuffled"}
-    train_mapper(files, out, TrainConfig(**training), identity)
+    train_mapper(files, out, TrainingSettings(**training), identity)
 
 
 def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,46 +9,24 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from proxykv.runtime.errors import ConfigError
-
-KINDS = ("hybrid", "linear")
+from proxykv.config.settings import MapperSettings
 
 
 @dataclass(frozen=True)
-class MapperConfig:
-    """Shape of a mapper. `conv`, `time`, `head` switch a stage off for the component ablation."""
+class MapperConfig(MapperSettings):
+    """A mapper's settings and the shape that the pair's models give it.
+
+    Args:
+        proxy_layers: layers of the proxy.
+        proxy_heads: KV heads of each.
+        layers: layers of the target.
+        heads: KV heads of each.
+    """
 
     proxy_layers: int
     proxy_heads: int
     layers: int
     heads: int
-    variant: str = "hybrid"
-    conv_channels: int = 16
-    kernel: int = 7
-    conv_blocks: int = 2
-    time_width: int = 64
-    time_dilations: Sequence[int] = (1, 4, 16)
-    width: int = 32
-    attention_heads: int = 2
-    dropout: float = 0.1
-    conv: bool = True
-    time: bool = True
-    head: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
-        if self.variant not in KINDS:
-            raise ConfigError(
-                f"mapper: unknown variant {self.variant!r}; choose one of {', '.join(KINDS)}"
-            )
-        if self.kernel % 2 == 0:
-            raise ConfigError(f"mapper: kernel {self.kernel} is even; choose an odd number")
-        if self.width % self.attention_heads:
-            raise ConfigError(
-                f"mapper: width {self.width} is no multiple of attention_heads "
-                f"{self.attention_heads}; choose a multiple"
-            )
-        object.__setattr__(self, "time_dilations", tuple(self.time_dilations))
 
     @property
     def proxy_channels(self) -> int:

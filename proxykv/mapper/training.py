@@ -10,14 +10,14 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from proxykv.config.terms import DEFAULT_WEIGHTS
+from proxykv.config.settings import TrainingSettings
 from proxykv.mapper import tensor_file
 from proxykv.mapper.fidelity import fidelity
 from proxykv.mapper.hybrid import save_mapper
@@ -35,41 +35,10 @@ Build = Callable[[Sequence[Path], Mapping[str, Any], str], Any]
 CHOICE = ("mass@0.1", "mass@0.2", "mass@0.3")
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train: `batch` contexts a step, each cut to a random window of `crop` tokens.
-
-    `signal` is what the mapper sees of the proxy (`proxykv.scoring.proxy.SIGNALS`);
-    `weights` are the loss's λ; with `calibrated`, each head's scores get the distribution of its
-    true ones; `mapper` overrides fields of MapperConfig (its shape comes from the scores);
-    `val_contexts` are held out; `*_every` count steps
-    (`log_every`: those whose log line has the fidelity, too).
-    Training ends early when `patience` evaluations in a row have not improved on the best one.
-    """
-
-    steps: int = 500
-    batch: int = 2
-    crop: int = 2048
-    signal: str = "kvzip"
-    lr: float = 6e-3
-    warmup: int = 25
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    seed: int = 0
-    val_contexts: int = 8
-    log_every: int = 10
-    eval_every: int = 100
-    patience: int = 5
-    device: str = "cpu"
-    weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
-    calibrated: bool = True
-    mapper: Mapping[str, Any] = field(default_factory=dict)
-
-
 def train_mapper(
     score_files: Sequence[Path],
     out: Path,
-    config: TrainConfig,
+    config: TrainingSettings,
     identity: Mapping[str, Any],
     build: Build = calibrated_mapper,
     load: Load = load_scores,
@@ -109,7 +78,7 @@ def split_contexts(files: Sequence[Path], held_out: int) -> tuple[list[Path], li
     return drawn[held_out:], drawn[:held_out]
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
+def learning_rate(step: int, config: TrainingSettings) -> float:
     """Linear warm-up, then a cosine down to a twentieth; steps count from 1."""
     if step <= config.warmup:
         return config.lr * step / config.warmup
@@ -126,7 +95,7 @@ class Trainer:
     def __init__(
         self,
         out: Path,
-        config: TrainConfig,
+        config: TrainingSettings,
         identity: Mapping[str, Any],
         train: list[Path],
         held_out: list[Path],

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from proxykv.config.terms import DEFAULT_WEIGHTS
+from proxykv.config.terms import default_weights
 from proxykv.report.stats import Strata, mean_ci
 from proxykv.report.tables import CELL, LOW, LOW_RETENTION, SUBJECT, UNIT, context_means, read_rows
 from proxykv.runtime.digest import digest
@@ -63,7 +63,7 @@ def variants(config: Mapping[str, Any]) -> list[AblationVariant]:
     """The reference, then the variants in the config's order; nothing where there is none."""
     entries = [m if isinstance(m, dict) else {"id": m, "base": m} for m in config["methods"]]
     mine = [m for m in entries if SUBJECT in (m["id"], m["base"]) and not OTHER & m.keys()]
-    terms = config.get("training", {}).get("weights", DEFAULT_WEIGHTS)
+    terms = config.get("training", {}).get("weights", default_weights())
     groups: dict[str, list[tuple[str, str]]] = {}
     for entry in sorted(mine, key=lambda m: m["id"] != SUBJECT):
         params = {k: v for k, v in entry.get("params", {}).items() if k != "seed"}

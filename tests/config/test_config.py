@@ -102,22 +102,6 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.Mon
         Run.read(Path("results/other/config.json"))
 
 
-def test_the_schema_knows_exactly_the_settings_of_training() -> None:
-    from dataclasses import fields
-
-    from proxykv.config.terms import PAPER_WEIGHTS
-    from proxykv.mapper.stages import KINDS, MapperConfig
-    from proxykv.mapper.training import TrainConfig
-
-    known = catalog.schema("config")["properties"]["training"]["properties"]
-    assert set(known) == {field.name for field in fields(TrainConfig)} - {"seed"}
-    assert set(known["weights"]["properties"]) == set(PAPER_WEIGHTS)
-    shape = {"proxy_layers", "proxy_heads", "layers", "heads"}
-    mapper = {field.name for field in fields(MapperConfig)} - shape
-    assert set(known["mapper"]["properties"]) == mapper
-    assert set(known["mapper"]["properties"]["variant"]["enum"]) == set(KINDS)
-
-
 def test_what_shows_transfer_is_not_trained_on() -> None:
     config = valid()
     config["corpus"][0] |= {"benchmark": "scbench", "tasks": ["kv", "repoqa"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,8 @@ from checkout import Checkout
 from proxykv.cli import main
 from proxykv.config import catalog
 from proxykv.config.benchmarks import tasks
-from proxykv.config.estimate import CPU, GPU, TRAINING, ModelCost, estimate, total
+from proxykv.config.estimate import CPU, GPU, ModelCost, estimate, total
 from proxykv.config.run import Run
-from proxykv.mapper.training import TrainConfig
 
 SHAPE = {"layers": 2, "query_heads": 4, "kv_heads": 2, "head_dim": 8, "parameters": 1000}
 NET = ModelCost({"shape": SHAPE, "dtype": "bfloat16"})
@@ -143,8 +142,9 @@ def test_every_task_says_what_it_is_like() -> None:
             assert (row.context_tokens is not None) == (benchmark in ("longbench", "scbench"))
 
 
-def test_defaults_are_those_of_training() -> None:
-    assert asdict(TrainConfig()) | TRAINING == asdict(TrainConfig())
+def test_settings_of_training_change_the_hours_of_fitting() -> None:
+    half, usual, twice = (hours("fit", training={"steps": n}) for n in (250, 500, 1000))
+    assert half < usual == hours("fit") < twice
 
 
 def test_check_and_dry_runs_tell_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxykv.config.terms import PAPER_WEIGHTS
+from proxykv.config.terms import default_weights, term_weights
 from proxykv.mapper.loss import (
+    TERMS,
     bin_loss,
     cos_loss,
     fine_loss,
@@ -19,6 +20,8 @@ from proxykv.mapper.loss import (
     mse_loss,
 )
 from proxykv.runtime.errors import ConfigError
+
+PAPER_WEIGHTS = {"bin": 10.0, "mse": 20.0, "fine": 1.0, "global": 1.0, "cos": 1.0}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -39,15 +42,15 @@ def all_terms(logits: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Ten
 
 def test_bin_by_hand() -> None:
     # ρ 0.5 of 2: q is the largest logit, 2; the other entry lies (0 − 2)/0.5 = −4 below it.
-    good = bin_loss(grid(2.0, 0.0), grid(0.9, 0.1), retentions=(0.5,))
-    bad = bin_loss(grid(2.0, 0.0), grid(0.1, 0.9), retentions=(0.5,))
+    good = bin_loss(grid(2.0, 0.0), grid(0.9, 0.1), generator(), retentions=(0.5,))
+    bad = bin_loss(grid(2.0, 0.0), grid(0.1, 0.9), generator(), retentions=(0.5,))
     assert good.item() == pytest.approx((softplus(0) + softplus(-4)) / 2)
     assert bad.item() == pytest.approx((softplus(0) + softplus(4)) / 2)
 
 
 def test_bin_threshold_has_no_gradient() -> None:
     logits = grid(2.0, 0.0).requires_grad_()
-    bin_loss(logits, grid(0.1, 0.9), retentions=(0.5,)).backward()
+    bin_loss(logits, grid(0.1, 0.9), generator(), retentions=(0.5,)).backward()
     assert logits.grad is not None
     # d/ds of BCE is (σ(z) − label)/T per entry, over 2 entries: through q nothing is added.
     expected = [(0.5 - 0) / 0.5 / 2, (1 / (1 + math.exp(4)) - 1) / 0.5 / 2]
@@ -56,16 +59,16 @@ def test_bin_threshold_has_no_gradient() -> None:
 
 def test_bin_label_breaks_ties_by_index() -> None:
     target = grid(0.5, 0.5)
-    first = bin_loss(grid(1.0, 0.0), target, retentions=(0.5,))
-    second = bin_loss(grid(0.0, 1.0), target, retentions=(0.5,))
+    first = bin_loss(grid(1.0, 0.0), target, generator(), retentions=(0.5,))
+    second = bin_loss(grid(0.0, 1.0), target, generator(), retentions=(0.5,))
     assert first < second
 
 
 def test_mse_by_hand() -> None:
     # σ(0) = 0.5 against 1 and 0; weights 1.05 and 0.05.
-    loss = mse_loss(grid(0.0, 0.0), grid(1.0, 0.0))
+    loss = mse_loss(grid(0.0, 0.0), grid(1.0, 0.0), generator())
     assert loss.item() == pytest.approx(0.25)
-    loss = mse_loss(grid(0.0, 100.0), grid(1.0, 0.0))
+    loss = mse_loss(grid(0.0, 100.0), grid(1.0, 0.0), generator())
     assert loss.item() == pytest.approx((1.05 * 0.25 + 0.05 * 1.0) / 1.10)
 
 
@@ -106,13 +109,15 @@ def test_cos_by_hand() -> None:
     logits = torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]]])
     target = torch.tensor([[[1.0, 1.0]], [[1.0, 0.0]]])
     expected = 1 - (1 + math.sqrt(0.5)) / 2
-    assert cos_loss(logits, target).item() == pytest.approx(expected, rel=1e-5)
+    assert cos_loss(logits, target, generator()).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_cos_ignores_each_heads_level() -> None:
     logits, target = torch.randn(2, 3, 40), torch.rand(2, 3, 40)
     scaled = target * torch.tensor([1.0, 0.1, 0.5]).reshape(1, 3, 1)
-    assert torch.allclose(cos_loss(logits, target), cos_loss(logits, scaled), atol=1e-6)
+    assert torch.allclose(
+        cos_loss(logits, target, generator()), cos_loss(logits, scaled, generator()), atol=1e-6
+    )
 
 
 def gradient(term: str, logits: torch.Tensor, target: torch.Tensor) -> list[float]:
@@ -256,3 +261,8 @@ def test_unknown_or_no_weights_are_refused() -> None:
         hybrid_loss(logits, target, {"mes": 1.0}, generator())
     with pytest.raises(ConfigError, match="all are zero"):
         hybrid_loss(logits, target, {"mse": 0.0}, generator())
+
+
+def test_names_and_default_weights_are_read_from_the_terms_without_torch() -> None:
+    assert list(term_weights()) == list(TERMS) == list(PAPER_WEIGHTS)
+    assert default_weights() == {"bin": 10.0, "mse": 20.0, "fine": 1.0, "cos": 1.0}

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from proxykv.config.settings import TrainingSettings
 from proxykv.mapper.fidelity import fidelity
 from proxykv.mapper.hybrid import load_mapper
 from proxykv.mapper.training import (
-    TrainConfig,
     Trainer,
     learning_rate,
     split_contexts,
@@ -24,7 +24,7 @@ from proxykv.runtime.errors import ConfigError
 
 IDENTITY = {"family": "toy", "target_hash": "t", "proxy_hash": "p", "vocab_hash": "v"}
 SMALL = {"conv_channels": 8, "time_width": 16, "time_dilations": (1, 4), "width": 16}
-QUICK = TrainConfig(
+QUICK = TrainingSettings(
     steps=12,
     warmup=2,
     crop=48,
@@ -240,7 +240,7 @@ def test_bad_files_and_splits_are_refused(tmp_path: Path) -> None:
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
-    config = TrainConfig(steps=100, warmup=10, lr=1.0)
+    config = TrainingSettings(steps=100, warmup=10, lr=1.0)
     rates = [learning_rate(step, config) for step in range(1, 101)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == max(rates) == 1.0
     assert rates[-1] == pytest.approx(0.05) and rates[9:] == sorted(rates[9:], reverse=True)
