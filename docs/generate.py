@@ -39,7 +39,9 @@ def pages() -> dict[str, str]:
     schemas = "workflow/schemas/{}.schema.yaml"
     config = [
         "# Config reference",
-        NOTE.format(source=schemas.format("config") + " and " + schemas.format("family")),
+        NOTE.format(
+            source=f"{schemas.format('config')}, proxykv/config/settings.py and {schemas.format('family')}"
+        ),
         CONFIG.strip(),
         "## A run",
         settings(catalog.schema("config")),

@@ -21,6 +21,8 @@ Variant = Literal["hybrid", "linear"]
 Signal = Literal["kvzip", "prefill"]
 Device = Annotated[str, Bounds(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)\Z")]
 
+COUNTLESS = ("choice", "switch", "dimensionless")
+"""Units of values that count nothing."""
 WEIGHT = {"type": "number", "minimum": 0}
 
 
@@ -29,7 +31,7 @@ def about(meaning: str, unit: str, schema: Mapping[str, Any] | None = None) -> M
 
     Args:
         meaning: what it decides.
-        unit: what its values count; `choice`, `switch` or `dimensionless` where they count nothing.
+        unit: what its values count, or one of `COUNTLESS`.
         schema: JSON schema of a mapping; that of other values follows from the annotation.
     """
     return {"meaning": meaning, "unit": unit, "schema": schema}
@@ -40,7 +42,7 @@ def schema_of(settings: type) -> dict[str, Any]:
     hints = get_type_hints(settings, include_extras=True)
     properties = {
         f.name: {
-            "description": f"{f.metadata['meaning']} ({f.metadata['unit']})",
+            "description": _described(**f.metadata),
             "default": _plain(getattr(settings(), f.name)),
             **(f.metadata["schema"] or _values(hints[f.name])),
         }
@@ -51,6 +53,10 @@ def schema_of(settings: type) -> dict[str, Any]:
 
 def _mapping(properties: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _described(meaning: str, unit: str, schema: object) -> str:
+    return meaning if unit in COUNTLESS else f"{meaning} ({unit})"
 
 
 def _plain(value: Any) -> Any:
