@@ -39,9 +39,7 @@ def pages() -> dict[str, str]:
     schemas = "workflow/schemas/{}.schema.yaml"
     config = [
         "# Config reference",
-        NOTE.format(
-            source=f"{schemas.format('config')}, proxykv/config/settings.py and {schemas.format('family')}"
-        ),
+        NOTE.format(source=f"{schemas.format('{config,family}')} and proxykv/config/settings.py"),
         CONFIG.strip(),
         "## A run",
         settings(catalog.schema("config")),
