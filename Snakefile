@@ -1,4 +1,4 @@
-# Trains mappers, runs every method over retentions and tasks, ends in tables, plots and a report.
+# Trains mappers, runs every method over retentions and tasks, writes tables, plots and a report.
 # `snakemake --cores all` runs config.yaml; `--configfile config/<preset>.yaml` runs a preset.
 import sys
 

@@ -115,7 +115,7 @@ def _needs_config(command: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """check a config file and say what the run would consist of, or verify a family's models"""
+    """check a config and print its jobs and estimated hours, or verify a family's models"""
     if (options.family is None) == (options.configfile is None):
         raise ConfigError("proxykv check: give a config file, or --family with a family's name")
     if options.family:
@@ -150,7 +150,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    """make the dataset that belongs to a path of the run"""
+    """make the dataset of a task (path: its file in the cache)"""
     from proxykv.steps.prepare import prepare
 
     run = Run.read(options.config)
@@ -200,7 +200,7 @@ def _grade(options: argparse.Namespace) -> None:
 
 
 def _transfer(options: argparse.Namespace) -> None:
-    """hold what is fitted against the corpus' held-out contexts, part by part"""
+    """test fitted methods on held-out contexts of each part of the corpus"""
     from proxykv.steps.transfer import transfer
 
     transfer(Run.read(options.config))
@@ -228,7 +228,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    """show how far each fit and each job of the run is"""
+    """show the progress of each fit and each job"""
     from proxykv.runs.status import fits, status, status_table
 
     run = Run.read(options.config)
@@ -240,7 +240,7 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _forget(options: argparse.Namespace) -> None:
-    """drop rows, so that the next run computes exactly those again"""
+    """drop rows, so that the next run computes them again"""
     from proxykv.runs.status import forget
 
     names = ("family", "benchmark", "task", "method")
@@ -250,7 +250,7 @@ def _forget(options: argparse.Namespace) -> None:
 
 
 def _recover(options: argparse.Namespace) -> None:
-    """after snakemake was killed: end what it left, unlock, and run its command again"""
+    """after snakemake was killed: end its remaining jobs, unlock, run the command again"""
     from proxykv.runs.recover import recover
 
     sys.exit(recover(options.command))

@@ -1,5 +1,5 @@
-# What all rules share. Each is one call of the package, `proxykv <step> … --config …`.
-# Rules run in the environment that snakemake was started in, or with `--sdm conda` in one of their own.
+# What all rules share. Each rule is one call of the package, `proxykv <step> … --config …`.
+# Rules run in the environment of snakemake, or with `--sdm conda` in a separate one.
 import atexit
 import re
 import shlex
@@ -8,13 +8,13 @@ from proxykv.config.estimate import estimate, total
 
 LOGS = f"results/{RUN.name}/logs"
 
-# Not in the commands: what runs share would be made anew for each, as a command that has changed.
+# Not in the commands: a changed command would make again what runs share.
 shell.prefix(
     f"set -euo pipefail; export PROXYKV_CONFIG={shlex.quote(str(RUN.dir))}/config.json; "
 )
 
 
-# Given back when the process ends, however it ends.
+# Released when the process ends, however it ends.
 ALONE = Lock(RUN.dir / "workflow.lock")
 
 
@@ -70,12 +70,12 @@ def step(call, network=False):
 
 
 def model_step(call):
-    """The same for a step that runs models, with what the job was given."""
+    """The same for a step that runs models, with the threads and GPUs of the job."""
     return step(f"{call} --threads {{threads}} --gpus {{resources.gpu}}")
 
 
 def asks(step):
-    """What a family's job asks for. A retry gets half as much memory and time again."""
+    """Resources of a family's job. A retry gets half as much memory and time again."""
 
     def amount(name, grows):
         def ask(wildcards, attempt):

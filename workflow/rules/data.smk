@@ -1,5 +1,5 @@
 # Contexts and questions, made for a family's tokenizer. The path's digest names the settings.
-# A local rule, since what they are made from may have to be downloaded.
+# A local rule, since their sources may have to be downloaded.
 
 
 rule prepare:

@@ -27,9 +27,9 @@ rule extract:
         model_step("extract {wildcards.family:q} {wildcards.shard:q}")
 
 
-# Words only, no model: seconds. Fits depend on the names of what is dropped. Once that list is there
-# it is a file like any other, which the step writes again if it changes: so a plan with a new task
-# fits nothing. (Inputs marked `ancient` would do, but hide other reasons to run what is behind them.)
+# Compares words and takes seconds. Fits depend on the list of dropped contexts. Once that list exists,
+# it is no output of this rule; the step writes it again if it changes. So a plan with a new task fits
+# nothing. (`ancient` inputs would do the same, but hide other reasons to run their rules.)
 for FAMILY in RUN.families:
 
     rule:
@@ -96,7 +96,7 @@ rule fit:
         model_step("fit {wildcards.family:q} {wildcards.method:q}")
 
 
-# Not part of a run: `snakemake transfer` needs what is fitted and the stored scores, no rows.
+# Not part of a run: `snakemake transfer` needs fitted methods and stored scores, no rows.
 rule transfer:
     input:
         [str(path) for family in RUN.families for path in RUN.score_lists(family)],

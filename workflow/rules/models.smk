@@ -1,5 +1,5 @@
-# Weights out of their published form into a plain safetensors folder, once for all runs.
-# A local rule: the nodes of a cluster often reach no network.
+# Weights from their published form into a plain safetensors folder, once for all runs.
+# A local rule: nodes of a cluster often have no network.
 
 
 rule convert:
@@ -16,7 +16,7 @@ rule convert:
         step("convert {wildcards.family:q} {wildcards.role:q}", network=True)
 
 
-# Not part of a run, which uses the weights that ship in models/tiny:
+# Not part of a run, which uses the weights in models/tiny:
 # `snakemake cache/retrained/tiny/target/metrics.json` trains them again.
 rule pretrain:
     output:
