@@ -1,9 +1,8 @@
 """Distance from the full cache against retention.
 
 KL divergence of the next-token distributions of the full cache from those of the pruned one, in
-nats per token along the reference answer (log scale; lower is better, 0 = indistinguishable). It
-needs far fewer contexts than exact match to tell methods apart. Bands are 95 % bootstrap
-intervals over contexts.
+nats per token along the reference answer (log scale; lower is better, 0 = identical). Bands are
+95 % bootstrap intervals over contexts.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
