@@ -141,7 +141,7 @@ def _fields(module: str, node: ast.ClassDef) -> list[_Argument]:
 def _schema(annotation: Any, module: str) -> Mapping[str, Any]:
     """Schema of the values that an annotation of a module allows; empty where anything may do."""
     if isinstance(annotation, ast.Name) and annotation.id in _definitions(module):
-        module, annotation = _found(module, annotation.id)  # an alias: Pooling = Literal[…]
+        module, annotation = definition(module, annotation.id)  # an alias: Pooling = Literal[…]
     match annotation:
         case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
             value = ast.literal_eval(choices)
