@@ -63,7 +63,7 @@ def _explained(error: ValidationError) -> Iterator[tuple[Sequence[Any], str, str
                 known = ", ".join(map(str, error.instance)) or "none"  # type: ignore[arg-type]
                 yield [*path, name], part["description"], f"no such field; there are {known}"
     elif error.validator == "memberOf":
-        yield path, error.message, "another"
+        yield path, error.message, _short(error.instance)
     else:
         expected = error.schema["description"]  # type: ignore[index]
         yield path, expected, _short(error.instance)
@@ -77,7 +77,7 @@ def _member_of(_: Any, pairs: Mapping[str, str], instance: Any, __: Any) -> Iter
             continue
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str) and one not in known:
-                yield ValidationError(f"one of the record's `{among}`", path=[name])
+                yield ValidationError(f"one of the record's `{among}`", path=[name], instance=one)
 
 
 _Validator = validators.extend(Draft202012Validator, {"memberOf": _member_of})

@@ -54,7 +54,11 @@ def read_records(
             or a record departs from the schema. The line names file, record and field.
     """
     if set(source) == {"path"}:
-        where, attempts = f"source {source['path']}", iter([_local(str(source["path"]), name)])
+        where, place = f"source {source['path']}", _place(str(source["path"]))
+        if place.suffix in FORMATS and place.is_file():  # the table, whatever it is called
+            files = {place.name: partial(place.open, "rb")}
+            return _read(files, [place.name], where, schema or record(), unique)
+        attempts = iter([_local(place)])
     elif set(source) == {"hub", "revision"}:
         where = f"source {source['hub']}@{source['revision']}"
         attempts = _hub(source["hub"], str(source["revision"]), name, where)
@@ -133,17 +137,20 @@ def check(
             raise ConfigError(f"{place}: the same {unique} as {other}; give each record its own")
 
 
-def _local(path: str, name: str) -> Files:
+def _place(path: str) -> Path:
+    """The folder or file of a path, which may hold $VARIABLES."""
     place = Path(os.path.expandvars(path)).expanduser()
     if "$" in str(place):
         raise ConfigError(f"source {path}: set the environment variable that it names")
-    if place.is_file():
-        # A file that is named itself is the table, whatever it is called.
-        called = place.name if place.suffix == ".zip" else name + place.suffix
-        return {called: partial(place.open, "rb")}
-    if not place.is_dir():
+    if not place.exists():
         broken = f"a link to {place.readlink()}, which is not there" if place.is_symlink() else None
         raise ConfigError(f"source {path}: {broken or 'no such folder or file'}")
+    return place
+
+
+def _local(place: Path) -> Files:
+    if place.is_file():
+        return {place.name: partial(place.open, "rb")}
     return {
         file.relative_to(place).as_posix(): partial(file.open, "rb") for file in files_below(place)
     }
@@ -163,7 +170,7 @@ def _hub(repository: str, revision: str, name: str, where: str) -> Iterator[File
                 f"{where}: {_line(error)}; download it once where there is a "
                 "network, or give a local `path`"
             ) from error
-        yield _local(folder, name)
+        yield _local(Path(folder))
 
 
 def _archives(files: Files, where: str) -> Iterator[Files]:

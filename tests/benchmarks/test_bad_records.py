@@ -1,0 +1,372 @@
+"""Records that are not as published are refused while data are made: file, record, field."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ruler_corpus
+import scbench_corpus
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from proxykv.benchmarks import contract, longbench
+from proxykv.benchmarks import sources as text_sources
+from proxykv.benchmarks.records import read_records
+from proxykv.runtime.errors import ConfigError
+
+RECORD: dict[str, Any] = {
+    "input": "Which?",
+    "context": "An apple and a pear.",
+    "answers": ["pear"],
+    "all_classes": None,
+    "_id": "q7",
+}
+LABELLED = {**RECORD, "answers": ["Food"], "all_classes": ["Food", "Date"]}
+
+
+@pytest.fixture(scope="module")
+def offered() -> dict[str, Any]:
+    """What a run offers a benchmark; the tokenizer takes words for tokens."""
+    tokenizer = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+    return {"tokenizer": tokenizer, "seed": 0, "split": "eval", "max_context": 10**6}
+
+
+def refused(make: Callable[[], Any]) -> str:
+    """The one line with which something is refused."""
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+LONGBENCH = {
+    "a text for the answers": (
+        "qasper",
+        {"answers": "pear"},
+        "answers: expected a list of 1 or more (each a text that is not empty), found 'pear'",
+    ),
+    "no answer": ("qasper", {"answers": []}, "answers: expected a list of 1 or more"),
+    "an empty answer": ("qasper", {"answers": [""]}, "answers[0]: expected a text that is not"),
+    "a number for an answer": (
+        "qasper",
+        {"answers": ["pear", 7]},
+        "answers[1]: expected a text that is not empty, found 7",
+    ),
+    "null for the answers": ("qasper", {"answers": None}, "answers: expected a list of 1 or more"),
+    "no context": ("qasper", {"context": ""}, "context: expected a text that is not empty"),
+    "a list for the context": ("qasper", {"context": ["a"]}, "context: expected a text"),
+    "null for the question": ("qasper", {"input": None}, "input: expected a text, found None"),
+    "a number for the id": ("qasper", {"_id": 7}, "_id: expected a text that is not empty, found"),
+    "a text for the classes": ("qasper", {"all_classes": "Food"}, "all_classes: expected a list"),
+    "no classes where a task classifies": (
+        "trec",
+        {"all_classes": None},
+        "all_classes: expected a list of 1 or more (each a text that is not empty), found None",
+    ),
+    "no class": ("lsht", {"all_classes": []}, "all_classes: expected a list of 1 or more"),
+    "an answer that is no class": (
+        "trec",
+        {"answers": ["Pear"]},
+        "answers: expected one of the record's `all_classes`, found 'Pear'",
+    ),
+    "a count in words": ("passage_count", {"answers": ["seven"]}, "expected a text like '7'"),
+    "a paragraph without its name": (
+        "passage_retrieval_en",
+        {"answers": ["7"]},
+        "answers[0]: expected a text like 'Paragraph 7', found '7'",
+    ),
+    "a Chinese one": ("passage_retrieval_zh", {"answers": ["Paragraph 7"]}, "like '段落7'"),
+    "half of a surrogate pair": ("qasper", {"context": "a\ud800b"}, "context: expected text, foun"),
+    "another half": ("qasper", {"answers": ["\udfff"]}, "answers[0]: expected text, found half of"),
+}
+
+
+@pytest.mark.parametrize("fault", LONGBENCH)
+def test_longbench(fault: str, tmp_path: Path, offered: dict[str, Any]) -> None:
+    task, changes, message = LONGBENCH[fault]
+    base = LABELLED if longbench.TASKS[task].classifies else {**RECORD}
+    base["answers"] = {
+        "passage_count": ["7"],
+        "passage_retrieval_en": ["Paragraph 7"],
+        "passage_retrieval_zh": ["段落7"],
+    }.get(task, base["answers"])
+    lines = [json.dumps(base | {"_id": "q1"}), json.dumps(base | changes)]
+    path = tmp_path / f"{task}.jsonl"
+    options = {"source": {"path": str(tmp_path)}}
+
+    def make() -> Any:
+        return contract.make("longbench", task, offered=offered, options=options)
+
+    path.write_text("\n".join(lines), "utf-8")
+    line = refused(make)
+    assert message in line
+    assert f"{task}.jsonl, record 2" in line
+    assert "_id" in changes or "(_id 'q7'): " in line
+    path.write_text(lines[0], "utf-8")
+    assert len(make()) == 1
+
+
+@pytest.mark.parametrize("field", RECORD)
+def test_a_missing_field_is_named(field: str, tmp_path: Path, offered: dict[str, Any]) -> None:
+    record = {name: value for name, value in RECORD.items() if name != field}
+    (tmp_path / "qasper.jsonl").write_text(json.dumps(record), "utf-8")
+    options = {"source": {"path": str(tmp_path)}}
+    line = refused(lambda: contract.make("longbench", "qasper", offered=offered, options=options))
+    assert f"{field}: expected a" in line
+    assert "found no such field; there are " in line
+
+
+def test_an_id_that_comes_twice_is_refused_and_both_records_are_named(tmp_path: Path) -> None:
+    def read() -> Any:
+        return read_records({"path": str(tmp_path)}, "qa", unique="_id")
+
+    records = [{"_id": name} for name in ("q1", "q7", "q2", "q7")]
+    (tmp_path / "qa.json").write_text(json.dumps(records), "utf-8")
+    line = refused(read)
+    assert "qa.json, record 4 (_id 'q7'): the same _id as" in line
+    assert "qa.json, record 2 (_id 'q7'); give each" in line
+    (tmp_path / "qa.json").unlink()
+    (tmp_path / "qa").mkdir()
+    for i in range(2):  # in two shards of one table
+        path = tmp_path / "qa" / f"test-{i:05d}-of-00002.parquet"
+        pq.write_table(pa.Table.from_pylist([{"_id": "q7"}]), path)
+    line = refused(read)
+    assert "00001-of-00002.parquet, record 1" in line
+    assert "00000-of-00002.parquet, record 1" in line
+
+
+TURN = {"input": "What?", "answer": "a"}
+SCBENCH = {
+    "no turns": ("kv", {"multi_turns": []}, "multi_turns: expected a list of 1 or more"),
+    "an answer of another type": (
+        "kv",
+        {"multi_turns": [TURN, {"input": "What?", "answer": ["a"]}]},
+        "multi_turns[1].answer: expected a text that is not empty, found ['a']",
+    ),
+    "a turn without an answer": (
+        "summary",
+        {"multi_turns": [{"input": "What?"}]},
+        "multi_turns[0].answer: expected a text that is not empty, found no such field",
+    ),
+    "variables in a text": ("vt", {"multi_turns": [TURN]}, "answer: expected a list of 1 or more"),
+    "three options": (
+        "choice_eng",
+        {"multi_turns": [TURN | {"options": ["a", "b", "c"]}]},
+        "multi_turns[0].options: expected a list of 4 (each a text that is not empty)",
+    ),
+    "an answer that is no option": (
+        "choice_eng",
+        {"multi_turns": [TURN | {"options": ["b", "c", "d", "e"]}]},
+        "multi_turns[0].answer: expected one of the record's `options`, found 'a'",
+    ),
+    "a number in a text": (
+        "mf",
+        {"multi_turns": [{"input": "The median is:", "answer": "7"}]},
+        "multi_turns[0].answer: expected a number, found '7'",
+    ),
+    "a question for no quantity": (
+        "mf",
+        {"multi_turns": [{"input": "Which?", "answer": 7}]},
+        "multi_turns[0].input: expected a text that says `The <quantity> is`, found 'Which?'",
+    ),
+    "a text for numbers": ("mf", {"context": "1, 2"}, "context: expected a list of 1 or more"),
+    "a language without a grammar": ("repoqa", {"lang": "cobol"}, "lang: expected one of python"),
+    "no repository": ("repoqa", {"repo": None}, "repo: expected a text that is not empty"),
+    "a kind that the task does not mix": (
+        "summary_with_needles",
+        {"multi_turns": [TURN | {"task": "scbench_kv"}]},
+        "multi_turns[0].task: expected one of scbench_summary, scbench_passkey, found 'scbench_kv'",
+    ),
+    "no kind": (
+        "repoqa_and_kv",
+        {"multi_turns": [TURN]},
+        "multi_turns[0].task: expected one of scbench_repoqa, scbench_kv, found no such field",
+    ),
+    "a function without a name": (
+        "repoqa_and_kv",
+        {"multi_turns": [TURN | {"task": "scbench_repoqa", "name": None}]},
+        "multi_turns[0].name: expected a text that is not empty, found None",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", SCBENCH)
+def test_scbench(fault: str, tmp_path: Path, offered: dict[str, Any]) -> None:
+    task, changes, message = SCBENCH[fault]
+    first, second = scbench_corpus.corpus()[task]
+    path = tmp_path / f"scbench_{task}.jsonl"
+    path.write_text(f"{json.dumps(first)}\n{json.dumps(second | changes)}\n", "utf-8")
+    options = {"source": {"path": str(tmp_path)}}
+    line = refused(lambda: contract.make("scbench", task, offered=offered, options=options))
+    assert f"scbench_{task}.jsonl, record 2: " in line
+    assert message in line
+
+
+ANSWERED = {"question": "What?", "answers": [{"text": "a"}]}
+PARAGRAPH = {"context": "A text.", "qas": [ANSWERED]}
+RULER = {
+    "squad": (
+        "qa_1",
+        {"data": [{"paragraphs": [PARAGRAPH | {"qas": [ANSWERED | {"answers": "a"}]}]}]},
+        "data[0].paragraphs[0].qas[0].answers: expected a list (each an object), found 'a'",
+    ),
+    "squad's table": (
+        "qa_1",
+        {"title": "T", "context": "C", "question": "Q", "answers": {"text": "a"}},
+        "answers.text: expected a list (each a text that is not empty), found 'a'",
+    ),
+    "hotpotqa": (
+        "qa_2",
+        {"question": "Q", "answer": "a", "context": {"title": ["T"], "sentences": [["S"]]}},
+        "context: expected a list of 1 or more (each [title, sentences])",
+    ),
+    "essays": ("niah_single_2", {"text": ["A."]}, "text: expected a text that is not empty"),
+    "words": ("cwe", ["a", "b"], "record 1: record: expected one object {number: word}"),
+}
+
+
+@pytest.mark.parametrize("fault", RULER)
+def test_ruler(fault: str, tmp_path: Path, offered: dict[str, Any]) -> None:
+    task, record, message = RULER[fault]
+    name = {"qa_1": "squad", "qa_2": "hotpotqa", "niah_single_2": "essays", "cwe": "words"}[task]
+    path = tmp_path / "any.json"
+    path.write_text(json.dumps(record), "utf-8")
+    options = {"lengths": [900], "contexts": 1, "sources": {name: {"path": str(path)}}}
+    line = refused(lambda: contract.make("ruler", task, offered=offered, options=options))
+    assert "any.json, record 1" in line
+    assert message in line
+
+
+def test_ready_samples(tmp_path: Path, offered: dict[str, Any]) -> None:
+    record = ruler_corpus.ready_record("vt", 0) | {"answer": "A, B"}
+    (tmp_path / "4096.jsonl").write_text(json.dumps(record, default=list), "utf-8")
+    options = {"lengths": [4096], "contexts": 1, "samples": {"path": str(tmp_path)}}
+    line = refused(lambda: contract.make("ruler", "vt", offered=offered, options=options))
+    assert "4096.jsonl, record 1: answer: expected a list of 1 or more" in line
+
+
+GOOD = json.dumps(RECORD)
+FILES = {
+    "UTF-16": (GOOD.encode("utf-16"), "qa.jsonl: not UTF-8", "convert it to UTF-8"),
+    "UTF-16 without a mark": ("是".encode("utf-16-le") + b"\xff", "qa.jsonl: not UTF-8", ""),
+    "Latin-1": ('{"a": "Gepäck"}'.encode("latin-1"), "qa.jsonl: not UTF-8", ""),
+    "empty": (b"", "no records in qa.jsonl", ""),
+    "blank": (b"\n \n\n", "no records in qa.jsonl", ""),
+    "a long integer": (b'{"a": 1}\n{"a": ' + b"9" * 5000 + b"}", "qa.jsonl, line 2: not JSON", ""),
+    "not a number": (b'{"a": NaN}', "line 1: not JSON (NaN is no JSON number)", ""),
+    "infinite": (b'{"a": -Infinity}', "-Infinity is no JSON number", ""),
+    "nested without end": (b"[" * 100_000, "line 1: not JSON", ""),
+    "cut": (GOOD[:-9].encode(), "qa.jsonl, line 1: not JSON", ""),
+    "no objects": (b'"text"\n', "qa.jsonl, record 1: record: expected an object", "'text'"),
+    "numbers": (b"[1, 2]", "qa.jsonl, record 1: record: expected an object, found 1", ""),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_unreadable_lines(kind: str, tmp_path: Path) -> None:
+    data, *messages = FILES[kind]
+    (tmp_path / "qa.jsonl").write_bytes(data)
+    line = refused(lambda: read_records({"path": str(tmp_path)}, "qa"))
+    assert all(message in line for message in messages), line
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.5, 0.99])
+def test_a_cut_parquet_is_named(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "qa.parquet"
+    pq.write_table(pa.Table.from_pylist([RECORD] * 99), path)
+    assert len(read_records({"path": str(path)}, "qa")) == 99
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    assert "qa.parquet: cannot be read" in refused(lambda: read_records({"path": str(path)}, "qa"))
+
+
+def test_a_damaged_parquet_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "qa.parquet"
+    pq.write_table(pa.table({"a": ["text " * 99] * 99}), path, compression="gzip")
+    data = bytearray(path.read_bytes())
+    data[40:80] = bytes(40)
+    path.write_bytes(data)
+    assert "qa.parquet: cannot be read" in refused(lambda: read_records({"path": str(path)}, "qa"))
+
+
+def test_a_damaged_zip_member_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.zip"
+    with ZipFile(path, "w") as archive:
+        archive.writestr("qa.jsonl", GOOD)
+    path.write_bytes(path.read_bytes().replace(b"pear", b"plum", 1))
+    assert "qa.jsonl: cannot be read" in refused(lambda: read_records({"path": str(path)}, "qa"))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    (tmp_path / "qa.jsonl").write_text(GOOD, "utf-8-sig")
+    assert read_records({"path": str(tmp_path)}, "qa") == [RECORD]
+    (tmp_path / "qa.jsonl").unlink()
+    (tmp_path / "qa.json").write_text(f"[{GOOD}]", "utf-8-sig")
+    assert read_records({"path": str(tmp_path)}, "qa") == [RECORD]
+
+
+def test_links_are_followed_and_broken_ones_named(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep" / "qa.jsonl").write_text(GOOD, "utf-8")
+    place = tmp_path / "data"
+    place.mkdir()
+    source = {"path": str(place)}
+    (place / "linked").symlink_to(tmp_path / "elsewhere")
+    (place / "round").symlink_to(place)  # a folder that holds itself
+    assert read_records(source, "qa") == [RECORD]
+    (place / "linked").unlink()
+    (place / "qa.jsonl").symlink_to("nowhere.jsonl")
+    assert "qa.jsonl: cannot be read (" in refused(lambda: read_records(source, "qa"))
+    (tmp_path / "gone").symlink_to("nowhere")
+    line = refused(lambda: read_records({"path": str(tmp_path / "gone")}, "qa"))
+    assert "a link to nowhere, which is not there" in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "qa.jsonl"
+    path.write_text(GOOD, "utf-8")
+    path.chmod(0)
+    line = refused(lambda: read_records({"path": str(tmp_path)}, "qa"))
+    assert "qa.jsonl: cannot be read (" in line
+
+
+TEXTS: dict[str, tuple[bytes, str]] = {
+    "a.jsonl": (b'{"text": "One."}\n{"text": 2}', "a.jsonl, record 2: text: expected a text"),
+    "b.jsonl": (b'{"body": "One."}', "b.jsonl, record 1: text: expected a text, found no such"),
+    "c.jsonl": (b'{"text": ', "c.jsonl, line 1: not JSON"),
+    "d.txt": ("是".encode("utf-16"), "d.txt: UTF-16; convert it to UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_of_a_folder(name: str, tmp_path: Path) -> None:
+    data, message = TEXTS[name]
+    (tmp_path / name).write_bytes(data)
+    source = {"kind": "folder", "path": str(tmp_path), "files": "*"}
+    assert message in refused(lambda: text_sources.load([source], "eval", tmp_path))
+
+
+def test_texts_behind_links(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for i in range(8):
+        (tmp_path / "elsewhere" / f"{i}.txt").write_text("One.", "utf-8-sig")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    source = {"kind": "folder", "path": str(tmp_path / "data"), "files": "*.txt"}
+    both = [text_sources.load([source], split, tmp_path) for split in ("train", "eval")]
+    assert [document.text for found in both for document in found] == ["One."] * 8
+    (tmp_path / "data" / "broken.txt").symlink_to("nowhere")
+    assert "broken.txt: cannot be read" in refused(
+        lambda: text_sources.load([source], "eval", tmp_path)
+    )
