@@ -1,38 +1,48 @@
-"""lm-eval as a front door: any generative task of its, answered from a pruned context.
+"""lm-eval: any of its generative tasks, answered from a pruned context.
 
-lm-eval knows models by a registry in memory, so `lm_eval --model proxykv` cannot find this one;
-`proxykv lm-eval …` registers it and hands over to lm-eval's own command line.
+lm-eval finds models in a registry in memory, so `lm_eval --model proxykv` cannot find this one;
+`proxykv lm-eval …` registers it and calls lm-eval's own command line.
 """
 
-# lm-eval's own annotations are narrower than what it hands over.
+# lm-eval's own annotations are narrower than what it passes.
 # pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
+import inspect
+import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
+from lm_eval.utils import simple_parse_args_string
 
+from proxykv.config.check import did_you_mean
 from proxykv.config.run import methods_of
-from proxykv.model.decode import TokenizedQuestion
-from proxykv.model.loading import (
-    Model,
-    context_ids,
-    load_model,
-    require_shared_vocabulary,
-    weights_digest,
+from proxykv.integrations.prompts import (
+    PromptIds,
+    answer_limit,
+    context_seam,
+    cut_at,
+    prompt_ids,
+    unmarked,
 )
+from proxykv.model.decode import TokenizedQuestion
+from proxykv.model.loading import Model, load_model, require_shared_vocabulary, weights_digest
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.engine import Engine
 from proxykv.scoring.ledger import Ledger
 from proxykv.scoring.proxy import Proxy
+
+log = logging.getLogger(__name__)
 
 TASKS = Path(__file__).with_name("lm_eval_tasks")
 """The benchmarks of this project as lm-eval tasks."""
@@ -40,22 +50,26 @@ TASKS = Path(__file__).with_name("lm_eval_tasks")
 BATCH_ROWS = 32
 """Answers that decode together."""
 
-MAX_NEW_TOKENS = 256
-"""Of a task that sets no limit, as lm-eval's own models have it."""
+_OPENING = "<<the user's text>>"
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run lm-eval's command line with this model, and with this project's tasks beside its own."""
+    """Run lm-eval's command line with this model and this project's tasks."""
     from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415 (it reads its arguments when it runs)
 
-    own = ["run", "--model", "proxykv", "--include_path", str(TASKS)]
-    sys.argv = ["lm_eval", *own, *arguments]
+    settings = ["run", "--model", "proxykv", "--include_path", str(TASKS)]
+    if not any(argument.partition("=")[0] == "--device" for argument in arguments):
+        settings += ["--device", "auto"]  # lm-eval's own default is cuda:0
+    sys.argv = ["lm_eval", *settings, *arguments]
     cli_evaluate()
 
 
 @register_model("proxykv")
 class PrunedLM(LM):
-    """A target that reads a context once, prunes it, and answers all questions about it."""
+    """A target that reads a context once, prunes it, and answers all questions about it.
+
+    The model reads lm-eval's own prompt, encoded whole.
+    """
 
     def __init__(
         self,
@@ -69,22 +83,25 @@ class PrunedLM(LM):
         dtype: str = "float32",
         device: str = "auto",
         seed: int = 0,
-        **_: Any,
+        batch_size: Any = None,
+        max_batch_size: Any = None,
     ) -> None:
-        """What `--model_args` may hold; whatever lm-eval adds of its own is not needed.
+        """Load the models; the arguments are those of `--model_args`.
 
         Args:
             target: transformers folder of the model that answers.
-            proxy: the same of the small model, for methods that ask one.
+            proxy: the same for the small model, if the method needs one.
             mapper: folder of a fitted method (a mapper's for ProxyKV).
             method: id of a method, such as proxykv, kvzip or snapkv.
             retention: share of the context's KV pairs to keep, in (0, 1].
             marker: text that ends the context in every prompt, and is not shown to the model;
-                without it, the prompt is split after the document's field `context`.
+                without it, the context ends where the document's field `context` last occurs.
             chat_options: variables for the chat template, with `--apply_chat_template`.
             dtype: of both models.
             device: of both models; `auto` is the machine's accelerator if it has one.
             seed: of what methods draw at random.
+            batch_size: not used; lm-eval always passes it.
+            max_batch_size: the same.
 
         Raises:
             ConfigError: if something that the method needs is missing or does not fit.
@@ -99,7 +116,7 @@ class PrunedLM(LM):
         if self.method.fitted_id and not (mapper and proxy):
             raise ConfigError(f"method {method!r} is fitted: model_args need proxy= and mapper=")
         self.model = load_model(Path(target), dtype=dtype, device=device)
-        self.templated = False
+        self.openings: set[str] = set()
         self.engine = self._engine(proxy, mapper, dtype, device, int(seed))
 
     def _engine(
@@ -125,90 +142,131 @@ class PrunedLM(LM):
         )
         return Engine(context, small, "sequential")
 
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> PrunedLM:
+        """Create the model from `--model_args`, as lm-eval's command line does."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> PrunedLM:
+        """Create the model from a mapping; what `--model_args` says comes before lm-eval's own.
+
+        Raises:
+            ConfigError: if an argument is unknown or missing.
+        """
+        known = list(inspect.signature(cls.__init__).parameters)[1:]
+        for name in arg_dict:
+            if name not in known:
+                raise ConfigError(f"model_args: unknown {name!r}; {did_you_mean(name, known)}")
+        if "target" not in arg_dict:
+            raise ConfigError("model_args: `target` is missing; give target=<model folder>")
+        added = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        return cls(**{**added, **arg_dict})
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Return the pruning settings, which lm-eval writes into its results file."""
+        return {
+            "pruning_method": self.method.id,
+            "pruning_scope": self.method.scope,
+            "pruning_retention": self.retention,
+            "target_hash": self.model.digest,
+        }
+
     @property
     def tokenizer_name(self) -> str:
-        """What lm-eval tells apart its caches of requests by."""
+        """Name by which lm-eval keeps its caches of requests apart."""
         return self.model.tokenizer.name_or_path.replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The tokenizer's template, where lm-eval is told to use it."""
+        """Return the tokenizer's template if lm-eval uses one."""
         return self.model.tokenizer.chat_template if chat_template else None
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A prompt in the tokenizer's chat template."""
-        if not self.templated:
-            self.model = self.model.with_template(self.chat_options)
-            self.templated = True
-        return self.model.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-            **self.chat_options,
-        )
+        """Render a prompt in the tokenizer's chat template."""
+
+        def rendered(history: list[dict[str, str]]) -> str:
+            return self.model.tokenizer.apply_chat_template(
+                history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+                **self.chat_options,
+            )
+
+        first = next(i for i, message in enumerate(chat_history) if message["role"] == "user")
+        stand_in = {**chat_history[first], "content": _OPENING}
+        # What stands before the user's text is the prefix, which is never pruned.
+        opened = rendered([*chat_history[:first], stand_in, *chat_history[first + 1 :]])
+        self.openings.add(opened.partition(_OPENING)[0])
+        return rendered(chat_history)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Greedy answers; requests in a row about one context share its prefill and its pruning.
+        """Answer greedily; consecutive requests about one context share its prefill and pruning.
 
         Raises:
-            ConfigError: if a prompt cannot be split, or a task wants to sample.
+            ConfigError: if a prompt cannot be split or is too long, or a task wants to sample.
         """
+        prompts = [(self.split(request), request) for request in requests]
+        apart = sum(not ids.whole for ids, _ in prompts)
+        if apart:
+            log.info("%d of %d contexts end inside a token; encoded apart", apart, len(prompts))
         texts: list[str] = []
-        split = [(*self._split(request), request) for request in requests]
-        for context, group in groupby(split, key=lambda part: part[0]):
-            asked = [(question, request) for _, question, request in group]
-            for text, (_, request) in zip(self._answers(context, asked), asked, strict=True):
+        for _, group in groupby(prompts, key=lambda pair: (pair[0].prefix, pair[0].context)):
+            asked = list(group)
+            for text, (_, request) in zip(self._answers(asked), asked, strict=True):
                 self.cache_hook.add_partial("generate_until", request.args, text)
                 texts.append(text)
         return texts
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Not offered: raises ConfigError."""
+        """Refuse: raises ConfigError."""
         raise ConfigError("proxykv answers generative tasks only (generate_until)")
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Not offered: raises ConfigError."""
+        """Refuse: raises ConfigError."""
         raise ConfigError("proxykv answers generative tasks only (generate_until)")
 
-    def _split(self, request: Instance) -> tuple[str, str]:
-        """Context (with what is before it) and question of a prompt."""
-        prompt = request.args[0]
-        border = self.marker or request.doc.get("context")
-        if not border or border not in prompt:
-            raise ConfigError(
-                f"task {request.task_name}: cannot tell the context from the question; its "
-                "documents have no field `context`, so give model_args marker=<text between them>"
-            )
-        before, _, after = prompt.partition(border)
-        return (before if self.marker else before + border), after
+    def split(self, request: Instance) -> PromptIds:
+        """Encode a request's prompt and cut it after the context.
 
-    def _answers(self, context: str, asked: list[tuple[str, Instance]]) -> list[str]:
-        model = self.model
-        opening = model.tokenizer.decode(list(model.prefix)) if self.templated else ""
-        ids = context_ids(model, context.removeprefix(opening))
+        Raises:
+            ConfigError: if it cannot be cut, or exceeds what the model can read.
+        """
+        prompt, task = request.args[0], request.task_name
+        if self.marker:
+            prompt, seam = unmarked(prompt, self.marker, task)
+        else:
+            seam = context_seam(prompt, request.doc.get("context"), task)
+        openings = [len(text) for text in self.openings if prompt.startswith(text)]
+        ids = prompt_ids(self.model.tokenizer, prompt, max(openings, default=0), seam)
+        if not ids.question:
+            raise ConfigError(f"task {task}: nothing follows the context; there is no question")
+        window = self.model.net.config.max_position_embeddings
+        tokens = len(ids.prefix) + len(ids.context) + len(ids.question)
+        if tokens + answer_limit(request.args[1]) > window:
+            raise ConfigError(
+                f"task {task}: a prompt of {tokens} tokens and its answer exceed the model's "
+                f"{window}; choose shorter samples or a model with a longer window"
+            )
+        return ids
+
+    def _answers(self, asked: Sequence[tuple[PromptIds, Instance]]) -> list[str]:
+        first = asked[0][0]
+        model = replace(self.model, prefix=first.prefix)
+        ids = torch.tensor([*first.prefix, *first.context], device=model.device)
         work = self.engine.read(model, ids, [self.method.id])
         (pruning,) = work.prunings([(self.method, self.retention)])
-        # The chat template's closing part is in the prompt already.
         questions = [
-            TokenizedQuestion(model.encode(question), (), _limit(request.args[1]))
-            for question, request in asked
+            TokenizedQuestion(prompt.question, (), answer_limit(request.args[1]))
+            for prompt, request in asked
         ]
         answers = work.answers([pruning.keep], questions, BATCH_ROWS)
         texts = [model.decode(list(given[1].ids)) for given in answers]
-        stops = [request.args[1].get("until") or [] for _, request in asked]
-        return [_cut(text, until) for text, until in zip(texts, stops, strict=True)]
-
-
-def _limit(settings: Mapping[str, Any]) -> int:
-    if settings.get("do_sample"):
-        raise ConfigError("proxykv decodes greedily; set do_sample to false")
-    return int(settings.get("max_gen_toks", MAX_NEW_TOKENS))
-
-
-def _cut(text: str, until: str | Sequence[str]) -> str:
-    """The text up to the first of the texts that end an answer."""
-    for end in [until] if isinstance(until, str) else until:
-        text = text.split(end, maxsplit=1)[0] if end else text
-    return text
+        stops = [request.args[1].get("until") for _, request in asked]
+        return [cut_at(text, until) for text, until in zip(texts, stops, strict=True)]
