@@ -23,6 +23,24 @@ VARIANTS = {
         "uses": ["allocation", "ranking"],
     },
 }
+CARDS = {
+    "cross_kvzip_budget": {
+        "label": "KVzip budget, ProxyKV tokens",
+        "role": "crossed",
+        "about": "KVzip's per-head budgets filled with ProxyKV's tokens",
+        "shows": "what ProxyKV's tokens are worth",
+        "color": "#882255",
+        "marker": "d",
+    },
+    "cross_prior_budget": {
+        "label": "Prior budget, KVzip tokens",
+        "role": "crossed",
+        "about": "the prior's per-head budgets filled with KVzip's tokens",
+        "shows": "what a fixed split among heads costs",
+        "color": "#6B7A00",
+        "marker": "H",
+    },
+}
 
 
 class Cross:

@@ -9,6 +9,15 @@ from proxykv.model.tensors import Scores
 from proxykv.scoring.contract import MethodContext
 
 VARIANTS = {"full": {"scope": "none"}}
+CARDS = {
+    "full": {
+        "label": "Full cache",
+        "role": "reference",
+        "about": "the full cache: nothing is pruned",
+        "color": "#222222",
+        "marker": "*",
+    },
+}
 
 
 class Full:

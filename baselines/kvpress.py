@@ -27,6 +27,14 @@ from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.selection import budget
 
 VARIANTS = {"kvpress:": {"scope": "head", "sets": ["compression_ratio"]}}
+CARDS = {
+    "kvpress:": {
+        "label": "kvpress:<Press>",
+        "role": "baseline",
+        "about": "any press of kvpress that drops KV pairs (`pip install '.[kvpress]'`)",
+        "cost": ["target_prefill"],
+    },
+}
 
 
 class KVPress:

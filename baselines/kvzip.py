@@ -13,6 +13,30 @@ VARIANTS = {
     "kvzip_head": {"scope": "head"},
     "kvzip_plus": {"scope": "global", "params": {"plus": True}},
 }
+CARDS = {
+    "kvzip": {
+        "label": "KVzip",
+        "role": "oracle",
+        "about": "the target scores its own cache by repeating the context",
+        "color": "#0072B2",
+        "marker": "o",
+        "cost": ["target_replay"],
+    },
+    "kvzip_head": {
+        "label": "KVzip, per head",
+        "role": "baseline",
+        "about": "KVzip's scores under the same budget for every head",
+        "color": "#56B4E9",
+        "marker": "v",
+        "cost": ["target_replay"],
+    },
+    "kvzip_plus": {
+        "label": "KVzip+",
+        "role": "baseline",
+        "about": "KVzip with attention weighted by what the value adds to the residual stream",
+        "cost": ["target_replay"],
+    },
+}
 
 
 class KVzip:

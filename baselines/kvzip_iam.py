@@ -33,6 +33,32 @@ VARIANTS = {
     # Rescaling keeps the order inside a head: with equal budgets per head there is one variant.
     "kvzip_iam_head": {"scope": "head", "fitted_id": "kvzip_iam"},
 }
+CARDS = {
+    "kvzip_iam": {
+        "label": "KVzip+IAM",
+        "role": "baseline",
+        "about": "each target head takes the scores of the proxy head most like it",
+        "color": "#332288",
+        "marker": "8",
+        "cost": ["proxy_replay"],
+    },
+    "kvzip_iam_rescaled": {
+        "label": "KVzip+IAM, rescaled",
+        "role": "baseline",
+        "about": "KVzip+IAM with the target head's usual mean and spread",
+        "color": "#6A51A3",
+        "marker": (3, 0, 45),
+        "cost": ["proxy_replay"],
+    },
+    "kvzip_iam_head": {
+        "label": "KVzip+IAM, per head",
+        "role": "baseline",
+        "about": "KVzip+IAM's scores under the same budget for every head",
+        "color": "#AA99DD",
+        "marker": (3, 0, 135),
+        "cost": ["proxy_replay"],
+    },
+}
 
 
 class KVzipIAM:

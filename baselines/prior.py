@@ -29,6 +29,24 @@ VARIANTS = {
     "prior": {"scope": "global", "fitted_id": "prior", "params": {"draw": "distribution"}},
     "prior_mean": {"scope": "global", "fitted_id": "prior", "params": {"draw": "mean"}},
 }
+CARDS = {
+    "prior": {
+        "label": "Head prior (control)",
+        "role": "control",
+        "about": "the static head prior (each head's usual scores, no proxy)",
+        "shows": "accuracy there does not prove token choice, only a good split among heads",
+        "color": "#E6A700",
+        "marker": "s",
+    },
+    "prior_mean": {
+        "label": "Head mean (control)",
+        "role": "control",
+        "about": "each head's mean score (no proxy)",
+        "shows": "accuracy there does not prove token choice, only a good split among heads",
+        "color": "#B2A000",
+        "marker": ">",
+    },
+}
 
 
 class Prior:

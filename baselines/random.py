@@ -10,6 +10,15 @@ from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.seeded import generator
 
 VARIANTS = {"random": {"scope": "global"}}
+CARDS = {
+    "random": {
+        "label": "Random",
+        "role": "floor",
+        "about": "pairs drawn at random",
+        "color": "#8A8A8A",
+        "marker": "X",
+    },
+}
 
 
 class Random:

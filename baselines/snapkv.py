@@ -31,6 +31,22 @@ PRESETS: dict[str, dict] = {
     "original": {"window": 32, "kernel": 7, "pooling": "max", "reduce": "sum"},
 }
 VARIANTS = {"snapkv": {"scope": "head"}, "snapkv_global": {"scope": "global"}}
+CARDS = {
+    "snapkv": {
+        "label": "SnapKV",
+        "role": "rival",
+        "about": "attention from the context's last tokens",
+        "color": "#009E73",
+        "marker": "^",
+    },
+    "snapkv_global": {
+        "label": "SnapKV, global",
+        "role": "baseline",
+        "about": "SnapKV's scores under one budget for all heads",
+        "color": "#8BC34A",
+        "marker": "h",
+    },
+}
 
 
 class SnapKV:

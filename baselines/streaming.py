@@ -9,6 +9,15 @@ from proxykv.model.tensors import Scores
 from proxykv.scoring.contract import MethodContext
 
 VARIANTS = {"streaming": {"scope": "head"}}
+CARDS = {
+    "streaming": {
+        "label": "Streaming",
+        "role": "baseline",
+        "about": "the first and the latest tokens",
+        "color": "#CC79A7",
+        "marker": "P",
+    },
+}
 
 
 class Streaming:

@@ -38,6 +38,24 @@ VARIANTS = {
         "params": {"inputs": "embedding", "kernel": 9},
     },
 }
+CARDS = {
+    "surrogate": {
+        "label": "Surrogate (no proxy)",
+        "role": "rival",
+        "about": "no proxy: small networks read the target's own hidden states as it prefills",
+        "color": "#E7298A",
+        "marker": (4, 1, 45),
+        "cost": ["training"],
+    },
+    "surrogate_embedding": {
+        "label": "Surrogate, tokens only",
+        "role": "rival",
+        "about": "no proxy: small networks read the embeddings of the tokens",
+        "color": "#F2A0C8",
+        "marker": (5, 0, 180),
+        "cost": ["training"],
+    },
+}
 
 
 class Surrogate:

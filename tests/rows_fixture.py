@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from proxykv.config import catalog
+from proxykv.config.cards import MethodCards, method_cards
 
 TASKS = ("single", "multikey", "multivalue", "vt")
 RETENTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
@@ -91,10 +95,17 @@ def write_run(run_dir: Path, rows: pd.DataFrame, *, mapper: bool = True) -> list
         group.to_parquet(paths[-1], index=False)
     config = {"run": run_dir.name, "seed": 0, "methods": sorted(rows.method.unique())}
     (run_dir / "config.json").write_text(json.dumps(config))
+    cards_of(rows).write(run_dir)
     if mapper:
         for family in rows.family.unique():
             _write_mapper(run_dir / "mappers" / family / "proxykv")
     return paths
+
+
+def cards_of(rows: pd.DataFrame, **config: Any) -> MethodCards:
+    """Cards of a run of these rows' methods, in the order of the catalogue."""
+    ids = [m for m in catalog.variants() if m in set(rows.method)]
+    return method_cards({"methods": ids, **config})
 
 
 def _write_mapper(folder: Path) -> None:

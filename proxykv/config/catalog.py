@@ -28,7 +28,7 @@ NUMBERLESS = frozenset(
         *("config.benchmarks", "config.catalog", "config.check", "config.jobs"),
         *("config.run", "config.signature"),
         *("runtime.errors", "runtime.files", "runtime.journal", "runtime.lock", "runtime.parquet"),
-        "runtime.scratch",
+        *("runtime.scratch", "config.cards"),
     )
 )
 """Modules that decide what runs and where it is kept, but none of the numbers."""
@@ -48,6 +48,19 @@ def variants() -> Mapping[str, Mapping[str, Any]]:
         method_id: {"base": path.stem, **settings}
         for path in _method_files().values()
         for method_id, settings in _literal(path, "VARIANTS").items()
+    }
+
+
+@cache
+def cards() -> Mapping[str, tuple[str, Mapping[str, Any]]]:
+    """Method ids to the file and the content of their cards: `CARDS` of every method's file.
+
+    `workflow/schemas/card.schema.yaml` describes a card.
+    """
+    return {
+        method_id: (str(path.relative_to(ROOT)), card)
+        for path in _method_files().values()
+        for method_id, card in _literal(path, "CARDS").items()
     }
 
 
@@ -126,7 +139,7 @@ def families() -> Mapping[str, Mapping[str, Any]]:
 
 @cache
 def schema(name: str) -> Mapping[str, Any]:
-    """A JSON schema of workflow/schemas/ by name (config, family, row).
+    """A JSON schema of workflow/schemas/ by name (card, config, family, row).
 
     The settings of training are not in the file but in `proxykv.config.settings`.
     """
@@ -141,7 +154,8 @@ def code_digest(*modules: str) -> str:
     """Digest of the code that these modules reach by their imports.
 
     The project's code counts, and that of the packages that the modules are in. Comments,
-    docstrings and formatting do not, only the syntax tree does; nor do the `NUMBERLESS` modules.
+    docstrings and formatting do not, only the syntax tree does; nor do cards of methods (`CARDS`)
+    and the `NUMBERLESS` modules.
 
     Raises:
         ConfigError: if one of the modules is not there.
@@ -182,6 +196,7 @@ def source(module: str) -> Path | None:
 def _parsed(module: str, path: Path) -> tuple[str, tuple[str, ...]]:
     """Syntax without docstrings, and the names of modules that might be imported."""
     tree = ast.parse(path.read_text("utf-8"))
+    tree.body = [node for node in tree.body if not _is_card(node)]
     package = module if path.stem == "__init__" else module.rpartition(".")[0]
     names: list[str] = []
     for node in ast.walk(tree):
@@ -202,6 +217,11 @@ def _is_text(node: ast.AST) -> bool:
         and isinstance(node.value, ast.Constant)
         and isinstance(node.value.value, str)
     )
+
+
+def _is_card(node: ast.AST) -> bool:
+    """Whether a statement says how methods are shown, which changes no number."""
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CARDS"
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 from proxykv.config import benchmarks, catalog, signature
+from proxykv.config.cards import SINGLE, method_cards
 
 BUILD_GIVEN = ("task", "tokenizer", "seed", "split", "max_context", "downloads")
 """What a run itself tells a benchmark's `build`."""
@@ -44,9 +46,23 @@ def config_problems(config: Mapping[str, Any]) -> list[str]:
     return problems or [
         *_family_problems(config),
         *_method_problems(config),
+        *(card_problems() or _role_problems(config)),
+        *_comparison_problems(config),
         *_dataset_problems(config),
         *_length_problems(config),
         *_retention_problems(config),
+    ]
+
+
+def card_problems() -> list[str]:
+    """Every mistake in the cards of the catalogue's methods."""
+    return [
+        problem
+        for name, (file, card) in catalog.cards().items()
+        # As JSON, in which a tuple is a list.
+        for problem in schema_problems(
+            json.loads(json.dumps(card)), "card", f"{file}: CARDS.{name}"
+        )
     ]
 
 
@@ -139,10 +155,34 @@ def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
         for other in (*shared, *(settings["params"][part] for part in settings.get("uses", ()))):
             if other not in ids:
                 yield f"config.methods: {base!r} needs {other!r}; add it to the list"
-    if "full" not in ids:
-        yield "config.methods: 'full' is missing; every method is held against the full cache"
-    if any("fitted_id" in settings for settings in known.values()) and not config.get("corpus"):
-        yield "config.corpus: missing, but a method is fitted on it (proxykv, prior, …)"
+    if not any(settings["scope"] == "none" for settings in known.values()):
+        unpruned = [name for name, s in catalog.variants().items() if s["scope"] == "none"]
+        yield f"config.methods: {unpruned[0]!r} is missing; every method is compared with it"
+    fitted = [name for name, settings in known.items() if "fitted_id" in settings]
+    if fitted and not config.get("corpus"):
+        yield f"config.corpus: missing, but {', '.join(fitted)} must be fitted on it"
+
+
+def _role_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    cards = method_cards(config)
+    for role in SINGLE:
+        if len(ids := cards.ids(role)) > 1:
+            yield f"config.methods: {' and '.join(ids)} have the role {role!r}; keep one of them"
+
+
+def _comparison_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    ids = [m if isinstance(m, str) else m["id"] for m in config["methods"]]
+    listed = config.get("comparisons", ())
+    yield from _repeated([entry["group"] for entry in listed], "config.comparisons")
+    for i, entry in enumerate(listed):
+        where = f"config.comparisons[{i}]"
+        for one, other in entry["pairs"]:
+            if one == other:
+                yield f"{where}: {one!r} is compared with itself"
+            for name in dict.fromkeys((one, other)):
+                if name not in ids:
+                    yield f"{where}: the run has no method {name!r}; {did_you_mean(name, ids)}"
+        yield from _repeated([" - ".join(pair) for pair in entry["pairs"]], where)
 
 
 def _part_problems(

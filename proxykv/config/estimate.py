@@ -12,7 +12,7 @@ from typing import Any
 
 from proxykv.config.benchmarks import Task, tasks
 from proxykv.config.jobs import Dataset
-from proxykv.config.run import Run
+from proxykv.config.run import Method, Run
 from proxykv.config.settings import MapperSettings, TrainingSettings
 
 
@@ -58,8 +58,6 @@ REPLAYED = 2000
 """Tokens that KVzip replays at a time; scores need the logits of them and of their replay."""
 STEP_SECONDS = 0.03
 """What a training step takes besides the mapper's own operations: losses, ranks, the optimizer."""
-TRAINED = ("proxykv", "surrogate")
-"""Methods that are fitted in steps; a surrogate's networks cost nothing beside the rest of one."""
 MAPPER_USED = 0.1
 """Share of the peak in float32 that the mapper's small matrices reach."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -137,12 +135,20 @@ class _Family:
         self.run, self.name = run, name
         family = run.family(name)
         self.target, self.proxy = ModelCost(family["target"]), ModelCost(family["proxy"])
-        bases = [method.base for method in run.methods.values()]
-        self.mappers = bases.count("proxykv")
-        self.by_proxy = bool({"proxykv", "kvzip_iam"} & set(bases))
-        # KVzip and KVzip+ score in passes of their own.
-        kvzip = [str(m.params) for m in run.methods.values() if m.base == "kvzip"]
-        self.replays = len(set(kvzip))
+        self.mappers = len(self._that("mapper"))
+        self.by_proxy = bool(self._that("proxy_replay"))
+        # Methods of one class with the same parameters share a pass of the target.
+        self.replays, self.prefills = (
+            len({(method.base, str(method.params)) for method in self._that(what)})
+            for what in ("target_replay", "target_prefill")
+        )
+
+    def _that(self, cost: str) -> list[Method]:
+        """The run's methods whose cards name a cost."""
+        cards = self.run.cards
+        return [
+            method for name, method in self.run.methods.items() if cost in cards.card(name).cost
+        ]
 
     def parts(self) -> Iterator[CostShare]:
         """Everything that takes time, in the order of the work."""
@@ -171,12 +177,13 @@ class _Family:
         lengths = [c for d in self.run.datasets(self.name, "train") for c in _contexts(d)]
         mean = sum(c * n for c, n in lengths) / max(1, sum(c for c, _ in lengths))
         seconds = float(START_SECONDS * len(fitted))
-        for method in (m for m in fitted if m.base in TRAINED):
+        trained, mappers = self._that("training"), self._that("mapper")
+        for method in (m for m in fitted if m in trained):
             how = {**asdict(TrainingSettings()), **self.run.training, **method.params}
             window = min(how["crop"], mean)
             evaluated = how["val_contexts"] * mean / how["eval_every"]
             seconds += how["steps"] * STEP_SECONDS
-            if method.base == "proxykv":
+            if method in mappers:
                 # Forward and backward: three times the forward.
                 tokens = 3 * how["batch"] * window + evaluated
                 seconds += how["steps"] * self._mapping(tokens, device)
@@ -195,14 +202,13 @@ class _Family:
     def _context(self, n: float, questions: int, answer: int, device: Device) -> float:
         """Seconds of a context: prefill, scoring, and its questions with all kept sets."""
         prefill = self.target.prefill(n, device)
-        scoring = self.replays * self.target.replay(n, device) + self._mapping(
-            self.mappers * n, device
-        )
+        scoring = self.replays * self.target.replay(n, device) + self.prefills * prefill
+        scoring += self._mapping(self.mappers * n, device)
         if self.by_proxy:
             scoring += self.proxy.prefill(n, device) + self.proxy.replay(n, device)
-        if self.run.protocol == "query_aware":  # anew for each question, over context and question
+        if self.run.protocol == "query_aware":  # over context and question, for each question
             scoring = questions * (scoring + prefill)
-        # Every method at every retention, and the full cache that they are held against.
+        # Every method at every retention, and the full cache that they are compared with.
         left = questions * (len(self.run.grid) + 1)
         answering = 0.0
         while left > 0:

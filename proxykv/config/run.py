@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proxykv.config import catalog, check
+from proxykv.config.cards import MethodCards, method_cards
 from proxykv.config.jobs import Dataset, Job
 from proxykv.runtime import files
 from proxykv.runtime.digest import digest
@@ -95,7 +96,8 @@ class Run:
             raise ConfigError("\n".join(problems))
 
     def write(self) -> Path:
-        """Store the config beside the results, for the jobs and for the record."""
+        """Store config and cards of methods with the results, for the jobs and for the record."""
+        self.cards.write(self.dir)
         path = self.dir / "config.json"
         files.write_json(path, self.config)
         return path
@@ -109,6 +111,11 @@ class Run:
     def methods(self) -> Mapping[str, Method]:
         """Methods by id, in the config's order."""
         return methods_of(self.config["methods"])
+
+    @cached_property
+    def cards(self) -> MethodCards:
+        """How the methods are shown, and which are compared."""
+        return method_cards(self.config)
 
     @property
     def families(self) -> tuple[str, ...]:

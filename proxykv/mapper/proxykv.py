@@ -27,6 +27,33 @@ VARIANTS = {
         "params": {"shuffled": True},
     },
 }
+CARDS = {
+    "proxykv": {
+        "label": "ProxyKV",
+        "role": "subject",
+        "about": "the proxy's scores, mapped to the target's heads",
+        "color": "#D55E00",
+        "marker": "D",
+        "cost": ["proxy_replay", "mapper", "training"],
+    },
+    "proxykv_head": {
+        "label": "ProxyKV, per head",
+        "role": "baseline",
+        "about": "ProxyKV's scores under the same budget for every head",
+        "color": "#F4A582",
+        "marker": "<",
+        "cost": ["proxy_replay", "mapper", "training"],
+    },
+    "proxykv_shuffled": {
+        "label": "Shuffled proxy (control)",
+        "role": "control",
+        "about": "the mapper fed the proxy's scores of another context",
+        "shows": "what the proxy knows of this context does not show in accuracy there",
+        "color": "#7B4B2A",
+        "marker": "p",
+        "cost": ["proxy_replay", "mapper", "training"],
+    },
+}
 
 
 class ProxyKV:

@@ -1,12 +1,12 @@
-"""Ablations: variants of ProxyKV in one run, held against the run's own `proxykv`.
+"""Ablations: variants of a run's subject, compared with the subject itself.
 
-A variant is a method `{id, base: proxykv, params}` under ProxyKV's own scope and on the whole
-corpus; methods whose parameters differ in `seed` alone are the same variant, trained again.
+A variant is a method `{id, base: <the subject>, params}` with the subject's scope, fitted on the
+whole corpus. Methods whose parameters differ only in `seed` are one variant, trained several times.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false
-# pyright: reportGeneralTypeIssues=false
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from proxykv.config.cards import MethodCards
 from proxykv.config.terms import default_weights
 from proxykv.report.stats import Strata, mean_ci
-from proxykv.report.tables import CELL, LOW, LOW_RETENTION, SUBJECT, UNIT, context_means, read_rows
+from proxykv.report.tables import CELL, LOW, LOW_RETENTION, UNIT, context_means, read_rows
 from proxykv.runtime.digest import digest
 from proxykv.runtime.parquet import write_csv
 
 OTHER = {"scope", "corpus", "lengths"}
-"""What an entry with one of these asks is another question than a variant's."""
+"""An entry with one of these keys is no variant."""
 FIDELITY = ("mass", "allocation", "head_overlap")
 COLUMNS = [
     *CELL,
@@ -59,42 +60,42 @@ class AblationVariant:
     methods: tuple[str, ...]
 
 
-def variants(config: Mapping[str, Any]) -> list[AblationVariant]:
-    """The reference, then the variants in the config's order; nothing where there is none."""
+def variants(config: Mapping[str, Any], subject: str | None) -> list[AblationVariant]:
+    """The subject, then its variants in the config's order; empty if it has none."""
     entries = [m if isinstance(m, dict) else {"id": m, "base": m} for m in config["methods"]]
-    mine = [m for m in entries if SUBJECT in (m["id"], m["base"]) and not OTHER & m.keys()]
+    mine = [m for m in entries if subject in (m["id"], m["base"]) and not OTHER & m.keys()]
     terms = config.get("training", {}).get("weights", default_weights())
     groups: dict[str, list[tuple[str, str]]] = {}
-    for entry in sorted(mine, key=lambda m: m["id"] != SUBJECT):
+    for entry in sorted(mine, key=lambda m: m["id"] != subject):
         params = {k: v for k, v in entry.get("params", {}).items() if k != "seed"}
         groups.setdefault(digest(params), []).append((entry["id"], _group(params, terms)))
     found = [
         AblationVariant(members[0][0], members[0][1], tuple(name for name, _ in members))
         for members in groups.values()
     ]
-    return found if len(found) > 1 and found[0].id == SUBJECT else []
+    return found if len(found) > 1 and found[0].id == subject else []
 
 
-def ablations(rows: pd.DataFrame, run_dir: Path) -> pd.DataFrame:
-    """Every variant minus the reference: `score`, `kl` and the fidelity of its mapper.
+def ablations(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> pd.DataFrame:
+    """Every variant minus the subject: `score`, `kl` and the fidelity of its mapper.
 
     `retention` is a number as text, or "<=0.3": retentions up to there averaged in each context.
-    Intervals are over contexts, with a variant's seeds averaged first; fidelity (on the mapper's
-    held-out contexts, see `proxykv.mapper.fidelity`) has none. `seed_spread` is the largest
-    difference between two seeds of one variant. `verdict` is `none` where the difference
-    is no larger than that, or its interval holds 0. Empty for a run without variants.
+    Intervals are over contexts, with a variant's seeds averaged first. Fidelity is measured on the
+    mapper's held-out contexts (see `proxykv.mapper.fidelity`) and has no interval. `seed_spread` is
+    the largest difference between two seeds of one variant. `verdict` is `none` if the difference
+    is no larger than that, or if its interval contains 0. Empty for a run without variants.
     """
     config = json.loads((run_dir / "config.json").read_text("utf-8"))
-    found = variants(config)
+    found = variants(config, methods.only("subject"))
     if not found:
         return pd.DataFrame(columns=COLUMNS)
-    records = [*_from_rows(rows, found), *_from_cards(run_dir, found)]
+    records = [*_from_rows(context_means(rows, methods), found), *_from_fits(run_dir, found)]
     return pd.DataFrame(records).reindex(columns=COLUMNS)
 
 
 def write_ablations(rows_paths: Iterable[Path], run_dir: Path) -> Path | None:
     """Write `tables/ablations.csv`; None, and no file, for a run without variants."""
-    table = ablations(read_rows(rows_paths), run_dir)
+    table = ablations(read_rows(rows_paths), MethodCards.read(run_dir), run_dir)
     if table.empty:
         return None
     path = run_dir / "tables" / "ablations.csv"
@@ -111,8 +112,8 @@ def _group(params: Mapping[str, Any], terms: Mapping[str, float]) -> str:
     return "+".join(sorted(params))
 
 
-def _from_rows(rows: pd.DataFrame, found: list[AblationVariant]) -> Iterator[dict[str, Any]]:
-    means = context_means(rows[rows.method.isin([m for v in found for m in v.methods])])
+def _from_rows(means: pd.DataFrame, found: list[AblationVariant]) -> Iterator[dict[str, Any]]:
+    means = means[means.method.isin([m for v in found for m in v.methods])]
     low = means[means.retention <= LOW_RETENTION].groupby([*CELL, *UNIT, "method"])
     pooled = low[["score", "kl"]].mean().reset_index().assign(retention=LOW)
     single = means.assign(retention=means.retention.map("{:g}".format))
@@ -126,7 +127,7 @@ def _from_rows(rows: pd.DataFrame, found: list[AblationVariant]) -> Iterator[dic
             spread = _spread(
                 [[mean_ci(_strata(s, tasks)).value for s in x] for x in by_seed.values()]
             )
-            reference = pd.concat(by_seed[SUBJECT], axis=1).mean(axis=1)
+            reference = pd.concat(by_seed[found[0].id], axis=1).mean(axis=1)
             for variant in found:
                 if not by_seed[variant.id]:
                     continue
@@ -152,26 +153,26 @@ def _from_rows(rows: pd.DataFrame, found: list[AblationVariant]) -> Iterator[dic
                 }
 
 
-def _from_cards(run_dir: Path, found: list[AblationVariant]) -> Iterator[dict[str, Any]]:
+def _from_fits(run_dir: Path, found: list[AblationVariant]) -> Iterator[dict[str, Any]]:
     for folder in sorted((run_dir / "mappers").glob("*/")):
         cards = {path.parent.name: path for path in folder.glob("*/card.json")}
-        figures = {
+        fidelity = {
             v.id: [
                 json.loads(cards[m].read_text("utf-8"))["metrics"] for m in v.methods if m in cards
             ]
             for v in found
         }
-        if not figures[SUBJECT]:
+        if not fidelity[found[0].id]:
             continue
-        for name in figures[SUBJECT][0]:
+        for name in fidelity[found[0].id][0]:
             metric, _, retention = name.partition("@")
             if metric not in FIDELITY:
                 continue
-            values = {v: [one[name] for one in seeds] for v, seeds in figures.items() if seeds}
+            values = {v: [one[name] for one in seeds] for v, seeds in fidelity.items() if seeds}
             spread = _spread(list(values.values()))
             for variant in (v for v in found if v.id in values):
                 mean = float(np.mean(values[variant.id]))
-                difference = mean - float(np.mean(values[SUBJECT]))
+                difference = mean - float(np.mean(values[found[0].id]))
                 yield {
                     "family": folder.name,
                     "benchmark": "held-out contexts",
@@ -188,7 +189,7 @@ def _from_cards(run_dir: Path, found: list[AblationVariant]) -> Iterator[dict[st
 
 
 def _spread(by_seed: list[list[float]]) -> float:
-    """Largest range over seeds of any variant; NaN where nothing was trained twice."""
+    """Largest range over seeds of any variant; NaN if none was trained twice."""
     return max((max(v) - min(v) for v in by_seed if len(v) > 1), default=np.nan)
 
 

@@ -1,4 +1,4 @@
-"""From a run's rows to `index.html`: one file, everything inline, nothing fetched."""
+"""From a run's rows to `index.html`: one file that contains everything and loads nothing."""
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
 # pyright: reportArgumentType=false, reportCallIssue=false
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from proxykv import __version__
+from proxykv.config.cards import MethodCards
 from proxykv.report import cells, plots, tables
 from proxykv.report.cells import Table, number
 from proxykv.report.explorer import examples
+from proxykv.report.plots import Look
 from proxykv.report.tabulate import provenance
 from proxykv.report.verdict import verdicts
 from proxykv.runtime import files
@@ -28,14 +30,22 @@ FIXED_METRICS = (*TASK_METRICS, cells.FIXED)
 
 
 def build_report(rows_paths: Iterable[Path], run_dir: Path, out: Path) -> None:
-    """Write the report of the run in `run_dir` to the HTML file `out`.
+    """Write the report of a run.
 
     Tables and figures are computed from the rows here, so that page and rows cannot disagree.
-    Raises ConfigError where there are no rows.
+
+    Args:
+        rows_paths: Parquet files of the run's rows.
+        run_dir: the run's folder; its `methods.json` names, orders and compares the methods.
+        out: the HTML file to write.
+
+    Raises:
+        ConfigError: if there are no rows or no `methods.json`.
     """
     rows = tables.read_rows(rows_paths)
-    made = {name: table(rows) for name, table in tables.TABLES.items()}
-    order = plots.ranking(made["leaderboard"])
+    methods = MethodCards.read(run_dir)
+    made = {name: table(rows, methods) for name, table in tables.TABLES.items()}
+    styles = plots.looks(methods, plots.ranking(made["leaderboard"]))
     environment = Environment(
         loader=PackageLoader("proxykv.report"),
         autoescape=True,
@@ -46,16 +56,19 @@ def build_report(rows_paths: Iterable[Path], run_dir: Path, out: Path) -> None:
     page = environment.get_template("index.html.j2").render(
         run=run_dir.name,
         facts=_facts(rows),
-        verdicts=verdicts(made),
-        boards=_boards(made, order),
-        paired=_paired(made["paired"]),
-        figures=_figures(rows, run_dir),
+        verdicts=verdicts(made, methods),
+        boards=_boards(made, styles),
+        paired=_paired(made["paired"], styles),
+        figures=_figures(rows, methods, run_dir),
         mappers=_mappers(run_dir),
-        coverage=_coverage(made["coverage"]),
+        coverage=_coverage(made["coverage"], styles),
         provenance=provenance(rows),
         config=_config(run_dir),
         examples=examples(rows),
-        methods=[{"id": m, **_look(look)} for m, look in plots.looks(order).items()],
+        methods=[{"id": m, **_look(look)} for m, look in styles.items()],
+        subject=methods.only("subject"),
+        names={role: methods.label(role) for role in ("subject", "oracle")},
+        cards=[methods.cards[m] for m in methods.ids("oracle", "subject", "control", "crossed")],
         version=__version__,
     )
     files.write_text(out, page)
@@ -84,7 +97,7 @@ def _facts(rows: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _boards(made: dict[str, pd.DataFrame], order: list[str]) -> list[dict[str, Any]]:
+def _boards(made: dict[str, pd.DataFrame], styles: dict[str, Look]) -> list[dict[str, Any]]:
     boards = []
     for i, (key, board) in enumerate(made["leaderboard"].groupby(tables.CELL)):
         tasks, summary = (
@@ -92,7 +105,7 @@ def _boards(made: dict[str, pd.DataFrame], order: list[str]) -> list[dict[str, A
             for name in ("per_task", "summary")
         )
         title = " · ".join(map(str, key))
-        own = plots.ranking(board)
+        ranked = {method: styles[method] for method in plots.ranking(board)}
         boards.append(
             {
                 "title": title,
@@ -101,17 +114,17 @@ def _boards(made: dict[str, pd.DataFrame], order: list[str]) -> list[dict[str, A
                     METRICS,
                     id=f"pooled-{i}",
                     caption=f"{title}, retentions pooled",
-                    order=own,
+                    styles=ranked,
                 ),
                 "leaderboard": cells.matrix(
-                    board, METRICS, id=f"board-{i}", caption=title, order=own
+                    board, METRICS, id=f"board-{i}", caption=title, styles=ranked
                 ),
                 "tasks": cells.matrix(
                     tasks,
                     FIXED_METRICS if tasks.fixed.notna().any() else TASK_METRICS,
                     id=f"tasks-{i}",
                     caption=title,
-                    order=order,
+                    styles=styles,
                     lead=["task"],
                 ),
             }
@@ -119,39 +132,46 @@ def _boards(made: dict[str, pd.DataFrame], order: list[str]) -> list[dict[str, A
     return boards
 
 
-def _paired(table: pd.DataFrame) -> list[Table]:
+def _paired(table: pd.DataFrame, styles: dict[str, Look]) -> list[Table]:
     kinds = {"score": "Score (higher is better)", "kl": "KL in nats per token (lower is better)"}
     shown = []
     for metric, title in kinds.items():
-        part = table[table.metric == metric].drop(columns=["metric", "method"])
+        part = table[table.metric == metric].drop(columns="metric")
         if table.groupby(tables.CELL).ngroups == 1:
             part = part.drop(columns=tables.CELL)
-        # The reference is the method whose colour marks the line.
-        part = part.rename(columns={"reference": "method"})
+        if table.group.nunique() == 1:
+            part = part.drop(columns="group")
+        # The reference is the method whose colour marks the row.
+        part = part.rename(columns={"method": "minuend", "reference": "method"})
         signed = dict.fromkeys(("difference", "ci_low", "ci_high"), _signed)
         show = signed | dict.fromkeys(("p", "p_holm"), _p) | {"mde": number}
-        show |= {"method": _label, "retention": cells.pretty}
-        made = cells.plain(part, id=f"paired-{metric}", caption="Paired differences", show=show)
-        heads = ["ProxyKV minus" if head == "method" else head for head in made.heads]
+        show |= {"method": _labels(styles), "minuend": _labels(styles), "retention": cells.pretty}
+        made = cells.plain(
+            part, id=f"paired-{metric}", caption="Paired differences", styles=styles, show=show
+        )
+        names = {"minuend": "method", "method": "minus"}
+        heads = [names.get(head, head) for head in made.heads]
         shown.append(Table(made.id, made.caption, heads, made.rows, made.looks, title))
     return shown
 
 
-def _coverage(table: pd.DataFrame) -> dict[str, Any]:
+def _coverage(table: pd.DataFrame, styles: dict[str, Look]) -> dict[str, Any]:
     gaps = table[(table.missing > 0) | (table.truncated > 0)]
-    show = {"method": _label, "retention": "{:g}".format}
+    show = {"method": _labels(styles), "retention": "{:g}".format}
     return {
         "done": int(table.contexts.sum()),
         "expected": int(table.expected.sum()),
         "truncated": int(table.truncated.sum()),
-        "gaps": cells.plain(gaps, id="coverage", caption="Missing or truncated", show=show),
+        "gaps": cells.plain(
+            gaps, id="coverage", caption="Missing or truncated", styles=styles, show=show
+        ),
     }
 
 
-def _figures(rows: pd.DataFrame, run_dir: Path) -> list[dict[str, str]]:
+def _figures(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> list[dict[str, str]]:
     figures = []
     for name in plots.names():
-        figure = plots.draw(name, rows, run_dir)
+        figure = plots.draw(name, rows, methods, run_dir)
         if figure is None:
             continue
         title, caption = plots.describe(name)
@@ -161,7 +181,7 @@ def _figures(rows: pd.DataFrame, run_dir: Path) -> list[dict[str, str]]:
 
 
 def _mappers(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """The cards of trained mappers: `family · method` -> what its card says."""
+    """The cards of trained mappers: `family · method` to the card's content."""
     return {
         f"{path.parts[-3]} · {path.parts[-2]}": json.loads(path.read_text(encoding="utf-8"))
         for path in sorted((run_dir / "mappers").glob("*/*/card.json"))
@@ -173,8 +193,8 @@ def _config(run_dir: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def _look(look: plots.Look) -> dict[str, str]:
-    return {"label": look.label, "color": look.color, "group": look.group}
+def _look(look: Look) -> dict[str, str]:
+    return {"label": look.label, "color": look.color}
 
 
 def _span(values: pd.Series, to: str = "–") -> str:
@@ -182,8 +202,8 @@ def _span(values: pd.Series, to: str = "–") -> str:
     return str(low) if low == high else f"{low}{to}{high}"
 
 
-def _label(method: str) -> str:
-    return plots.looks([method])[method].label
+def _labels(styles: dict[str, Look]) -> Callable[[str], str]:
+    return lambda method: styles[method].label
 
 
 def _signed(value: float) -> str:

@@ -1,23 +1,23 @@
-"""Tables of the page: each cell knows its value, how to show it and what to say on hover."""
+"""Tables of the page: a cell holds its value, its text and its hover text."""
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from proxykv.report.plots import Look, looks
+from proxykv.report.plots import Look
 from proxykv.report.tables import POOLS
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell. `value` sorts and is copied, `text` is shown, `spread` is small print beside it."""
+    """One cell: `value` is sorted and copied, `text` is shown, `spread` is in small print."""
 
     text: str
     value: float | str | None = None
@@ -35,7 +35,7 @@ class Table:
     heads: list[str]
     rows: list[list[TableCell]]
     looks: list[Look | None] = field(default_factory=list)  # the method of each row, if it has one
-    metric: str = ""  # tables that differ only in this are alternatives, one shown at a time
+    metric: str = ""  # of tables that differ only in this, the page shows one at a time
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,14 @@ class Metric:
 
 SCORE = Metric("Score", "Score", "mean", "ci_low", "ci_high", bar=1)
 RECOVERY = Metric(
-    "Recovery, % of KVzip", "Recovery %", "recovery", "recovery_low", "recovery_high", 1, 100, 100
+    "Recovery, % of the oracle",
+    "Recovery %",
+    "recovery",
+    "recovery_low",
+    "recovery_high",
+    1,
+    100,
+    100,
 )
 FIXED = Metric("Score, mended metric", "Mended", "fixed", "fixed_low", "fixed_high", bar=1)
 KL = Metric("KL, nats per token", "KL", "kl", "kl_low", "kl_high")
@@ -68,13 +75,22 @@ def matrix(
     *,
     id: str,
     caption: str,
-    order: Sequence[str],
+    styles: Mapping[str, Look],
     lead: Sequence[str] = (),
 ) -> list[Table]:
-    """One table per metric: a row per method (and `lead` columns), a column per retention."""
+    """One table per metric: a row per method, a column per retention.
+
+    Args:
+        table: a leaderboard, or one per task.
+        metrics: what to show of it.
+        id: of the table in the page.
+        caption: of the table.
+        styles: looks of the methods, in the order of the rows.
+        lead: columns before the method's, a row for each of their values.
+    """
     retentions = sorted(table.retention.unique())
     points = {(*(r[c] for c in (*lead, "method")), r.retention): r for _, r in table.iterrows()}
-    keys, row_looks = _keys(table, order, lead)
+    keys, row_looks = _keys(table, styles, lead)
     heads = [*(name.capitalize() for name in lead), "Method", *(f"ρ {rho:g}" for rho in retentions)]
     tables = []
     for metric in metrics:
@@ -91,12 +107,17 @@ def matrix(
 
 
 def pooled(
-    table: pd.DataFrame, metrics: Sequence[Metric], *, id: str, caption: str, order: Sequence[str]
+    table: pd.DataFrame,
+    metrics: Sequence[Metric],
+    *,
+    id: str,
+    caption: str,
+    styles: Mapping[str, Look],
 ) -> Table:
     """The summary: a row per method, a column per metric and pool of retentions."""
     pools = [pool for pool in POOLS if (table["pool"] == pool).any()]
     points = {(r.method, r["pool"]): r for _, r in table.iterrows()}
-    keys, row_looks = _keys(table, order, ())
+    keys, row_looks = _keys(table, styles, ())
     rows = [
         [*_names(key, look), *(_cell(points.get((key[0], p)), m) for p in pools for m in metrics)]
         for key, look in zip(keys, row_looks, strict=True)
@@ -110,21 +131,28 @@ def plain(
     *,
     id: str,
     caption: str,
-    show: dict[str, Callable[[Any], str]] | None = None,
+    styles: Mapping[str, Look],
+    show: Mapping[str, Callable[[Any], str]],
 ) -> Table:
-    """A table as it is; `show` holds formatters for the columns that need one."""
-    show = show or {}
+    """The rows and columns of a table.
+
+    Args:
+        table: what to show.
+        id: of the table in the page.
+        caption: of the table.
+        styles: looks of the methods in its column `method`.
+        show: formatters of columns by name; the others are shown as text.
+    """
     heads = [name.replace("_", " ") for name in table.columns]
-    style = looks(table.method.unique()) if "method" in table else {}
     rows, row_looks = [], []
     for record in table.to_dict("records"):
         rows.append([TableCell(_text(v, show.get(str(c))), _value(v)) for c, v in record.items()])
-        row_looks.append(style.get(record.get("method", "")))
+        row_looks.append(styles.get(record.get("method", "")))
     return Table(id, caption, heads, rows, row_looks)
 
 
 def pretty(pool: str) -> str:
-    """The label of a pool of retentions as it is read: "<=0.3" becomes "≤ 0.3"."""
+    """The label of a pool of retentions for readers: "<=0.3" becomes "≤ 0.3"."""
     return pool.replace("<=", "≤ ").replace("<", "< ")
 
 
@@ -137,22 +165,22 @@ def number(value: float, digits: int = 3, sign: bool = False) -> str:
 
 
 def _keys(
-    table: pd.DataFrame, order: Sequence[str], lead: Sequence[str]
+    table: pd.DataFrame, styles: Mapping[str, Look], lead: Sequence[str]
 ) -> tuple[list[tuple[str, ...]], list[Look | None]]:
-    """Row keys (lead columns, method, scope) sorted by rank within their lead, and their looks."""
+    """Row keys (lead columns, method, scope) in the methods' order, and the methods' looks."""
     columns = [*lead, "method", "scope"]
     keys = [tuple(map(str, k)) for k in table[columns].drop_duplicates().itertuples(index=False)]
+    order = list(styles)
     keys.sort(key=lambda key: (*key[:-2], order.index(key[-2])))
-    style = looks(order)
-    return keys, [style[key[-2]] for key in keys]
+    return keys, [styles[key[-2]] for key in keys]
 
 
 def _names(key: tuple[str, ...], look: Look | None) -> list[TableCell]:
     *lead, method, scope = key
     label = look.label if look else method
-    # Scope is part of a method's name: shown wherever the label does not say it.
-    said = scope == "none" or scope in label
-    name = TableCell(label, label, "" if said else scope, hover=f"{method}, scope {scope}")
+    # Scope is part of a method's name: shown unless the label contains it.
+    known = scope == "none" or scope in label
+    name = TableCell(label, label, "" if known else scope, hover=f"{method}, scope {scope}")
     return [*(TableCell(part, part) for part in lead), name]
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from proxykv.report.tables import CELL, FULL
+from proxykv.report.tables import CELL
 
 QUESTIONS_PER_TASK = 4
-ANSWERS = 6000  # of the whole page: an answer is about 200 bytes of it
+ANSWERS = 6000  # on the whole page; an answer takes about 200 bytes
 LONGEST = 1500  # characters of one answer
 QUESTION = ["context_id", "question"]
 
 
 def examples(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Questions drawn by a fixed seed, not by outcome, each with every method's answers."""
+    """Questions drawn with a fixed seed, whatever the outcome, each with every method's answers."""
     tasks = rows.groupby([*CELL, "task"])
     per_question = max(1, len(rows) // max(1, rows.groupby([*CELL, "task", *QUESTION]).ngroups))
     count = max(1, min(QUESTIONS_PER_TASK, ANSWERS // (per_question * tasks.ngroups)))
@@ -44,7 +44,7 @@ def examples(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _answer(row: pd.Series) -> dict[str, Any]:
     answer = {
-        "method": FULL if row.retention == 1 else row.method,
+        "method": row.method,
         "retention": float(row.retention),
         "text": _short(row.prediction),
         "score": round(float(row.score), 4),

@@ -1,9 +1,9 @@
-"""Tables: rows in, one small table out, each a pure DataFrame -> DataFrame function.
+"""Tables: each is a pure function of a run's rows and of the cards of its methods.
 
-Conventions shared by all tables: means are over contexts within a task, then over tasks; every
-interval is the 95 % bootstrap interval of `proxykv.report.stats`; `recovery` is the method's
-mean over KVzip's on the same contexts and retentions. At retention 1.0 nothing is
-pruned, so the rows of `full` are every method's point there, KVzip's included.
+All tables share these conventions. Means are over contexts within a task, then over tasks. Every
+interval is the 95 % bootstrap interval of `proxykv.report.stats`. `recovery` is the method's mean
+over the oracle's on the same contexts and retentions. At retention 1.0 nothing is pruned, so the
+rows of the full cache are every method's point there, the oracle's included.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from proxykv.config.cards import MethodCards
 from proxykv.report.stats import (
     Estimate,
     Strata,
@@ -33,16 +34,6 @@ from proxykv.report.stats import (
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.parquet import read_parquet
 
-SUBJECT, ORACLE, FULL = "proxykv", "kvzip", "full"
-CONTROLS = (
-    "prior",
-    "prior_mean",
-    "proxykv_shuffled",
-    "cross_kvzip_budget",
-    "cross_prior_budget",
-)
-RIVALS = ("snapkv", "surrogate", "surrogate_embedding")
-REFERENCES = (ORACLE, *RIVALS, *CONTROLS)
 LOW_RETENTION = 0.3
 LOW = f"<={LOW_RETENTION}"
 POOLS = {LOW: LOW_RETENTION, "<1": 0.9999}  # label -> largest retention pooled
@@ -95,63 +86,67 @@ def read_rows(paths: Iterable[Path]) -> pd.DataFrame:
     return rows
 
 
-def leaderboard(rows: pd.DataFrame) -> pd.DataFrame:
+def leaderboard(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     """Mean score, recovery and KL per family, benchmark, method and retention."""
-    return _aggregate(context_means(rows), [*CELL, *METHOD, "retention"])[LEADERBOARD_COLUMNS]
+    return _aggregate(context_means(rows, methods), [*CELL, *METHOD, "retention"])[
+        LEADERBOARD_COLUMNS
+    ]
 
 
-def per_task(rows: pd.DataFrame) -> pd.DataFrame:
-    """The leaderboard of every task, with questions, NLL and the score as a share of full's.
+def per_task(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
+    """The leaderboard of every task, with questions, NLL and the share of the full cache's score.
 
     `fixed` is the mean by the mended metric, for tasks whose official one is plainly wrong.
     """
     by = [*CELL, "task", *METHOD, "retention"]
-    table = _aggregate(context_means(rows), by)
+    table = _aggregate(context_means(rows, methods), by)
     questions = rows.groupby(by).size().rename("n_questions").reset_index()
-    full = table[table.method == FULL].set_index([*CELL, "task"])["mean"].rename("full")
+    full = table[table.retention == 1].set_index([*CELL, "task"])["mean"].rename("full")
     table = table.merge(questions, on=by).join(full, on=[*CELL, "task"])
     table["pct_of_full"] = 100 * table["mean"] / table["full"].where(table["full"] > 0)
     head = [c for c in LEADERBOARD_COLUMNS if c not in by]
     return table[[*by, *head, "n_questions", "nll", "nll_low", "nll_high", "pct_of_full", *FIXED]]
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
+def summary(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     """The leaderboard with retentions pooled: `pool` is "<=0.3" or "<1" (everything pruned)."""
-    means = context_means(rows)
+    means = context_means(rows, methods)
     by = [*CELL, "pool", *METHOD]
     pooled = [_pool(means, limit).assign(pool=label) for label, limit in POOLS.items()]
     table = _aggregate(pd.concat(pooled), by)
     return table[[*by, *(c for c in LEADERBOARD_COLUMNS if c not in (*by, "retention"))]]
 
 
-def costs(rows: pd.DataFrame) -> pd.DataFrame:
+def costs(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     """Mean score against what it costs: bytes of kept KV, seconds of prefill plus scoring."""
     by = [*CELL, *METHOD, "retention"]
-    per_task_means = context_means(rows).groupby([*by, "task"])[["score", "kv_bytes", "seconds"]]
-    return per_task_means.mean().groupby(by).mean().reset_index()
+    means = context_means(rows, methods).groupby([*by, "task"])[["score", "kv_bytes", "seconds"]]
+    return means.mean().groupby(by).mean().reset_index()
 
 
-def paired(rows: pd.DataFrame) -> pd.DataFrame:
-    """ProxyKV minus each reference on the same contexts, for the score and for the KL.
+def paired(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
+    """The run's comparisons: method minus reference on the same contexts, for score and KL.
 
     `retention` is a number as text, or "<=0.3": contexts averaged over all retentions up to there.
-    Holm's correction runs, for each family, benchmark and metric, over the references at "<=0.3"
-    (the main question), and over the retentions of each reference (where does it show?).
+    Holm's correction covers, for each family, benchmark and metric, the comparisons of one `group`
+    at "<=0.3" (the main question), and the retentions of one comparison (where does it show?).
     """
-    means = context_means(rows)
+    means = context_means(rows, methods)
     pooled = _pool(means, LOW_RETENTION).assign(retention=LOW)
     single = means[means.retention < 1].assign(retention=means.retention.map("{:g}".format))
     records = [
-        {"tested_with": LOW if main else reference, **record}
+        {"group": group, "tested_with": LOW if main else f"{method} {reference}", **record}
+        for group, pairs in methods.comparisons.items()
         for main, frame in ((True, pooled), (False, single))
-        for reference in REFERENCES
+        for method, reference in pairs
         for metric in ("score", "kl")
-        for record in _differences(frame, reference, metric)
+        for record in _differences(frame, method, reference, metric)
     ]
     columns = [
         "family",
         "benchmark",
         "metric",
+        "group",
         "method",
         "reference",
         "retention",
@@ -166,24 +161,27 @@ def paired(rows: pd.DataFrame) -> pd.DataFrame:
     if not records:
         return pd.DataFrame(columns=columns)
     table = pd.DataFrame(records)
-    tests = table.groupby([*CELL, "metric", "tested_with"])["p"]
+    tests = table.groupby([*CELL, "metric", "group", "tested_with"])["p"]
     table["p_holm"] = tests.transform(lambda p: holm(p.to_numpy()))
     return table[columns]
 
 
-def coverage(rows: pd.DataFrame) -> pd.DataFrame:
-    """What is there and what is missing, against the contexts that any method of the task has."""
+def coverage(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
+    """What is there and what is missing of the contexts that any method of the task has."""
     by = [*CELL, "task", "method", "retention"]
     counts = rows.groupby(by).agg(
         contexts=("context_id", "nunique"),
         questions=("question", "size"),
         truncated=("truncated", "sum"),
     )
+    unpruned = set(rows.loc[rows.retention == 1, "method"])
     wanted = []
     for (family, benchmark), cell in rows.groupby(CELL):
-        methods, retentions = sorted(cell.method.unique()), sorted(cell.retention.unique())
-        for task, method, rho in product(sorted(cell.task.unique()), methods, retentions):
-            if (method == FULL) == (rho == 1.0):
+        tasks, names, retentions = (
+            sorted(cell[c].unique()) for c in ("task", "method", "retention")
+        )
+        for task, method, rho in product(tasks, names, retentions):
+            if (method in unpruned) == (rho == 1.0):
                 expected = cell.loc[cell.task == task, "context_id"].nunique()
                 wanted.append((family, benchmark, task, method, rho, expected))
     table = pd.DataFrame(wanted, columns=pd.Index([*by, "expected"])).join(counts, on=by)
@@ -202,17 +200,17 @@ TABLES = {
 }
 
 
-def context_means(rows: pd.DataFrame) -> pd.DataFrame:
+def context_means(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     """Questions of a context averaged: one line per context, method and retention.
 
-    Adds `oracle`, KVzip's score there (NaN without it), and `seconds` = prefill + scoring.
+    Adds `oracle`, the oracle's score there (NaN without one), and `seconds` = prefill + scoring.
     """
     rows = rows.assign(seconds=rows.prefill_seconds + rows.score_seconds)
     by = [*CELL, *UNIT, *METHOD, "retention"]
     means = rows.groupby(by)[VALUES].mean().reset_index()
-    oracle = means[means.method == ORACLE]
+    oracle = means[means.method == methods.only("oracle")]
     if len(oracle):
-        oracle = pd.concat([oracle, means[(means.method == FULL) & (means.retention == 1)]])
+        oracle = pd.concat([oracle, means[means.retention == 1]])
     on = [*CELL, *UNIT, "retention"]
     return means.merge(
         oracle[[*on, "score"]].rename(columns={"score": "oracle"}), on=on, how="left"
@@ -259,10 +257,12 @@ def _strata(group: pd.DataFrame, column: str) -> Strata:
     return np.split(values, borders) if len(values) else []
 
 
-def _differences(means: pd.DataFrame, reference: str, metric: str) -> Iterable[dict[str, Any]]:
+def _differences(
+    means: pd.DataFrame, method: str, reference: str, metric: str
+) -> Iterable[dict[str, Any]]:
     on = [*CELL, "retention", *UNIT]
-    ours, theirs = (means.loc[means.method == m, [*on, metric]] for m in (SUBJECT, reference))
-    pairs = ours.merge(theirs, on=on, suffixes=("", "_reference")).dropna()
+    one, other = (means.loc[means.method == m, [*on, metric]] for m in (method, reference))
+    pairs = one.merge(other, on=on, suffixes=("", "_reference")).dropna()
     pairs["difference"] = pairs[metric] - pairs[f"{metric}_reference"]
     for (family, benchmark, retention), group in pairs.sort_values(UNIT).groupby(
         [*CELL, "retention"]
@@ -273,7 +273,7 @@ def _differences(means: pd.DataFrame, reference: str, metric: str) -> Iterable[d
             "family": family,
             "benchmark": benchmark,
             "metric": metric,
-            "method": SUBJECT,
+            "method": method,
             "reference": reference,
             "retention": retention,
             "difference": estimate.value,

@@ -1,4 +1,4 @@
-"""Writes a run's tables, and what its rows were made with."""
+"""Write a run's tables, and what its rows were made with."""
 
 # pyright: reportAttributeAccessIssue=false
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from proxykv.config.cards import MethodCards
 from proxykv.report.tables import TABLES, read_rows
 from proxykv.runtime import files
 from proxykv.runtime.parquet import write_csv
@@ -32,15 +33,19 @@ PROVENANCE = [
 ]
 
 
-def write_tables(rows_paths: Sequence[Path], out_dir: Path) -> list[Path]:
-    """Write every table as CSV, and provenance.json with the digest of each file of rows."""
+def write_tables(rows_paths: Sequence[Path], methods: MethodCards, out_dir: Path) -> list[Path]:
+    """Write every table as CSV, and `provenance.json` with the digest of each file of rows.
+
+    Returns:
+        The files that were written.
+    """
     rows = read_rows(rows_paths)
     written = []
     for name, table in TABLES.items():
         written.append(out_dir / f"{name}.csv")
-        write_csv(written[-1], table(rows))
+        write_csv(written[-1], table(rows, methods))
     digests = {
-        # Where a file lies on this machine is nobody's business: family/benchmark/task says it all.
+        # Family, benchmark and task name a file; its folder on this machine is left out.
         "/".join(path.parts[-3:]): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(rows_paths)
     }
@@ -51,7 +56,7 @@ def write_tables(rows_paths: Sequence[Path], out_dir: Path) -> list[Path]:
 
 
 def provenance(rows: pd.DataFrame) -> dict[str, Any]:
-    """Every distinct value of the provenance columns, per family, with dates and digests."""
+    """All distinct values of the provenance columns, per family, with dates and digests."""
     result: dict[str, Any] = {}
     for family, group in rows.groupby("family"):
         facts: dict[str, Any] = {c: sorted(map(str, group[c].unique())) for c in PROVENANCE}

@@ -1,11 +1,13 @@
 """The verdict in words: sentences that follow from the tables, and from nothing else.
 
-A difference is called one if its Holm-corrected permutation test says so at the 5 % level;
-otherwise it is "no difference found", always with the effect that the sample could have found.
+A difference counts if its Holm-corrected permutation test is significant at the 5 % level.
+Otherwise the sentence says "no difference found", always with the effect that the sample could have
+found.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportReturnType=false
 
 from __future__ import annotations
 
@@ -14,15 +16,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from proxykv.config.cards import Card, MethodCards
 from proxykv.report.cells import number
-from proxykv.report.plots import looks
-from proxykv.report.tables import CELL, CONTROLS, FULL, LOW, LOW_RETENTION, ORACLE, RIVALS, SUBJECT
+from proxykv.report.tables import CELL, LOW, LOW_RETENTION
 
 ALPHA = 0.05
 LOW_WORDS = f"ρ ≤ {LOW_RETENTION}"
 FLOOR = 0.05  # an oracle below this leaves nothing to recover
-# ProxyKV claims to beat these; crossed ones explain.
-TELLING_CONTROLS = ("prior", "prior_mean", "proxykv_shuffled")
 
 
 @dataclass(frozen=True)
@@ -33,163 +33,212 @@ class Finding:
     text: str
 
 
-def verdicts(tables: dict[str, pd.DataFrame]) -> dict[str, list[Finding]]:
-    """Findings per `family · benchmark`, from the tables of `proxykv.report.tables` by name."""
+def verdicts(tables: dict[str, pd.DataFrame], methods: MethodCards) -> dict[str, list[Finding]]:
+    """Findings per `family · benchmark`.
+
+    Args:
+        tables: those of `proxykv.report.tables`, by name.
+        methods: cards of the run's methods.
+    """
     result = {}
     for key, _ in tables["leaderboard"].groupby(CELL):
         cell = {
             name: table[(table[CELL] == list(key)).all(axis=1)] for name, table in tables.items()
         }
-        result[" · ".join(map(str, key))] = list(_findings(cell))
+        result[" · ".join(map(str, key))] = list(_Verdict(cell, methods).findings())
     return result
 
 
-def _findings(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
-    methods = set(cell["leaderboard"].method)
-    if SUBJECT not in methods:
-        yield Finding("warning", "There are no ProxyKV rows: nothing to judge.")
-    else:
-        yield from _against_oracle(cell, methods)
-        yield from _against_controls(cell, methods)
-        yield from _where_controls_suffice(cell)
-        yield from _crossed(cell)
-        yield from _against_rivals(cell)
-    yield from _floors(cell["leaderboard"])
-    yield from _size(cell)
-    yield from _gaps(cell["coverage"])
+class _Verdict:
+    """One family and benchmark: its part of the tables, and who plays which role."""
 
+    def __init__(self, cell: dict[str, pd.DataFrame], methods: MethodCards) -> None:
+        self.cell, self.methods = cell, methods
+        self.subject, self.oracle = methods.only("subject"), methods.only("oracle")
+        self.name, self.oracle_name = methods.label("subject"), methods.label("oracle")
+        self.there = set(cell["leaderboard"].method)
+        self.low = cell["summary"][cell["summary"].pool == LOW].set_index("method")
 
-def _against_oracle(cell: dict[str, pd.DataFrame], methods: set[str]) -> Iterator[Finding]:
-    if ORACLE not in methods:
-        yield Finding("warning", "KVzip was not run: recovery is undefined.")
-        return
-    low = cell["summary"][cell["summary"].pool == LOW].set_index("method")
-    test = _test(cell, ORACLE, LOW)
-    if SUBJECT not in low.index or test is None:
-        yield Finding("warning", f"ProxyKV and KVzip share no context at {LOW_WORDS}.")
-        return
-    ours = low.loc[SUBJECT]
-    recovery = (
-        f"ProxyKV recovers {_percent(ours.recovery)} of KVzip's score at {LOW_WORDS} "
-        f"({_recovery_interval(ours)})"
-        if pd.notna(ours.recovery)
-        else f"Recovery at {LOW_WORDS} is undefined (KVzip's mean is 0)"
-    )
-    outcome = {
-        "tie": f"no difference found from KVzip: a tie at this sample size. {_power(test)}",
-        "above": "significantly above KVzip.",
-        "below": "significantly below KVzip.",
-    }[_outcome(test)]
-    yield Finding("headline", f"{recovery}: {outcome}")
-    yield Finding("note", f"Paired score difference, ProxyKV − KVzip: {_difference(test)}.")
-    kl = _test(cell, ORACLE, LOW, "kl")
-    if kl is not None:
-        outcome = _outcome(kl)
+    def findings(self) -> Iterator[Finding]:
+        """All of them: the subject against the others, then what limits the comparison."""
+        if self.subject not in self.there:
+            yield Finding("warning", f"There are no {self.name} rows: nothing to judge.")
+        else:
+            yield from self._against_oracle()
+            yield from self._against_controls()
+            yield from self._where_controls_suffice()
+            yield from self._crossed()
+            yield from self._against_rivals()
+        yield from self._floors()
+        yield from _size(self.cell)
+        yield from self._gaps()
+
+    def _against_oracle(self) -> Iterator[Finding]:
+        if self.oracle not in self.there:
+            text = f"{self.oracle_name} was not run: recovery is undefined."
+            yield Finding("warning", text)
+            return
+        test = self._test(self.oracle, LOW)
+        if self.subject not in self.low.index or test is None:
+            yield Finding(
+                "warning",
+                f"{self.name} and {self.oracle_name} were not compared at {LOW_WORDS}.",
+            )
+            return
+        ours = self.low.loc[self.subject]
+        recovery = (
+            f"{self.name} recovers {_percent(ours.recovery)} of {self.oracle_name}'s score at "
+            f"{LOW_WORDS} ({_recovery_interval(ours)})"
+            if pd.notna(ours.recovery)
+            else f"Recovery at {LOW_WORDS} is undefined ({self.oracle_name}'s mean is 0)"
+        )
+        outcome = {
+            "tie": f"no difference found from {self.oracle_name}: a tie at this sample size. "
+            f"{_power(test)}",
+            "above": f"significantly above {self.oracle_name}.",
+            "below": f"significantly below {self.oracle_name}.",
+        }[_outcome(test)]
+        yield Finding("headline", f"{recovery}: {outcome}")
+        pair = f"{self.name} − {self.oracle_name}"
+        yield Finding("note", f"Paired score difference, {pair}: {_difference(test)}.")
+        kl = self._test(self.oracle, LOW, "kl")
+        if kl is not None:
+            yield self._by_kl(kl)
+
+    def _by_kl(self, test: pd.Series) -> Finding:
+        outcome = _outcome(test)
         claim = {
-            "below": "ProxyKV is closer to the full cache than KVzip",
-            "above": "ProxyKV is farther from the full cache than KVzip",
-            "tie": "no difference between ProxyKV and KVzip was found",
+            "below": f"{self.name} is closer to the full cache than {self.oracle_name}",
+            "above": f"{self.name} is farther from the full cache than {self.oracle_name}",
+            "tie": f"no difference between {self.name} and {self.oracle_name} was found",
         }[outcome]
-        yield Finding(
+        return Finding(
             {"below": "good", "above": "bad", "tie": "tie"}[outcome],
-            f"By KL divergence {claim} at {LOW_WORDS}: {ours.kl:.3f} against "
-            f"{low.loc[ORACLE].kl:.3f} nats per token, difference {_difference(kl)}.",
+            f"By KL divergence {claim} at {LOW_WORDS}: {self.low.loc[self.subject].kl:.3f} against "
+            f"{self.low.loc[self.oracle].kl:.3f} nats per token, difference {_difference(test)}.",
         )
 
-
-def _against_controls(cell: dict[str, pd.DataFrame], methods: set[str]) -> Iterator[Finding]:
-    absent = [c for c in CONTROLS if c not in methods]
-    if absent:
-        names = "; ".join(_name(c) for c in absent)  # labels hold commas
-        yield Finding(
-            "warning", f"Not run: {names}. Without its controls a high recovery proves little."
-        )
-    for control in TELLING_CONTROLS:
-        test = _test(cell, control, LOW)
-        if test is None:
-            continue
-        outcome = _outcome(test)
-        verb = {"above": "beats", "below": "is worse than", "tie": "does not beat"}[outcome]
-        tone = {"above": "good", "below": "bad", "tie": "warning"}[outcome]
-        power = f" {_power(test)}" if outcome == "tie" else ""
-        yield Finding(
-            tone,
-            f"ProxyKV {verb} “{_name(control)}” at {LOW_WORDS}: difference "
-            f"{_difference(test)}.{power}",
-        )
-
-
-def _where_controls_suffice(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
-    what = {
-        "prior": "the static head prior, which sees no proxy at all,",
-        "prior_mean": "each head's mean score, which sees no proxy at all,",
-        "proxykv_shuffled": "the mapper fed another context's proxy scores",
-    }
-    meaning = {
-        "prior": "accuracy there does not prove token choice, only a good split among heads",
-        "prior_mean": "accuracy there does not prove token choice, only a good split among heads",
-        "proxykv_shuffled": "what the proxy knows of this context does not show in accuracy there",
-    }
-    score = cell["paired"][(cell["paired"].metric == "score") & (cell["paired"].retention != LOW)]
-    for control in TELLING_CONTROLS:
-        tests = score[score.reference == control].sort_values("retention", key=pd.to_numeric)
-        calibrated = [str(t.retention) for _, t in tests.iterrows() if _outcome(t) != "above"]
-        if calibrated:
+    def _against_controls(self) -> Iterator[Finding]:
+        known = {**self.methods.cards, **self.methods.absent}
+        absent = [
+            card.label
+            for role in ("control", "crossed")
+            for method, card in known.items()
+            if card.role == role and method not in self.there
+        ]
+        if absent:
             yield Finding(
                 "warning",
-                f"At ρ = {', '.join(calibrated)} no advantage over {what[control]} was found: "
-                f"{meaning[control]}.",
+                f"Not run: {'; '.join(absent)}. "  # labels contain commas
+                "Without its controls a high recovery proves little.",
+            )
+        for control, card in self._of("control"):
+            test = self._test(control, LOW)
+            if test is None:
+                continue
+            outcome = _outcome(test)
+            verb = {"above": "beats", "below": "is worse than", "tie": "does not beat"}[outcome]
+            tone = {"above": "good", "below": "bad", "tie": "warning"}[outcome]
+            power = f" {_power(test)}" if outcome == "tie" else ""
+            yield Finding(
+                tone,
+                f"{self.name} {verb} “{card.label}” at {LOW_WORDS}: difference "
+                f"{_difference(test)}.{power}",
             )
 
+    def _where_controls_suffice(self) -> Iterator[Finding]:
+        for control, card in self._of("control"):
+            tests = self._tests(control, "score")
+            tests = tests[tests.retention != LOW].drop_duplicates("retention")
+            tests = tests.sort_values("retention", key=pd.to_numeric)
+            tied = [str(t.retention) for _, t in tests.iterrows() if _outcome(t) != "above"]
+            if tied:
+                yield Finding(
+                    "warning",
+                    f"At ρ = {', '.join(tied)} no advantage over {card.about} was found: "
+                    f"{card.shows}.",
+                )
 
-def _crossed(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
-    low = cell["summary"][cell["summary"].pool == LOW].set_index("method")["mean"]
-    if not {*CONTROLS[2:], SUBJECT, ORACLE} <= set(low.index):
-        return
-    yield Finding(
-        "note",
-        f"Head allocation or token choice? At {LOW_WORDS} KVzip scores {low[ORACLE]:.2f} and "
-        f"ProxyKV {low[SUBJECT]:.2f}; KVzip's per-head budgets filled with ProxyKV's tokens score "
-        f"{low['cross_kvzip_budget']:.2f} (what ProxyKV's tokens are worth), and the prior's "
-        f"budgets filled with KVzip's tokens {low['cross_prior_budget']:.2f} (what a fixed split "
-        "among heads costs).",
-    )
-
-
-def _against_rivals(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
-    verbs = {"above": "beats", "below": "is worse than", "tie": "does not differ visibly from"}
-    tones = {"above": "good", "below": "bad", "tie": "tie"}
-    for rival in RIVALS:
-        test = _test(cell, rival, LOW)
-        if test is None:
-            continue
-        outcome = _outcome(test)
-        said = f"ProxyKV {verbs[outcome]} {_name(rival)} at {LOW_WORDS}"
-        yield Finding(tones[outcome], f"{said}: difference {_difference(test)}.")
-
-
-def _floors(board: pd.DataFrame) -> Iterator[Finding]:
-    full = board[board.method == FULL]["mean"]
-    if full.empty:
-        yield Finding("warning", "The full cache was not run: there is no ceiling to compare with.")
-    elif full.iloc[0] < 0.2:
-        yield Finding("warning", f"The full cache itself scores only {full.iloc[0]:.2f}.")
-    oracle = board[(board.method == ORACLE) & (board["mean"] < FLOOR)].retention
-    if len(oracle):
+    def _crossed(self) -> Iterator[Finding]:
+        mean = self.low["mean"]
+        crossed = self._of("crossed")
+        if not crossed or not {self.subject, self.oracle, *(m for m, _ in crossed)} <= set(
+            mean.index
+        ):
+            return
+        parts = [f"{card.about} score {mean[m]:.2f} ({card.shows})" for m, card in crossed]
         yield Finding(
-            "warning",
-            f"KVzip is at the floor at ρ = {_numbers(oracle)}: recovery there divides by next to "
-            "nothing.",
+            "note",
+            f"Head allocation or token choice? At {LOW_WORDS} {self.oracle_name} scores "
+            f"{mean[self.oracle]:.2f} and {self.name} {mean[self.subject]:.2f}; "
+            f"{', and '.join(parts)}.",
         )
-    random = board[board.method == "random"].set_index("retention")["mean"]
-    if len(full) and full.iloc[0] > 0:
-        easy = random[random >= 0.95 * full.iloc[0]].index
-        if len(easy):
+
+    def _against_rivals(self) -> Iterator[Finding]:
+        verbs = {"above": "beats", "below": "is worse than", "tie": "does not differ visibly from"}
+        tones = {"above": "good", "below": "bad", "tie": "tie"}
+        for rival, card in self._of("rival"):
+            test = self._test(rival, LOW)
+            if test is None:
+                continue
+            outcome = _outcome(test)
+            said = f"{self.name} {verbs[outcome]} {card.label} at {LOW_WORDS}"
+            yield Finding(tones[outcome], f"{said}: difference {_difference(test)}.")
+
+    def _floors(self) -> Iterator[Finding]:
+        board = self.cell["leaderboard"]
+        full = board[board.retention == 1]["mean"]
+        if full.empty:
+            text = "The full cache was not run: there is no ceiling to compare with."
+            yield Finding("warning", text)
+        elif full.iloc[0] < 0.2:
+            yield Finding("warning", f"The full cache itself scores only {full.iloc[0]:.2f}.")
+        low = board[(board.method == self.oracle) & (board["mean"] < FLOOR)].retention
+        if len(low):
             yield Finding(
                 "warning",
-                f"Random pruning keeps 95 % of the full score at ρ = {_numbers(easy)}: "
-                "these retentions do not tell methods apart.",
+                f"{self.oracle_name} is at the floor at ρ = {_numbers(low)}: recovery there "
+                "divides by next to nothing.",
             )
+        for floor, card in self._of("floor") if len(full) and full.iloc[0] > 0 else ():
+            chance = board[board.method == floor].set_index("retention")["mean"]
+            easy = chance[chance >= 0.95 * full.iloc[0]].index
+            if len(easy):
+                yield Finding(
+                    "warning",
+                    f"“{card.label}” keeps 95 % of the full score at ρ = {_numbers(easy)}: "
+                    "these retentions do not tell methods apart.",
+                )
+
+    def _gaps(self) -> Iterator[Finding]:
+        coverage = self.cell["coverage"]
+        missing, cut = int(coverage.missing.sum()), int(coverage.truncated.sum())
+        if missing:
+            ids = coverage[coverage.missing > 0].method.unique()
+            some = "; ".join(self.methods.card(method).label for method in ids)
+            yield Finding(
+                "warning",
+                f"{missing} context results are missing ({some}): means over different contexts or "
+                "tasks do not compare; paired differences and recovery use shared contexts only.",
+            )
+        if cut:
+            yield Finding("note", f"{cut} answers come from contexts that were truncated to fit.")
+
+    def _of(self, role: str) -> list[tuple[str, Card]]:
+        return [(method, self.methods.cards[method]) for method in self.methods.ids(role)]
+
+    def _tests(self, reference: str | None, metric: str) -> pd.DataFrame:
+        """Tests of the subject against a reference; the first group of comparisons comes first."""
+        table = self.cell["paired"]
+        pair = (table.method == self.subject) & (table.reference == reference)
+        return table[pair & (table.metric == metric)]
+
+    def _test(
+        self, reference: str | None, retention: str, metric: str = "score"
+    ) -> pd.Series | None:
+        tests = self._tests(reference, metric)
+        tests = tests[tests.retention == retention]
+        return tests.iloc[0] if len(tests) else None
 
 
 def _size(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
@@ -203,29 +252,6 @@ def _size(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
         f"Sample: {contexts} contexts over {tasks} task{'s' if tasks != 1 else ''}. Contexts, not "
         f"questions, are resampled.{single}",
     )
-
-
-def _gaps(coverage: pd.DataFrame) -> Iterator[Finding]:
-    missing, cut = int(coverage.missing.sum()), int(coverage.truncated.sum())
-    if missing:
-        some = "; ".join(_name(m) for m in coverage[coverage.missing > 0].method.unique())
-        yield Finding(
-            "warning",
-            f"{missing} context results are missing ({some}): means over different contexts or "
-            "tasks do not compare; paired differences and recovery use shared contexts only.",
-        )
-    if cut:
-        yield Finding("note", f"{cut} answers come from contexts that were truncated to fit.")
-
-
-def _test(
-    cell: dict[str, pd.DataFrame], reference: str, retention: str, metric: str = "score"
-) -> pd.Series | None:
-    table = cell["paired"]
-    wanted = (
-        (table.reference == reference) & (table.retention == retention) & (table.metric == metric)
-    )
-    return table[wanted].iloc[0] if wanted.any() else None
 
 
 def _outcome(test: pd.Series) -> str:
@@ -269,10 +295,6 @@ def _recovery_interval(summary: pd.Series) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _name(method: str) -> str:
-    return looks([method])[method].label
 
 
 def _numbers(retentions: pd.Series | pd.Index) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxykv.config.cards import MethodCards
 from proxykv.config.run import Run
 from proxykv.report.ablations import write_ablations
 from proxykv.report.tabulate import write_tables
@@ -17,5 +18,5 @@ def tabulate(run: Run) -> None:
     for family in run.families if run.fitted_ids else ():
         require_clean(run, family)
     rows = run.row_files()
-    write_tables(rows, run.dir / "tables")
+    write_tables(rows, MethodCards.read(run.dir), run.dir / "tables")
     write_ablations(rows, run.dir)

@@ -25,7 +25,8 @@ SOURCES = {
         "import torch\n"
         "from proxykv import used\n"
         "import proxykv.config.run\n\n"
-        "VARIANTS = {'mine': {'scope': 'head'}, 'mine_wide': {'scope': 'global'}}\n\n\n"
+        "VARIANTS = {'mine': {'scope': 'head'}, 'mine_wide': {'scope': 'global'}}\n"
+        "CARDS = {'mine': {'label': 'Mine'}}\n\n\n"
         "class Mine:\n"
         '    """Its class."""\n\n'
         "    def score(self, prefill):\n"
@@ -58,6 +59,7 @@ def forget() -> None:
         catalog._literal,
         catalog._method_files,
         catalog.variants,
+        catalog.cards,
     ):
         cached.cache_clear()
 
@@ -79,6 +81,7 @@ def edited(checkout: Path, name: str, old: str, new: str) -> str:
         ("baselines/mine.py", '"""Its class."""', '"""A class."""'),
         ("baselines/mine.py", '"""Its scores."""', '"""Scores."""'),
         ("baselines/mine.py", "        return used", "\n        return used"),
+        ("baselines/mine.py", "'Mine'}", "'My method', 'color': '#000000'}"),
         ("proxykv/used.py", "x + 1", "(x + 1)  # one more"),
         ("proxykv/unused.py", "A = 1", "A = 2"),
         ("proxykv/config/run.py", "SPEC = 1", "SPEC = 2"),

@@ -214,7 +214,7 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
     "no full": (
         change(methods=["kvzip"]),
-        "config.methods: 'full' is missing; every method is held against the full cache",
+        "config.methods: 'full' is missing; every method is compared with it",
     ),
     "no full cache": (
         change(retentions=[0.1, 0.2]),
@@ -254,7 +254,7 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
     "no corpus": (
         remove("corpus"),
-        "config.corpus: missing, but a method is fitted on it (proxykv, prior, …)",
+        "config.corpus: missing, but proxykv, prior must be fitted on it",
     ),
     "crossed without a part": (
         change(methods=["full", "kvzip", "cross_kvzip_budget"]),

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from rows_fixture import make_rows, write_run
 
+from proxykv.config.cards import MethodCards, method_cards
 from proxykv.report import plots
 from proxykv.report.ablations import COLUMNS, ablations, variants, write_ablations
 from proxykv.report.plots.training import read_logs
@@ -60,7 +61,7 @@ def run_dir(tmp_path: Path) -> Path:
     ]
     rows = pd.concat([one[one.method == "full"], *frames])
     write_run(tmp_path, pd.DataFrame(rows), mapper=False)
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    configure(tmp_path, CONFIG)
     for name, level in LEVELS.items():
         folder = tmp_path / "mappers" / "tiny" / name
         folder.mkdir(parents=True)
@@ -68,6 +69,11 @@ def run_dir(tmp_path: Path) -> Path:
         (folder / "card.json").write_text(json.dumps({"metrics": metrics}))
         (folder / "log.jsonl").write_text('{"step": 1, "split": "train", "total": 1.0}\n')
     return tmp_path
+
+
+def configure(run_dir: Path, config: dict[str, Any]) -> None:
+    (run_dir / "config.json").write_text(json.dumps(config))
+    method_cards(config).write(run_dir)
 
 
 def rows_of(run_dir: Path) -> pd.DataFrame:
@@ -79,7 +85,7 @@ def files(run_dir: Path) -> list[Path]:
 
 
 def test_variants_are_grouped_by_what_differs_besides_the_seed() -> None:
-    found = [(v.id, v.group, v.methods) for v in variants(CONFIG)]
+    found = [(v.id, v.group, v.methods) for v in variants(CONFIG, "proxykv")]
     assert found == [
         ("proxykv", "reference", ("proxykv", "proxykv_seed1")),
         ("mse", "loss", ("mse", "mse_seed1")),
@@ -97,19 +103,19 @@ def test_another_corpus_is_no_seed_and_the_default_loss_is_the_reference() -> No
         {"id": "paper", "base": "proxykv", "params": {"weights": {**weights, "global": 1}}},
         {"id": "bin5", "base": "proxykv", "params": {"weights": {**weights, "bin": 5}}},
     ]
-    found = [(v.group, v.methods) for v in variants({"methods": methods})]
+    found = [(v.group, v.methods) for v in variants({"methods": methods}, "proxykv")]
     assert found == [("reference", ("proxykv",)), ("loss", ("paper",)), ("weights", ("bin5",))]
 
 
 @pytest.mark.parametrize("methods", [["full", "proxykv"], ["full", CONFIG["methods"][2]]])
 def test_a_run_without_variants_has_no_table(run_dir: Path, methods: list[Any]) -> None:
-    (run_dir / "config.json").write_text(json.dumps({**CONFIG, "methods": methods}))
-    assert ablations(rows_of(run_dir), run_dir).empty
+    configure(run_dir, {**CONFIG, "methods": methods})
+    assert ablations(rows_of(run_dir), MethodCards.read(run_dir), run_dir).empty
     assert write_ablations(files(run_dir), run_dir) is None
 
 
 def test_differences_below_the_seed_spread_are_none(run_dir: Path) -> None:
-    table = ablations(rows_of(run_dir), run_dir)
+    table = ablations(rows_of(run_dir), MethodCards.read(run_dir), run_dir)
     assert list(table.columns) == COLUMNS
     low = table[(table.metric == "score") & (table.retention == LOW)].set_index("variant")
     assert low.seed_spread.tolist() == pytest.approx([0.02] * 4)
@@ -127,8 +133,12 @@ def test_differences_below_the_seed_spread_are_none(run_dir: Path) -> None:
 
 def test_table_and_figures_are_written(run_dir: Path) -> None:
     path = write_ablations(files(run_dir), run_dir)
-    assert path is not None and len(pd.read_csv(path)) == len(ablations(rows_of(run_dir), run_dir))
+    assert path is not None and len(pd.read_csv(path)) == len(
+        ablations(rows_of(run_dir), MethodCards.read(run_dir), run_dir)
+    )
     assert set(read_logs(run_dir)) == {"tiny · proxykv"}  # variants would be dozens
-    for name in ("ablation_loss", "ablation_mapper", "ablation_weights"):
-        figure = plots.draw(name, rows_of(run_dir), run_dir)
-        assert figure is not None and len(figure.axes) == 2
+    figure = plots.draw("ablation", rows_of(run_dir), MethodCards.read(run_dir), run_dir)
+    assert figure is not None
+    drawn = {axis.get_title("left").rpartition(" · ")[2] for axis in figure.axes}
+    kinds = ("terms of the loss", "weights of the loss", "parts of the mapper")
+    assert drawn == {f"{kind}: {metric}" for kind in kinds for metric in ("score", "kl")}

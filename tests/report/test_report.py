@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from rows_fixture import COLUMNS, make_rows, write_run
+from rows_fixture import COLUMNS, cards_of, make_rows, write_run
 
+from proxykv.config import catalog
+from proxykv.config.cards import MethodCards, method_cards
 from proxykv.report import build_report, plots, tables
 from proxykv.report.tabulate import write_tables
 from proxykv.report.verdict import verdicts
@@ -109,8 +111,8 @@ def test_leaderboard_by_hand():
             ("proxykv", 0.1): [[0.0, 0.0], [1.0]],  # contexts 0 and 1: mean .5
         }
     )
-    board = tables.leaderboard(rows).set_index("method")
-    assert ",".join(tables.leaderboard(rows).columns) == LEADERBOARD
+    board = tables.leaderboard(rows, cards_of(rows)).set_index("method")
+    assert ",".join(tables.leaderboard(rows, cards_of(rows)).columns) == LEADERBOARD
     assert board.loc["kvzip", "mean"] == 0.75
     assert board.loc["proxykv", "mean"] == 0.5
     assert board.loc["proxykv", "recovery"] == pytest.approx(0.5 / 0.75)
@@ -122,10 +124,10 @@ def test_recovery_uses_shared_contexts_only():
     rows = tiny_rows(
         {("kvzip", 0.1): [[1.0], [0.5]], ("proxykv", 0.1): [[0.5], [0.5], [0.0], [0.0]]}
     )
-    board = tables.leaderboard(rows).set_index("method")
+    board = tables.leaderboard(rows, cards_of(rows)).set_index("method")
     assert board.loc["proxykv", "mean"] == 0.25
     assert board.loc["proxykv", "recovery"] == pytest.approx(0.5 / 0.75)
-    pooled = tables.summary(rows).set_index(["pool", "method"])
+    pooled = tables.summary(rows, cards_of(rows)).set_index(["pool", "method"])
     assert pooled.loc[("<=0.3", "proxykv"), "recovery"] == pytest.approx(0.5 / 0.75)
 
 
@@ -138,7 +140,7 @@ def test_pools_average_retentions_within_a_context_and_leave_full_out():
             ("kvzip", 0.5): [[1.0], [0.0]],
         }
     )
-    pooled = tables.summary(rows)
+    pooled = tables.summary(rows, cards_of(rows))
     assert set(pooled.method) == {"kvzip"}
     assert pooled.set_index("pool").loc["<=0.3", "mean"] == 0.75
     assert pooled.set_index("pool").loc["<1", "mean"] == pytest.approx(2 / 3)
@@ -148,7 +150,7 @@ def test_paired_difference_by_hand():
     rows = tiny_rows(
         {("kvzip", 0.1): [[1.0], [1.0], [0.0]], ("proxykv", 0.1): [[0.0], [0.0], [0.0]]}
     )
-    table = tables.paired(rows)
+    table = tables.paired(rows, cards_of(rows))
     score = table[(table.metric == "score") & (table.retention == "<=0.3")].iloc[0]
     assert score.difference == pytest.approx(-2 / 3)
     assert score.p == pytest.approx(4 / 8)  # the context without a difference flips to itself
@@ -159,7 +161,7 @@ def test_paired_difference_by_hand():
 def test_coverage_counts_what_is_missing(rows: pd.DataFrame):
     gone = (rows.method == "prior") & (rows.context_id == "vt-000") & (rows.retention == 0.3)
     whole = (rows.method == "random") & (rows.task == "vt")
-    table = tables.coverage(rows[~gone & ~whole])
+    table = tables.coverage(rows[~gone & ~whole], cards_of(rows))
     missing = table[table.missing > 0].set_index(["method", "task", "retention"]).missing
     assert missing.to_dict() == {
         ("prior", "vt", 0.3): 1,
@@ -169,15 +171,15 @@ def test_coverage_counts_what_is_missing(rows: pd.DataFrame):
 
 def test_unknown_kl_and_absent_oracle_give_nan_not_numbers(rows: pd.DataFrame):
     poor = rows[rows.method.isin(["full", "proxykv", "prior"])].assign(kl=np.nan)
-    board = tables.leaderboard(poor)
+    board = tables.leaderboard(poor, cards_of(poor))
     assert board[["kl", "recovery"]].isna().to_numpy().all()
     assert board["mean"].notna().to_numpy().all()
 
 
 def test_write_tables_gives_the_same_bytes_whatever_the_order(run_dir: Path, tmp_path: Path):
     paths = sorted((run_dir / "rows").glob("*/*/*.parquet"))
-    first = write_tables(paths, tmp_path / "a")
-    second = write_tables(paths[::-1], tmp_path / "b")
+    first = write_tables(paths, MethodCards.read(run_dir), tmp_path / "a")
+    second = write_tables(paths[::-1], MethodCards.read(run_dir), tmp_path / "b")
     names = {"leaderboard.csv", "per_task.csv", "summary.csv", "paired.csv", "coverage.csv"}
     assert {p.name for p in first} == names | {"provenance.json"}
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
@@ -191,7 +193,9 @@ def test_write_tables_gives_the_same_bytes_whatever_the_order(run_dir: Path, tmp
 
 
 def say(rows: pd.DataFrame) -> str:
-    found = verdicts({name: table(rows) for name, table in tables.TABLES.items()})
+    cards = cards_of(rows)
+    made = {name: table(rows, cards) for name, table in tables.TABLES.items()}
+    found = verdicts(made, cards)
     return "\n".join(f"{f.tone}: {f.text}" for findings in found.values() for f in findings)
 
 
@@ -245,12 +249,12 @@ def test_verdict_survives_poor_runs(rows: pd.DataFrame):
 def test_every_plot_is_found_described_and_drawn_reproducibly(rows: pd.DataFrame, run_dir: Path):
     assert set(plots.names()) == {
         "accuracy_retention", "accuracy_per_task", "kl_retention", "pareto", "training",
-        "ablation_loss", "ablation_mapper", "ablation_weights", "transfer",
+        "ablation", "transfer",
     }  # fmt: skip
     for name in plots.names():
         title, caption = plots.describe(name)
         assert title and not title.endswith(".") and len(caption) > 60
-    figures = [plots.draw("training", rows, run_dir) for _ in range(2)]
+    figures = [plots.draw("training", rows, cards_of(rows), run_dir) for _ in range(2)]
     first, second = (plots.render(figure, ".svg") for figure in figures if figure)
     assert first == second and b"<svg" in first
 
@@ -263,8 +267,8 @@ def test_draw_figures_writes_svg_and_png(run_dir: Path, tmp_path: Path):
 
 
 def test_plots_without_anything_to_show_give_none(rows: pd.DataFrame, tmp_path: Path):
-    assert plots.draw("training", rows, tmp_path) is None
-    assert plots.draw("kl_retention", rows.assign(kl=np.nan), tmp_path) is None
+    assert plots.draw("training", rows, cards_of(rows), tmp_path) is None
+    assert plots.draw("kl_retention", rows.assign(kl=np.nan), cards_of(rows), tmp_path) is None
 
 
 def test_unknown_plot_is_a_user_error():
@@ -273,7 +277,11 @@ def test_unknown_plot_is_a_user_error():
 
 
 def test_no_two_methods_share_a_colour_or_a_marker():
-    many = plots.looks([*plots.LOOKS, *(f"ablation_{i}" for i in range(8))])
+    shipped = [m for m in catalog.variants() if not m.endswith(":")]
+    derived = [{"id": f"ablation_{i}", "base": "proxykv"} for i in range(8)]
+    cards = method_cards({"methods": [*shipped, *derived]})
+    many = plots.looks(cards, cards.cards)
+    assert len(many) == len(shipped) + 8
     assert len({look.color.lower() for look in many.values()}) == len(many)
     assert len({look.marker for look in many.values()}) == len(many)
 
@@ -343,9 +351,9 @@ def test_report_of_two_families_without_mapper_or_oracle(tmp_path: Path):
 
 
 def test_a_mended_metric_is_told_beside_the_official_one(rows: pd.DataFrame, tmp_path: Path):
-    assert tables.per_task(rows).fixed.isna().all()
+    assert tables.per_task(rows, cards_of(rows)).fixed.isna().all()
     mended = rows.assign(score_fixed=np.where(rows.task == "vt", 1.0, np.nan))
-    table = tables.per_task(mended).set_index("task")
+    table = tables.per_task(mended, cards_of(mended)).set_index("task")
     assert (table.fixed["vt"] == 1).all()
     assert table.fixed["single"].isna().all()
     pages = []

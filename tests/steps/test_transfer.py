@@ -126,10 +126,10 @@ def test_the_step_writes_the_table_and_a_heat_map_without_any_rows(
     fitted: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nothing = pd.DataFrame()
-    assert plots.draw("transfer", nothing, fitted.dir) is None
+    assert plots.draw("transfer", nothing, fitted.cards, fitted.dir) is None
     assert main(["transfer", "--config", str(fitted.dir / "config.json")]) == 0
     assert (fitted.dir / "figures" / "transfer.svg").stat().st_size
-    figure = plots.draw("transfer", nothing, fitted.dir)
+    figure = plots.draw("transfer", nothing, fitted.cards, fitted.dir)
     assert figure is not None
     by_part, by_length = figure.axes
     lines = [label.get_text() for label in by_part.get_yticklabels()]

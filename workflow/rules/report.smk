@@ -1,5 +1,8 @@
 # Rows to tables, figures and the report; no torch from here on.
+from dataclasses import asdict
 
+# How methods are shown and compared: from their cards and the config.
+SHOWN = digest(asdict(RUN.cards))
 ROWS = [str(job.file("rows")) for job in RUN.jobs()]
 
 
@@ -21,6 +24,7 @@ rule tabulate:
         "../envs/proxykv.yaml"
     params:
         code=code_digest("proxykv.steps.tabulate"),
+        shown=SHOWN,
     shell:
         step("tabulate")
 
@@ -45,6 +49,7 @@ rule plot:
         "../envs/proxykv.yaml"
     params:
         code=code_digest("proxykv.steps.plot"),
+        shown=SHOWN,
     shell:
         step("plot")
 
@@ -62,5 +67,6 @@ rule report:
         "../envs/proxykv.yaml"
     params:
         code=code_digest("proxykv.steps.report"),
+        shown=SHOWN,
     shell:
         step("report")

@@ -1,8 +1,9 @@
 """Plots: one module per figure, found by its name, and the look that all of them share.
 
-A plot module has a docstring, whose first line is the figure's title and whose rest is its
-caption, and a function `draw(rows: DataFrame, run_dir: Path) -> Figure | None` (None: nothing to
-draw in this run). Modules whose name starts with an underscore are helpers, not plots.
+A plot module has a docstring and a function `draw(rows, methods, run_dir) -> Figure | None`. The
+docstring's first line is the title of the figure, the rest its caption. `rows` is the DataFrame of
+a run's rows, `methods` holds the cards of its methods, `run_dir` is its folder. None means that the
+run has nothing to draw. Modules whose names start with an underscore are helpers, not plots.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
@@ -18,13 +19,14 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from proxykv.config.cards import MethodCards
 from proxykv.report.tables import LOW_RETENTION, read_rows
 from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
@@ -32,78 +34,79 @@ from proxykv.runtime.errors import ConfigError
 
 @dataclass(frozen=True)
 class Look:
-    """How one method is drawn and called; `group` is reference, proxykv, baseline or control."""
+    """How one method is drawn and named; `role` is that of its card."""
 
     label: str
     color: str
-    marker: str | tuple[int, Literal[0, 1], int]
-    group: str
+    marker: Any
+    role: str
+
+    @property
+    def strong(self) -> bool:
+        """Whether the method stands out: it is judged, or it is what the others are measured by."""
+        return self.role in ("subject", "oracle", "reference")
+
+    @property
+    def control(self) -> bool:
+        """Whether the method lacks what the subject claims."""
+        return self.role in ("control", "crossed")
 
     @property
     def line(self) -> dict[str, Any]:
         """Keyword arguments of `Axes.plot`."""
-        width = {"proxykv": 2.6, "reference": 2.0}.get(self.group, 1.3)
+        width = 2.6 if self.role == "subject" else 2.0 if self.strong else 1.3
         return {
             "color": self.color,
             "marker": self.marker,
-            "markersize": 6 if self.group in ("proxykv", "reference") else 4.5,
+            "markersize": 6 if self.strong else 4.5,
             "markeredgecolor": "white",
             "markeredgewidth": 0.6,
             "linewidth": width,
-            "linestyle": (0, (4, 1.6)) if self.group == "control" else "-",
-            "alpha": 0.85 if self.group == "control" else 1.0,
-            "zorder": {"proxykv": 5, "reference": 4, "control": 3}.get(self.group, 2),
+            "linestyle": (0, (4, 1.6)) if self.control else "-",
+            "alpha": 0.85 if self.control else 1.0,
+            "zorder": 5
+            if self.role == "subject"
+            else 4
+            if self.strong
+            else 3
+            if self.control
+            else 2,
         }
 
 
-# Okabe-Ito and Tol's muted set; no colour twice, and a marker of its own for each.
-LOOKS = {
-    "full": Look("Full cache", "#222222", "*", "reference"),
-    "kvzip": Look("KVzip", "#0072B2", "o", "reference"),
-    "kvzip_head": Look("KVzip, per head", "#56B4E9", "v", "baseline"),
-    "proxykv": Look("ProxyKV", "#D55E00", "D", "proxykv"),
-    "proxykv_head": Look("ProxyKV, per head", "#F4A582", "<", "baseline"),
-    "kvzip_iam": Look("KVzip+IAM", "#332288", "8", "baseline"),
-    "kvzip_iam_rescaled": Look("KVzip+IAM, rescaled", "#6A51A3", (3, 0, 45), "baseline"),
-    "kvzip_iam_head": Look("KVzip+IAM, per head", "#AA99DD", (3, 0, 135), "baseline"),
-    "surrogate": Look("Surrogate (no proxy)", "#E7298A", (4, 1, 45), "baseline"),
-    "surrogate_embedding": Look("Surrogate, tokens only", "#F2A0C8", (5, 0, 180), "baseline"),
-    "snapkv": Look("SnapKV", "#009E73", "^", "baseline"),
-    "snapkv_global": Look("SnapKV, global", "#8BC34A", "h", "baseline"),
-    "streaming": Look("Streaming", "#CC79A7", "P", "baseline"),
-    "random": Look("Random", "#8A8A8A", "X", "baseline"),
-    "prior": Look("Head prior (control)", "#E6A700", "s", "control"),
-    "prior_mean": Look("Head mean (control)", "#B2A000", ">", "control"),
-    "proxykv_shuffled": Look("Shuffled proxy (control)", "#7B4B2A", "p", "control"),
-    "cross_kvzip_budget": Look("KVzip budget, ProxyKV tokens", "#882255", "d", "control"),
-    "cross_prior_budget": Look("Prior budget, KVzip tokens", "#6B7A00", "H", "control"),
-}
 MAIN = ("accuracy_retention", "kl_retention", "pareto")
 
 
-def looks(methods: Iterable[str]) -> dict[str, Look]:
-    """The look of every method; those without a fixed one get a colour that none else has."""
-    methods = list(dict.fromkeys(methods))
-    unknown = sorted(m for m in methods if m not in LOOKS)
-    spare = sns.husl_palette(len(unknown), h=0.13, s=0.6, l=0.45).as_hex() if unknown else []
-    taken = dict(LOOKS)
-    for i, (method, color) in enumerate(zip(unknown, spare, strict=True)):
-        star: tuple[int, Literal[1], int] = (3 + i, 1, 0)  # points, style "star", rotation
-        taken[method] = Look(method, str(color), star, "baseline")
-    return {method: taken[method] for method in methods}
+def looks(methods: MethodCards, ids: Iterable[str]) -> dict[str, Look]:
+    """The looks of these methods.
+
+    A method whose card has no colour or marker gets one that no other method of the run has.
+    """
+    ids = list(dict.fromkeys(ids))
+    cards = {method: methods.card(method) for method in {*ids, *methods.cards}}
+    plain = sorted(m for m, card in cards.items() if not (card.color and card.marker))
+    spare = sns.husl_palette(len(plain), h=0.13, s=0.6, l=0.45).as_hex() if plain else []
+    stars = [(3 + i, 1, 0) for i in range(len(plain))]  # points, style "star", rotation
+    derived = dict(zip(plain, zip(spare, stars, strict=True), strict=True))
+    found = {}
+    for method in ids:
+        card = cards[method]
+        color, marker = derived.get(method, (card.color, card.marker))
+        found[method] = Look(card.label, str(card.color or color), card.marker or marker, card.role)
+    return found
 
 
 def ranking(table: pd.DataFrame, column: str = "mean") -> list[str]:
     """Methods of a leaderboard-like table, best first by their mean at the low retentions.
 
     The full cache, the ceiling, leads. Low retentions decide because methods meet above them; a
-    table without any is ranked by what it has.
+    table without any is ranked by all its retentions.
     """
     pruned = table[table.retention < 1]
     low = pruned[pruned.retention <= LOW_RETENTION]
     best = (low if len(low) else pruned).groupby("method")[column].mean()
     rest = [str(m) for m in best.sort_values(ascending=column == "kl", kind="stable").index]
-    return [m for m in ("full",) if (table.method == m).any()] + rest
+    return [str(m) for m in table.loc[table.retention == 1, "method"].unique()] + rest
 
 
 @contextmanager
@@ -133,15 +136,15 @@ def style():
 
 
 def names() -> list[str]:
-    """Every plot there is: the main ones first, then the others by alphabet."""
+    """Names of all plots: the main ones first, then the others in alphabetical order."""
     found = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
     return sorted(found, key=lambda name: (name not in MAIN, name))
 
 
 def load(name: str) -> ModuleType:
-    """The module of a plot; raises ConfigError for a name that is none."""
+    """The module of a plot; ConfigError if there is none of that name."""
     if name not in names():
-        raise ConfigError(f"no plot {name!r} in proxykv/plots; there are: {', '.join(names())}")
+        raise ConfigError(f"no plot {name!r} in proxykv/report/plots; known: {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")
 
 
@@ -151,10 +154,10 @@ def describe(name: str) -> tuple[str, str]:
     return title.rstrip("."), " ".join(caption.split())
 
 
-def draw(name: str, rows: pd.DataFrame, run_dir: Path) -> Figure | None:
-    """Draw one plot in the common style; None where the run has nothing to show in it."""
+def draw(name: str, rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
+    """Draw one plot in the common style; None if the run has nothing to show in it."""
     with style():
-        return load(name).draw(rows, run_dir)
+        return load(name).draw(rows, methods, run_dir)
 
 
 def render(figure: Figure, suffix: str) -> bytes:
@@ -175,15 +178,23 @@ def render(figure: Figure, suffix: str) -> bytes:
 def draw_figures(
     rows_paths: Iterable[Path], run_dir: Path, out_dir: Path, only: Iterable[str] | None = None
 ) -> list[Path]:
-    """Draw the plots of a run (all, or those named) as SVG and PNG; returns what was written."""
+    """Draw the plots of a run (all, or those named) as SVG and PNG.
+
+    Returns:
+        The files that were written.
+    """
     rows = read_rows(rows_paths)
     wanted = names() if only is None else only
     return [path for name in wanted for path in draw_figure(name, rows, run_dir, out_dir)]
 
 
 def draw_figure(name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path) -> list[Path]:
-    """Draw one plot as SVG and PNG; returns what was written, nothing if there is none to show."""
-    figure = draw(name, rows, run_dir)
+    """Draw one plot as SVG and PNG.
+
+    Returns:
+        The files that were written: none if the run has nothing to show.
+    """
+    figure = draw(name, rows, MethodCards.read(run_dir), run_dir)
     if figure is None:
         return []
     written = [out_dir / f"{name}{suffix}" for suffix in (".svg", ".png")]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,19 +13,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from proxykv.report.plots import Look, looks, ranking
+from proxykv.report.plots import Look, ranking
 
 LEGEND_WIDTH = 2.5  # inches
 
 
 def panels(
-    titles: Sequence[str], *, columns: int, width: float, height: float, beside: bool = True
+    titles: Sequence[str], *, columns: int, width: float, height: float, legend: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with one axis per title (sizes in inches), with room for a legend beside them."""
+    """A figure with one axis per title (sizes in inches), and room for a legend at the right."""
     columns = min(columns, len(titles))
     lines = -(-len(titles) // columns)
     # Figure(), unlike pyplot's figures, is not kept alive by a global register.
-    size = (width * columns + LEGEND_WIDTH * beside, height * lines)
+    size = (width * columns + LEGEND_WIDTH * legend, height * lines)
     figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axis, title in zip(axes, titles, strict=False):
@@ -36,36 +36,49 @@ def panels(
 
 
 def positions(retentions: Iterable[float]) -> dict[float, int]:
-    """Even places for the retentions that occur, so that small ones stay apart."""
+    """Evenly spaced places for the retentions that occur, so that small ones stay apart."""
     return {rho: i for i, rho in enumerate(sorted(retentions))}
 
 
 def draw_curves(
-    axis: Axes, table: pd.DataFrame, value: str, low: str, high: str, *, faint_bands: bool = True
+    axis: Axes,
+    table: pd.DataFrame,
+    styles: Mapping[str, Look],
+    value: str,
+    low: str,
+    high: str,
+    *,
+    faint_bands: bool = True,
 ) -> None:
-    """One line with its interval's band per method; `full` is a level, not a curve.
+    """Draw one line with the band of its interval per method; the full cache is a level.
 
     Every pruned method's curve ends in the full cache's point, which is theirs at retention 1.
-    Without `faint_bands` only ProxyKV's and KVzip's intervals are shown.
+
+    Args:
+        axis: where to draw.
+        table: a leaderboard or a part of one.
+        styles: looks of the table's methods.
+        value: the column to draw.
+        low: the column of the lower end of its interval.
+        high: that of the upper end.
+        faint_bands: whether methods other than the subject and the oracle have bands.
     """
     place = positions(table.retention.unique())
-    styles = looks(table.method.unique())
-    full = table[table.method == "full"]
+    full = table[table.retention == 1]
     for method in reversed(ranking(table, value)):
-        curve = table[table.method == method]
-        if method == "full":
-            axis.axhline(curve[value].iloc[0], color=styles[method].color, lw=1, ls=":", zorder=1)
-        elif value != "kl":
+        curve, style = table[table.method == method], styles[method]
+        if method in set(full.method):
+            axis.axhline(curve[value].iloc[0], color=style.color, lw=1, ls=":", zorder=1)
+            axis.plot(curve.retention.map(place), curve[value], **style.line)
+            continue
+        if value != "kl":
             curve = pd.concat([curve, full])
         curve = curve.sort_values("retention")
         x = curve.retention.map(place)
-        if method != "full":
-            strong = styles[method].group in ("proxykv", "reference")
-            alpha = 0.16 if strong else 0.05
-            if strong or faint_bands:
-                color = styles[method].color
-                axis.fill_between(x, curve[low], curve[high], color=color, alpha=alpha, lw=0)
-        axis.plot(x, curve[value], **styles[method].line)
+        if style.strong or faint_bands:
+            alpha = 0.16 if style.strong else 0.05
+            axis.fill_between(x, curve[low], curve[high], color=style.color, alpha=alpha, lw=0)
+        axis.plot(x, curve[value], **style.line)
     axis.set_xticks(list(place.values()), [f"{rho:g}" for rho in place])
     axis.set_xlim(-0.25, len(place) - 0.75)
     axis.set_xlabel("retention ρ (KV pairs kept)")
@@ -79,15 +92,15 @@ def log_scale(axis: Axes) -> None:
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def legend(figure: Figure, methods: Sequence[str], title: str) -> None:
-    """Legend beside the panels, in the order of the ranking."""
-    styles = looks(methods)
-    handles = [_handle(styles[method]) for method in methods]
+def legend(figure: Figure, styles: Mapping[str, Look], order: Sequence[str], title: str) -> None:
+    """Legend at the right of the panels, in the given order of the methods."""
+    handles = [_handle(styles[method]) for method in order]
     figure.legend(
         handles=handles, loc="outside right upper", title=title, alignment="left", handlelength=3.2
     )
 
 
 def _handle(look: Look) -> Line2D:
-    line = look.line | ({"linestyle": ":", "linewidth": 1} if look.marker == "*" else {})
+    level = look.role == "reference"
+    line = look.line | ({"linestyle": ":", "linewidth": 1} if level else {})
     return Line2D([], [], label=look.label, **line)

@@ -1,10 +1,10 @@
 """Accuracy against retention.
 
-Mean score over tasks at each retention, a panel per family and benchmark; bands are 95 %
-bootstrap intervals over contexts. Every curve ends in the full cache's score, since at ρ = 1
-nothing is pruned. Dashed: controls, which share a part of ProxyKV but not its proxy's knowledge
-of this text; where they reach ProxyKV, accuracy does not prove that its choice of tokens matters.
-Retentions are evenly spaced.
+Mean score over tasks at each retention, one panel per family and benchmark. Bands are 95 %
+bootstrap intervals over contexts. Every curve ends in the full cache's score, since nothing is
+pruned at ρ = 1. Dashed curves are controls: they lack what the judged method claims. Where a
+control reaches it, accuracy does not prove that its choice of tokens matters. Retentions are evenly
+spaced.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
@@ -15,20 +15,22 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from proxykv.report.plots import ranking
+from proxykv.config.cards import MethodCards
+from proxykv.report.plots import looks, ranking
 from proxykv.report.plots._curves import draw_curves, legend, panels
 from proxykv.report.tables import CELL, leaderboard
 
 
-def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
-    """A panel per family and benchmark."""
-    table = leaderboard(rows)
+def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
+    """One panel per family and benchmark."""
+    table = leaderboard(rows, methods)
+    styles = looks(methods, table.method)
     cells = list(table.groupby(CELL))
     titles = [f"{family} · {benchmark}" for (family, benchmark), _ in cells]
     figure, axes = panels(titles, columns=2, width=6, height=4.2)
     for axis, (_, cell) in zip(axes, cells, strict=True):
-        draw_curves(axis, cell, "mean", "ci_low", "ci_high")
+        draw_curves(axis, cell, styles, "mean", "ci_low", "ci_high")
         axis.set_ylim(-0.02, 1.03)
         axis.set_ylabel("mean score")
-    legend(figure, ranking(table), "Best first, ρ ≤ 0.3")
+    legend(figure, styles, ranking(table), "Best first, ρ ≤ 0.3")
     return figure

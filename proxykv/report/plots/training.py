@@ -1,10 +1,10 @@
 """Training of the mapper.
 
-A line of panels per mapper, but for an ablation's variants: total loss, each loss term, mass
-reconstruction on held-out contexts (score mass captured by the predicted top ρ over that captured
-by the true top ρ), and how far the kept set overlaps KVzip's there. Global overlap is high even for
-a constant score per head, hence its two parts beside it: overlap within heads, and the share of the
-budget that the right heads get (split).
+One row of panels per mapper, without the variants of an ablation: the total loss, each term of the
+loss, mass reconstruction on held-out contexts (the score mass in the predicted top ρ over that in
+the true top ρ), and the overlap of the kept set with the oracle's there. Global overlap is high
+even for a constant score per head. So its two parts are shown too: the overlap within heads, and
+the share of the budget that goes to the right heads (allocation).
 """
 
 import json
@@ -15,6 +15,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from proxykv.config.cards import MethodCards
 from proxykv.report.plots._curves import log_scale, panels
 
 POINTS = 400  # that a line is drawn with: a long training has thousands of steps
@@ -27,14 +28,14 @@ TERMS = {
 }
 
 
-def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
+def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
     """Four panels per mapper; None where the run trained none."""
     logs = read_logs(run_dir)
     if not logs:
         return None
     kinds = ("total loss", "loss terms", "mass reconstruction", "kept-set overlap")
     titles = [f"{name}: {kind}" if kind == kinds[0] else kind for name in logs for kind in kinds]
-    figure, axes = panels(titles, columns=4, width=3.7, height=3.9, beside=False)
+    figure, axes = panels(titles, columns=4, width=3.7, height=3.9, legend=False)
     for i, log in enumerate(logs.values()):
         total, terms, mass, overlap = axes[4 * i : 4 * i + 4]
         _lines(total, log, {"total": "#D55E00"}, logarithmic=True)

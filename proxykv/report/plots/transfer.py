@@ -1,10 +1,11 @@
 """Transfer: where a method was fitted, and where it is tested.
 
-Each line is a fitted method, named with the parts of the corpus and the context lengths that it has
-seen; each column a part, or a length, of held-out contexts. The number is the overlap with KVzip's
-kept set under equal budgets per head at ρ = 0.1: token choice alone, 1 is perfect. By length it is
-a mean over the parts that have contexts of every length. A method of one part, or of one length,
-has seen fewer contexts than the others; a surrogate is judged on the tokens that it has stored.
+Each row is a fitted method, with the parts of the corpus and the context lengths that it was fitted
+on. Each column is a part, or a length, of held-out contexts. The number is the overlap with the
+oracle's kept set under equal budgets per head at ρ = 0.1: it measures token choice alone, and 1 is
+perfect. By length it is a mean over the parts that have contexts of every length. A method of one
+part, or of one length, was fitted on fewer contexts than the others. A method that reads hidden
+states is judged on the tokens whose states are stored.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
@@ -18,13 +19,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from proxykv.config.cards import MethodCards
 from proxykv.report.plots._curves import panels
 
 METRIC, RETENTION, ALL = "head_overlap", 0.1, "all"
 
 
-def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
-    """A heat map by part, and one by length, for each family; None without a table of fidelity."""
+def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
+    """One heat map by part and one by length for each family; None without `fidelity.csv`."""
     path = run_dir / "tables" / "fidelity.csv"
     if not path.is_file():
         return None
@@ -39,7 +41,7 @@ def draw(rows: pd.DataFrame, run_dir: Path) -> Figure | None:
             maps[f"{family}: tokens of the tested contexts"] = _grid(single, "length")
     lines = max(len(grid) for grid in maps.values())
     top = max(grid.to_numpy().max() for grid in maps.values())
-    figure, axes = panels(list(maps), columns=2, width=5.2, height=1.4 + 0.32 * lines, beside=False)
+    figure, axes = panels(list(maps), columns=2, width=5.2, height=1.4 + 0.32 * lines, legend=False)
     for axis, grid in zip(axes, maps.values(), strict=True):
         sns.heatmap(
             grid, ax=axis, vmin=0, vmax=top, cmap="cividis", annot=True, fmt=".2f", cbar=False
@@ -57,7 +59,7 @@ def _everywhere(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _grid(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Mean over what the column does not tell apart; lines and columns in the table's order."""
+    """Mean over what the column does not tell apart; rows and columns in the table's order."""
     grid = table.pivot_table(index="line", columns=column, values="mean", sort=False)
     return grid.loc[table.line.unique(), table[column].unique()]
 

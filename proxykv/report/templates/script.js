@@ -108,7 +108,7 @@
   $$(".group, :not(.group) > .table").forEach((host) => equip(host, $("table", host).closest(".table").id));
 
   // Example explorer.
-  const { examples, methods } = JSON.parse($("#data").textContent);
+  const { examples, methods, subject } = JSON.parse($("#data").textContent);
   const label = Object.fromEntries(methods.map((m) => [m.id, m.label]));
   const form = $("#explorer-filters");
   const several = new Set(examples.map((e) => e.cell)).size > 1;
@@ -122,7 +122,7 @@
   const retentions = [...new Set(pruned.map((a) => a.retention))].sort((a, b) => a - b);
   const there = new Set(pruned.map((a) => a.method));
   fill("task", [["all", "all"], ...[...new Set(examples.map(taskOf))].map((t) => [t, t])], taskOf(examples[0]));
-  fill("method", [["all", "all"], ...methods.filter((m) => there.has(m.id)).map((m) => [m.id, m.label])], there.has("proxykv") ? "proxykv" : "all");
+  fill("method", [["all", "all"], ...methods.filter((m) => there.has(m.id)).map((m) => [m.id, m.label])], there.has(subject) ? subject : "all");
   fill("retention", [["all", "all"], ...retentions.map((r) => [String(r), String(r)])], "all");
   fill("outcome", [], "all");
   const outcome = (answer, full) => !full ? "" : answer.score < full.score ? "lost" : answer.score > full.score ? "gained" : "kept";
@@ -135,7 +135,7 @@
     const want = Object.fromEntries(["task", "method", "retention", "outcome"].map((n) => [n, form.elements[n].value === "all" ? "" : form.elements[n].value]));
     let shown = 0;
     const cards = examples.filter((e) => !want.task || taskOf(e) === want.task).flatMap((e) => {
-      const full = e.answers.find((a) => a.method === "full");
+      const full = e.answers.find((a) => a.retention === 1);
       const answers = e.answers.filter((a) => a.retention < 1 && (!want.method || a.method === want.method)
         && (!want.retention || String(a.retention) === want.retention) && (!want.outcome || outcome(a, full) === want.outcome));
       if (!answers.length) return [];
@@ -143,7 +143,7 @@
       const card = make("article", "", { class: "example" });
       card.append(make("h4", `${taskOf(e)} · ${e.context} · question ${e.question + 1} · ${e.tokens} tokens`));
       card.append(line("Reference", "", e.references.join("  |  "), ""));
-      if (full) card.append(line(label.full ?? "full", "score " + full.score, full.text, ""));
+      if (full) card.append(line(label[full.method] ?? full.method, "score " + full.score, full.text, ""));
       for (const a of answers) {
         const node = line(`${label[a.method] ?? a.method}, ρ ${a.retention}`, "score " + a.score, a.text, outcome(a, full));
         if (a.kl !== undefined) node.title = `KL ${a.kl} nats per token`;

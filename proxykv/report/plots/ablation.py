@@ -1,4 +1,9 @@
-"""Differences from the reference against retention: the panels that the ablation plots share."""
+"""Ablation: what each part of the judged method is worth.
+
+Variants minus the run's own method, in score and in KL, on the same contexts with 95 % intervals.
+One row of panels shows other terms of the loss, one other weights of the same terms, one other
+parts and inputs of the mapper. Differences inside the grey band also occur between two seeds.
+"""
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -11,8 +16,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
+from proxykv.config.cards import MethodCards
 from proxykv.report.ablations import ablations
 from proxykv.report.plots._curves import panels, positions
 from proxykv.report.tables import CELL, LOW
@@ -21,27 +26,32 @@ METRICS = {
     "score": "score minus the reference's",
     "kl": "KL minus the reference's (nats per token)",
 }
+ROWS = {"loss": "terms of the loss", "weights": "weights of the loss"}
+OTHERS = "parts of the mapper"
 
 
-def draw_differences(rows: pd.DataFrame, run_dir: Path, *groups: str) -> Figure | None:
-    """Two panels per benchmark (score and KL); None for a run without variants of these groups."""
-    table = ablations(rows, run_dir)
+def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
+    """Two panels (score and KL) per benchmark and kind of variant; None without variants."""
+    table = ablations(rows, methods, run_dir)
     table = table[table.metric.isin(METRICS) & (table.retention != LOW)]
-    table = table.assign(retention=table.retention.astype(float))
-    mine = table[table.group.isin(groups)]
-    if mine.empty:
+    table = table[table.group != "reference"]
+    if table.empty:
         return None
-    cells = [(cell, metric) for cell, _ in mine.groupby(CELL) for metric in METRICS]
-    titles = [f"{' · '.join(map(str, cell))}: {metric}" for cell, metric in cells]
+    table = table.assign(
+        retention=table.retention.astype(float), row=table.group.map(ROWS).fillna(OTHERS)
+    )
+    parts = list(table.groupby([*CELL, "row"], sort=False))
+    names = [" · ".join(map(str, key)) for key, _ in parts]
+    titles = [f"{name}: {metric}" for name in names for metric in METRICS]
     figure, axes = panels(titles, columns=2, width=4.6, height=3.6)
-    names = list(mine.variant.unique())
-    colors = dict(zip(names, sns.husl_palette(len(names), s=0.75, l=0.5).as_hex(), strict=True))
-    for (cell, metric), axis in zip(cells, axes, strict=True):
-        part = mine[(mine[CELL] == list(cell)).all(axis=1) & (mine.metric == metric)]
-        _panel(axis, part, colors)
-        axis.set_ylabel(METRICS[metric])
-    handles = [Line2D([], [], color=colors[name], marker="o", label=name) for name in names]
-    figure.legend(handles=handles, loc="outside right upper", title="Variant", alignment="left")
+    for i, (_, part) in enumerate(parts):
+        variants = list(part.variant.unique())
+        palette = sns.husl_palette(len(variants), s=0.75, l=0.5).as_hex()
+        colors = dict(zip(variants, palette, strict=True))
+        for axis, metric in zip(axes[2 * i : 2 * i + 2], METRICS, strict=True):
+            _panel(axis, part[part.metric == metric], colors)
+            axis.set_ylabel(METRICS[metric])
+        axes[2 * i + 1].legend(title="Variant", loc="upper left", bbox_to_anchor=(1.02, 1))
     return figure
 
 
@@ -56,11 +66,12 @@ def _panel(axis: Axes, part: pd.DataFrame, colors: dict[str, str]) -> None:
         curve = part[part.variant == name].sort_values("retention")
         low, high = curve.difference_low, curve.difference_high
         axis.errorbar(
-            # Side by side, so that the intervals can be told apart.
+            # Side by side, so that the intervals do not cover each other.
             curve.retention.map(place) + step * (i - (len(colors) - 1) / 2),
             curve.difference,
             yerr=[curve.difference - low, high - curve.difference],
             color=color,
+            label=name,
             marker="o",
             markersize=4,
             linewidth=1.2,
