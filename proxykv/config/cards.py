@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from proxykv.config import catalog
+from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
 
 FILE = "methods.json"
@@ -77,9 +78,7 @@ class MethodCards:
 
     def write(self, run_dir: Path) -> None:
         """Store the cards in a run's folder."""
-        path = run_dir / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        files.write_json(run_dir / FILE, asdict(self))
 
     @classmethod
     def read(cls, run_dir: Path) -> MethodCards:

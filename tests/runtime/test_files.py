@@ -47,6 +47,7 @@ def rows_file(folder: Path) -> list[Path]:
     path = folder / "rows.parquet"
     write_parquet(path, make_rows(tasks=("single",), contexts=4))
     files.write_json(folder / "config.json", valid())
+    Run(valid()).cards.write(folder)
     return [path]
 
 
@@ -54,6 +55,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "text": lambda folder: files.write_text(folder / "a.txt", "x"),
     "bytes": lambda folder: files.write_bytes(folder / "a.bin", b"x"),
     "json": lambda folder: files.write_json(folder / "a.json", {}),
+    "cards of a run": lambda folder: Run(valid()).cards.write(folder),
     "config of a run": lambda _: Run(valid()).write(),
     "journal": lambda folder: Journal(folder / "j.jsonl").append([{"a": 1}]),
     "rewritten journal": lambda folder: Journal(folder / "j.jsonl").rewrite([{"a": 1}]),
@@ -68,7 +70,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     ),
     "fitted": lambda folder: save_fitted(folder / "mapper", TENSORS, {}),
     "folder of a library": library_folder,
-    "tables": lambda folder: write_tables(rows_file(folder), folder / "tables"),
+    "tables": lambda folder: write_tables(rows_file(folder), Run(valid()).cards, folder / "tables"),
     "figures": lambda folder: draw_figures(rows_file(folder), folder, folder / "f", ["pareto"]),
     "report": lambda folder: build_report(
         rows_file(folder), folder, folder / "report" / "index.html"
