@@ -55,7 +55,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "text": lambda folder: files.write_text(folder / "a.txt", "x"),
     "bytes": lambda folder: files.write_bytes(folder / "a.bin", b"x"),
     "json": lambda folder: files.write_json(folder / "a.json", {}),
-    "cards of a run": lambda folder: Run(valid()).cards.write(folder),
+    "cards of a run": Run(valid()).cards.write,
     "config of a run": lambda _: Run(valid()).write(),
     "journal": lambda folder: Journal(folder / "j.jsonl").append([{"a": 1}]),
     "rewritten journal": lambda folder: Journal(folder / "j.jsonl").rewrite([{"a": 1}]),
