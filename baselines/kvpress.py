@@ -127,8 +127,8 @@ class KVPress:
         net, ids, cache = prefill.model.net, prefill.input_ids, DynamicCache()
         with _borrowed(prefill):
             with self.press(net):
-                where = torch.arange(len(ids), device=ids.device)
-                prefill.model.hidden(ids[None], where[None], cache)
+                positions = torch.arange(len(ids), device=ids.device)
+                prefill.model.hidden(ids[None], positions[None], cache)
             masked = [getattr(m, "masked_key_indices", None) for m in _attention(prefill)]
         self.ledger.waive(min(prefill.seconds, clock(prefill.model.device) - start))
         return cache, masked

@@ -105,14 +105,14 @@ def measured(name: str, options: argparse.Namespace) -> Iterator[Line]:
         for turn in range(options.repeats):
             for case, run in requests.cases().items():
                 place = {"tokens": tokens, "turn": turn, "case": case}
-                for what, value in figures(run, case in PROXIED, target, proxy):
+                for what, value in measurements(run, case in PROXIED, target, proxy):
                     yield {**about, **place, "what": what, "value": value}
         for case, what, value in decoding(requests):
             place = {"tokens": tokens, "turn": 0, "case": case}
             yield {**about, **place, "what": what, "value": value}
 
 
-def figures(
+def measurements(
     run: Callable[[], Timeline], proxied: bool, target: Model, proxy: Model
 ) -> Iterator[tuple[str, float]]:
     """Seconds of all phases, their end, and the most memory held meanwhile in GiB."""
@@ -145,38 +145,38 @@ def decoding(requests: Requests) -> Iterator[tuple[str, str, float]]:
         case = "full" if retention == 1 else f"pruned to {retention}"
         emptied()
         try:
-            filled = prefill(target, requests.ids, len(target.prefix))
+            prefilled = prefill(target, requests.ids, len(target.prefix))
             if retention == 1:
-                yield case, "decode", a_token_of_transformers(target, filled)
+                yield case, "decode", a_token_of_transformers(target, prefilled)
             else:
-                noise = torch.rand(filled.shape, device=target.device)
+                noise = torch.rand(prefilled.shape, device=target.device)
                 keep = select(noise, retention, "global")
-                cache = PrunedCache(filled.cache, len(target.prefix), keep)
-                yield case, "decode", a_token(target, cache, filled)
+                cache = PrunedCache(prefilled.cache, len(target.prefix), keep)
+                yield case, "decode", a_token(target, cache, prefilled)
         except torch.OutOfMemoryError:
             yield case, OUT_OF_MEMORY, 1.0
 
 
-def a_token_of_transformers(target: Model, filled: Prefill) -> float:
+def a_token_of_transformers(target: Model, prefilled: Prefill) -> float:
     """The same with transformers' own cache and attention."""
     cache = DynamicCache()
-    for index, layer in enumerate(filled.cache.layers):
+    for index, layer in enumerate(prefilled.cache.layers):
         cache.update(layer.keys, layer.values, index)
     ours = target.net.config._attn_implementation or "eager"
     target.net.set_attn_implementation("sdpa")
     try:
-        return a_token(target, cache, filled)
+        return a_token(target, cache, prefilled)
     finally:
         target.net.set_attn_implementation(ours)
 
 
-def a_token(target: Model, cache: Any, filled: Prefill) -> float:
+def a_token(target: Model, cache: Any, prefilled: Prefill) -> float:
     seconds = []
     for step in range(DECODED + 2):
         ids = torch.full((1, 1), 7, device=target.device)
-        where = torch.full((1, 1), len(filled.input_ids) + step, device=target.device)
+        positions = torch.full((1, 1), len(prefilled.input_ids) + step, device=target.device)
         start = clock(target.device)
-        target.logits(target.hidden(ids, where, cache)[:, -1]).argmax(dim=-1)
+        target.logits(target.hidden(ids, positions, cache)[:, -1]).argmax(dim=-1)
         seconds.append(clock(target.device) - start)
     return median(seconds[2:])
 
@@ -193,9 +193,9 @@ def drawn(frame: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(12, 3 * len(names)), layout="constrained")
     rows = figure.subplots(len(names), 3, squeeze=False)
     for axes, name in zip(rows, names, strict=True):
-        own = frame.query("family == @name")
+        family_lines = frame.query("family == @name")
         for panel, what, title in ((axes[0], "total", "seconds"), (axes[1], "peak GiB", "GiB")):
-            data = own.query(f"what == '{what}'")
+            data = family_lines.query(f"what == '{what}'")
             if len(data):
                 sns.lineplot(data, x="tokens", y="value", hue="case", marker="o", ax=panel)
                 panel.get_legend().remove()
@@ -203,7 +203,7 @@ def drawn(frame: pd.DataFrame) -> Figure:
                 panel.set_xticks(lengths := sorted(data.tokens.unique()), map(str, lengths))
                 panel.minorticks_off()
         axes[0].set_yscale("log")
-        parts = own.query("case == 'proxykv' and what in @PHASES")
+        parts = family_lines.query("case == 'proxykv' and what in @PHASES")
         if len(parts):
             shares = parts.groupby(["tokens", "what"]).value.median().unstack()
             shares = shares.div(shares.sum(axis=1), axis=0)[[p for p in PHASES if p in shares]]

@@ -100,8 +100,8 @@ def time_share(family: Family, tokens: int) -> float:
     scores = torch.rand(family.mapper.proxy_layers, family.mapper.proxy_heads, tokens)
 
     def prefilled_and_scored(count: int) -> None:
-        filled = prefill(proxy, ids[:count], 0)
-        score_replays(filled, replays(proxy, filled.context))
+        prefilled = prefill(proxy, ids[:count], 0)
+        score_replays(prefilled, replays(proxy, prefilled.context))
 
     prefilled_and_scored(64)
     mapper.score(scores[..., :64])

@@ -112,7 +112,7 @@ def main() -> None:
     for schedule in ("sequential", "parallel"):  # warm up
         case.pruned("proxykv", schedule)
     turns = [turn(case, options.threads) for _ in range(options.repeats)]
-    figures = summary(turns)
+    summary_of_turns = summary(turns)
     report = {
         "pair": options.pair.name,
         "tokens": options.tokens,
@@ -124,7 +124,7 @@ def main() -> None:
         "torch": torch.__version__,
         "commit": commit(),
         "same": agreement(case, options.threads),
-        **figures,
+        **summary_of_turns,
         "timelines": [{name: timeline.record() for name, timeline in t.items()} for t in turns],
     }
     show(report)
@@ -219,9 +219,9 @@ def draw(turns: Sequence[Turn], options: argparse.Namespace) -> Figure:
     axes = figure.subplots()
     lanes: list[str] = []
     for name in ("kvzip", "sequential", "parallel"):
-        theirs = [s for s in chosen[name].spans if s.phase in SIDES["proxy"]]
-        ours = [s for s in chosen[name].spans if s not in theirs]
-        for side, spans in {"target": ours, "proxy": theirs}.items():
+        proxy_spans = [s for s in chosen[name].spans if s.phase in SIDES["proxy"]]
+        target_spans = [s for s in chosen[name].spans if s not in proxy_spans]
+        for side, spans in {"target": target_spans, "proxy": proxy_spans}.items():
             for span in spans:
                 color = PHASES[span.phase]
                 axes.barh(len(lanes), span.seconds, left=span.start, color=color, height=0.7)

@@ -112,8 +112,8 @@ class OurSide:
             net.set_attn_implementation(ATTENTION)
 
     def _step(self, ids: Tensor, first: int, cache: PrunedCache) -> Tensor:
-        where = torch.arange(first, first + len(ids))[None]
-        hidden = self.model.hidden(ids[None], where, cache)
+        positions = torch.arange(first, first + len(ids))[None]
+        hidden = self.model.hidden(ids[None], positions, cache)
         return self.model.logits(hidden[0, -1:]).argmax(dim=-1)
 
 

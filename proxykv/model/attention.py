@@ -1,4 +1,4 @@
-"""Exact attention, whole or in parts: a softmax over some keys at a time, joined afterwards."""
+"""Exact attention, whole or in parts: softmaxes over parts of the keys join by log-sum-exp."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def causal_attention(query: Queries, keys: KeyValues, values: KeyValues, scaling
 
     Queries have `group` heads for each KV head (GQA).
     """
-    # The one public way to a fused kernel for this mask, a prototype as PyTorch calls it.
+    # The only public way to a fused kernel for this mask; PyTorch calls it a prototype.
     mask = causal_lower_right(query.shape[2], keys.shape[2])
     return scaled_dot_product_attention(
         query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True

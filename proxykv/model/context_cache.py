@@ -3,7 +3,7 @@
 Every cache here is a transformers `Cache` whose layers answer attention themselves: `update` stores
 the new keys and values and returns the layer; transformers passes it on to the attention function
 registered below as `ATTENTION`, which calls `layer.attend`. Models are loaded with
-`attn_implementation=ATTENTION` and stay untouched.
+`attn_implementation=ATTENTION`; no model class is patched.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ ATTENTION = "proxykv"
 class Layer(CacheLayerMixin):
     """One layer of a cache that answers attention itself.
 
-    `length` counts the true tokens stored. Positions are the caller's business: every forward gets
-    explicit position ids, so transformers never has to ask a layer for masks or lengths.
+    `length` counts the true tokens stored. Every forward gets explicit position ids, so
+    transformers never needs masks or lengths from a layer.
     """
 
     keys: Tensor
@@ -37,7 +37,7 @@ class Layer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, cache_kwargs: dict[str, Any] | None = None
     ) -> tuple[Any, Any]:
-        """Store the new keys and values [row, kv_head, token, dim]; hand the layer to attention."""
+        """Store the new keys and values [row, kv_head, token, dim]; pass the layer to attention."""
         self.store(key_states, value_states)
         return self, self
 
@@ -46,11 +46,11 @@ class Layer(CacheLayerMixin):
         raise NotImplementedError
 
     def attend(self, query: Queries, scaling: float) -> Queries:
-        """Attention output of the queries over everything that this layer lets them see."""
+        """Return the attention output of the queries over all keys that this layer shows them."""
         raise NotImplementedError
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: layers allocate when they store."""
+        """Do nothing: layers allocate when they store."""
 
     def get_seq_length(self) -> int:
         """Tokens stored."""
@@ -79,7 +79,7 @@ AttentionInterface.register(ATTENTION, attention)
 
 
 class Slots:
-    """Growing storage for keys and values, written in place: no step copies what is there."""
+    """Growing storage for keys and values, written in place, so that no step copies them."""
 
     def __init__(self) -> None:
         """Start empty; the first write decides rows, heads, dtype and device."""
@@ -126,10 +126,10 @@ class ContextCache(Cache):
         """`layers`: layers of the model; `observed`: last tokens whose queries are remembered."""
         super().__init__(layers=[ContextLayer(observed) for _ in range(layers)])
 
-    def seen(
+    def visible(
         self, prefix_len: int, keep: Bool[Tensor, "*keeps layer kv_head token"]
     ) -> Bool[Tensor, "*keeps layer kv_head key"]:
-        """Which keys kept sets of the context show: those, and the prefix.
+        """Mark the keys that kept sets of the context leave visible: the kept ones and the prefix.
 
         Raises:
             ValueError: if the kept sets are not of this context's shape.

@@ -50,7 +50,7 @@ class Answer:
 
 @torch.inference_mode()
 def answer(
-    prefill: Prefill, keeps: Sequence[Keep], asks: Sequence[TokenizedQuestion], batch_rows: int
+    prefill: Prefill, keeps: Sequence[Keep], questions: Sequence[TokenizedQuestion], batch_rows: int
 ) -> list[list[Answer]]:
     """Answer every question from the full cache and from every kept set, greedily.
 
@@ -58,11 +58,11 @@ def answer(
         A list per question: the full cache's answer, then each kept set's, in order.
     """
     stacked = torch.stack([torch.ones_like(keeps[0]), *keeps])
-    grid = [(ask, keep) for ask in range(len(asks)) for keep in range(len(stacked))]
+    grid = [(question, keep) for question in range(len(questions)) for keep in range(len(stacked))]
     full: dict[int, Tensor] = {}  # each question's distributions, from its first row
     answers: list[Answer] = []
     for start in range(0, len(grid), batch_rows):
-        batch = _Batch(prefill, stacked, asks, grid[start : start + batch_rows])
+        batch = _Batch(prefill, stacked, questions, grid[start : start + batch_rows])
         answers += batch.run(full)
     width = len(stacked)
     return [answers[i : i + width] for i in range(0, len(answers), width)]
@@ -104,18 +104,18 @@ class _Batch:
         self,
         prefill: Prefill,
         keeps: Tensor,
-        asks: Sequence[TokenizedQuestion],
+        questions: Sequence[TokenizedQuestion],
         grid: Sequence[tuple[int, int]],
     ) -> None:
         self.model: Model = prefill.model
         self.device = prefill.model.device
         self.first = len(prefill.input_ids)
-        self.questions = [q for q, _ in grid]
-        self.asks = [asks[q] for q in self.questions]
-        self.stops = [self.model.stop_ids | ask.stop for ask in self.asks]
+        self.indices = [q for q, _ in grid]
+        self.rows = [questions[q] for q in self.indices]
+        self.stops = [self.model.stop_ids | question.stop for question in self.rows]
         row_keep = self._tensor([k for _, k in grid])
         self.cache = SweepCache(prefill.cache, prefill.prefix_len, keeps, row_keep)
-        self.prompts = self._tensor([len(ask.prompt) for ask in self.asks])
+        self.prompts = self._tensor([len(question.prompt) for question in self.rows])
 
     def run(self, full: dict[int, Tensor]) -> list[Answer]:
         """Read questions and references, then decode from the questions' ends."""
@@ -131,7 +131,7 @@ class _Batch:
         ]
 
     def _read(self) -> Float[Tensor, "row token width"]:
-        texts = [self._tensor([*ask.prompt, *ask.reference]) for ask in self.asks]
+        texts = [self._tensor([*question.prompt, *question.reference]) for question in self.rows]
         longest = max(len(text) for text in texts)
         ids = torch.stack([pad(text, (0, longest - len(text))) for text in texts])
         lengths = self._tensor([len(text) for text in texts])
@@ -146,18 +146,18 @@ class _Batch:
         nll: list[float | None] = []
         kl: list[float | None] = []
         tokens: list[Tensor] = []
-        for row, ask in enumerate(self.asks):
-            first = len(ask.prompt) - 1
+        for row, question in enumerate(self.rows):
+            first = len(question.prompt) - 1
             # A row at a time: a batch of vocabulary-wide distributions would dwarf the cache.
-            logits = self.model.logits(hidden[row, first : first + len(ask.reference) + 1])
+            logits = self.model.logits(hidden[row, first : first + len(question.reference) + 1])
             tokens.append(self._first(logits[0], row))
-            if not ask.reference:
+            if not question.reference:
                 nll.append(None)
                 kl.append(None)
                 continue
-            log_p = logits[: len(ask.reference)].log_softmax(dim=-1)
-            log_full = full.setdefault(self.questions[row], log_p)
-            reference = self._tensor(ask.reference)[:, None]
+            log_p = logits[: len(question.reference)].log_softmax(dim=-1)
+            log_full = full.setdefault(self.indices[row], log_p)
+            reference = self._tensor(question.reference)[:, None]
             nll.append(-log_p.gather(1, reference).mean().item())
             divergence = ((log_full - log_p) * log_full.exp()).sum(dim=-1).mean().item()
             kl.append(max(0.0, divergence))  # rounding may leave a full cache just below 0
@@ -165,15 +165,15 @@ class _Batch:
 
     def _first(self, logits: Float[Tensor, " vocabulary"], row: int) -> Int[Tensor, ""]:
         """The answer's first token, which does not end it where the question has its own stops."""
-        if self.asks[row].stop:
+        if self.rows[row].stop:
             logits = logits.clone()
             logits[self._tensor(sorted(self.stops[row]))] = -torch.inf
         return logits.argmax()
 
     def _decode(self, tokens: Int[Tensor, " row"]) -> list[list[int]]:
-        written: list[list[int]] = [[] for _ in self.asks]
-        where = self.first + self.prompts
-        active = list(range(len(self.asks)))  # batch row -> answer
+        written: list[list[int]] = [[] for _ in self.rows]
+        positions = self.first + self.prompts
+        active = list(range(len(self.rows)))  # batch row -> answer
         while True:
             for token, row in zip(tokens.tolist(), active, strict=True):
                 if not self._done(written[row], row):
@@ -186,14 +186,18 @@ class _Batch:
             if len(going) <= 0.75 * len(active):
                 rows = self._tensor(going)
                 self.cache.select_rows(rows)
-                tokens, where, active = tokens[rows], where[rows], [active[i] for i in going]
+                tokens, positions, active = (
+                    tokens[rows],
+                    positions[rows],
+                    [active[i] for i in going],
+                )
             self.cache.admit(torch.ones_like(tokens, dtype=torch.bool)[:, None])
-            hidden = self.model.hidden(tokens[:, None], where[:, None], self.cache)
+            hidden = self.model.hidden(tokens[:, None], positions[:, None], self.cache)
             tokens = self.model.logits(hidden[:, -1]).argmax(dim=-1)
-            where = where + 1
+            positions = positions + 1
 
     def _done(self, ids: list[int], row: int) -> bool:
-        full = len(ids) >= self.asks[row].max_new_tokens
+        full = len(ids) >= self.rows[row].max_new_tokens
         return full or bool(ids and ids[-1] in self.stops[row])
 
     def _tensor(self, values: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The machine's accelerator: what its name stands for, its clock, and work beside other work."""
+"""The machine's accelerator: its name, its clock, and a second stream of work."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from functools import cache
 import torch
 
 STREAMED = ("cuda", "xpu")
-"""Devices that take work from several queues; others are waited for as a whole."""
+"""Devices with streams, which can be waited for one by one; others are waited for as a whole."""
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name; `auto` is the machine's accelerator, or the CPU if it has none."""
+    """Return the named device; `auto` is the machine's accelerator, or the CPU if it has none."""
     if name != "auto":
         return torch.device(name)
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once the device has finished what this thread has given it."""
+    """Wait for the work that this thread has queued on the device; return the time in seconds."""
     if device.type in STREAMED:
         torch.accelerator.current_stream(device).synchronize()
     elif device.type != "cpu":
@@ -31,10 +31,10 @@ def clock(device: torch.device) -> float:
 
 @contextmanager
 def side_stream(device: torch.device) -> Iterator[None]:
-    """Let what is queued inside run beside other work of the same device, and be done at the end.
+    """Queue the work inside on a second stream, and wait for it at the end.
 
-    It starts after what the thread has queued before. Nothing to do for a device that takes its
-    work from one queue.
+    It starts after the work that this thread has queued before, and runs at the same time as other
+    threads' work. Devices without streams run it as usual.
     """
     if device.type not in STREAMED:
         yield
@@ -50,5 +50,5 @@ def side_stream(device: torch.device) -> Iterator[None]:
 
 @cache
 def _second(device: torch.device) -> torch.Stream:
-    """One for all requests: memory that is freed stays with the stream that it was made for."""
+    """Return one stream for all requests: freed memory stays with the stream that allocated it."""
     return torch.Stream(device)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 FEW = range(4, 65)
-"""Rows for which weight x input was measured faster than input x weight, up to twice."""
+"""Numbers of rows for which weight x input was measured up to twice as fast as input x weight."""
 
 
 class FewRowsLinear(nn.Linear):
-    """`nn.Linear`, with the product turned round for a few rows.
+    """`nn.Linear` that transposes the product for a few rows.
 
-    Decoding the rows of a sweep multiplies 4 to 64 vectors with every weight. BLAS libraries give
-    such a product far less than memory allows unless the long side is the left one.
+    Decoding the rows of a sweep multiplies 4 to 64 vectors with every weight. BLAS libraries reach
+    the memory bandwidth in such a product only if the long side is the left one.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """`input` [..., in] to [..., out]."""
+        """Map `input` [..., in] to [..., out]."""
         rows = input.numel() // self.in_features
         if rows not in FEW:
             return super().forward(input)
@@ -27,7 +27,7 @@ class FewRowsLinear(nn.Linear):
 
 
 def for_few_rows(net: nn.Module) -> None:
-    """Put `FewRowsLinear`, with the same parameters, in place of a network's linear layers."""
+    """Replace a network's linear layers by `FewRowsLinear` with the same parameters."""
     linears = [(n, m) for n, m in net.named_modules() if type(m) is nn.Linear]
     for name, linear in linears:
         sizes = linear.in_features, linear.out_features

@@ -1,4 +1,4 @@
-"""Two sides of one request in two threads: if one fails, the other stops between two layers."""
+"""The two sides of a request in two threads; if one fails, the other stops at its next layer."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class SideError(RuntimeError):
 
 
 class Cancelled(Exception):  # noqa: N818  (not an error of this thread)
-    """The other side failed, so nobody waits for this one's result."""
+    """The other side failed, so nobody waits for this side's result."""
 
 
 def check() -> None:
-    """Raise Cancelled if this thread's work is no longer wanted. Caches ask at every layer."""
+    """Raise Cancelled if the other side has failed. Caches call this at every layer."""
     stop = _stop.get()
     if stop is not None and stop.is_set():
         raise Cancelled
 
 
 def run_in_parallel(target: Callable[[], A], proxy: Callable[[], B]) -> tuple[A, B]:
-    """Run `target` in this thread and `proxy` in one of its own; return both results.
+    """Run `target` in this thread and `proxy` in another; return both results.
 
-    Both use as many intra-op threads as this thread does, so results are those of running one
-    after the other. The first exception on either side cancels the other side.
+    Both use as many intra-op threads as this thread, so results equal those of running one after
+    the other. The first exception on either side cancels the other side.
 
     Raises:
         SideError: naming the side that failed first, from its exception.
@@ -48,19 +48,19 @@ def run_in_parallel(target: Callable[[], A], proxy: Callable[[], B]) -> tuple[A,
         with _side("proxy", stop, failures):
             return proxy()
 
-    theirs: Future[B | None]
+    proxy_future: Future[B | None]
     with ThreadPoolExecutor(1, thread_name_prefix="proxy") as pool:
-        theirs = pool.submit(proxy_side)
+        proxy_future = pool.submit(proxy_side)
         with _side("target", stop, failures):
-            ours = target()
+            target_result = target()
             # Waiting is part of this side: an interrupt while waiting stops the proxy, too.
-            result = theirs.result()
+            result = proxy_future.result()
     if failures:
         side, error = failures[0]
-        if not isinstance(error, Exception):  # an interrupt is nobody's failure
+        if not isinstance(error, Exception):  # an interrupt is not a failure of a side
             raise error
         raise SideError(f"the {side} failed: {type(error).__name__}: {error}") from error
-    return ours, result  # type: ignore[return-value]
+    return target_result, result  # type: ignore[return-value]
 
 
 class _Failures(list[tuple[str, BaseException]]):

@@ -1,4 +1,4 @@
-"""PrunedCache: a context pruned for good, in memory proportional to what is kept."""
+"""PrunedCache: the kept part of a context, in memory proportional to the retention."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ class PrunedCache(Cache):
 
     Kept entries are copied out of the full cache: drop the last reference to that one and its
     memory is free. Original positions are kept, so the next token's position is the full context's
-    length, not the number of entries left. A model's own `generate` can use it as well.
+    length, not the number of entries left. A model's own `generate` can use the cache, too.
     """
 
     layers: list[PrunedLayer]
 
     def __init__(self, context: ContextCache, prefix_len: int, keep: Keep) -> None:
         """Copy the prefix and the kept entries of every (layer, head) out of `context`."""
-        seen = context.seen(prefix_len, keep)
+        visible = context.visible(prefix_len, keep)
         super().__init__(
             layers=[
-                PrunedLayer(layer, heads) for layer, heads in zip(context.layers, seen, strict=True)
+                PrunedLayer(layer, heads)
+                for layer, heads in zip(context.layers, visible, strict=True)
             ]
         )
 
@@ -48,12 +49,12 @@ class PrunedCache(Cache):
 class PrunedLayer(Layer):
     """One layer: packed context entries, head after head, and the tokens that came since."""
 
-    def __init__(self, context: ContextLayer, seen: Tensor) -> None:
-        """`seen` [kv_head, key]: which entries of the context stay."""
+    def __init__(self, context: ContextLayer, visible: Tensor) -> None:
+        """`visible` [kv_head, key]: which entries of the context stay."""
         super().__init__()
-        self.kept_keys = context.keys[0][seen]
-        self.kept_values = context.values[0][seen]
-        self.counts: list[int] = seen.sum(dim=1).tolist()
+        self.kept_keys = context.keys[0][visible]
+        self.kept_values = context.values[0][visible]
+        self.counts: list[int] = visible.sum(dim=1).tolist()
         self.context_length = context.length
         self.slots = Slots()
 
@@ -69,8 +70,8 @@ class PrunedLayer(Layer):
     def attend(self, query: Queries, scaling: float) -> Queries:
         """Causal attention over each head's kept entries and the tokens since (one row).
 
-        The two are attended to apart and joined, so that neither is copied. Heads are ragged: each
-        reads its own kept entries and nothing is padded.
+        Attention over the kept entries and over the new tokens is computed separately and joined,
+        so that neither is copied. Each head reads its own kept entries; nothing is padded.
         """
         rows, q_heads, new, dim = query.shape
         if rows != 1:

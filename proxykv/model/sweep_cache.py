@@ -32,9 +32,9 @@ class SweepCache(Cache):
         row_keep: Int[Tensor, " row"],
     ) -> None:
         """`keeps`: kept sets of the context's tokens; `row_keep`: each row's index into them."""
-        seen = context.seen(prefix_len, keeps)
+        visible = context.visible(prefix_len, keeps)
         super().__init__(
-            layers=[SweepLayer(c, seen[:, i], self) for i, c in enumerate(context.layers)]
+            layers=[SweepLayer(c, visible[:, i], self) for i, c in enumerate(context.layers)]
         )
         self.row_keep = row_keep
         self.valid = torch.zeros(len(row_keep), 0, dtype=torch.bool, device=keeps.device)
@@ -59,11 +59,11 @@ class SweepLayer(Layer):
     """One layer of a `SweepCache`; `length` counts the slots of the rows' own tokens."""
 
     def __init__(
-        self, context: ContextLayer, seen: Bool[Tensor, "keep kv_head key"], cache: SweepCache
+        self, context: ContextLayer, visible: Bool[Tensor, "keep kv_head key"], cache: SweepCache
     ) -> None:
-        """`seen`: which context keys (prefix included) each kept set shows."""
+        """`visible`: which context keys (prefix included) each kept set shows."""
         super().__init__()
-        self.context, self.seen, self.cache = context, seen, cache
+        self.context, self.visible, self.cache = context, visible, cache
         self.slots = Slots()
 
     def store(self, keys: KeyValues, values: KeyValues) -> None:
@@ -88,25 +88,23 @@ class SweepLayer(Layer):
         rows, q_heads, new, dim = query.shape
         context_k, context_v = self.context.keys[0], self.context.values[0]
         heads, split = context_k.shape[:2]
-        mine = slice(first, first + rows)
+        part = slice(first, first + rows)
         # [kv_head, row, group * new, dim]: all rows share one matrix product with the context.
         q = (query * scaling).reshape(rows, heads, -1, dim).transpose(0, 1)
         logits = q.new_empty(*q.shape[:3], split + self.length)
         shared = q.reshape(heads, -1, dim) @ context_k.mT
         logits[..., :split] = shared.view(*q.shape[:3], split)
-        logits[..., split:] = q @ self.keys[mine].transpose(0, 1).mT
-        logits.masked_fill_(~self._visible(mine, new, q.shape[2] // new), -torch.inf)
+        logits[..., split:] = q @ self.keys[part].transpose(0, 1).mT
+        logits.masked_fill_(~self._mask(part, new, q.shape[2] // new), -torch.inf)
         weights = logits.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
         out = (weights[..., :split].reshape(heads, -1, split) @ context_v).view_as(q)
-        out = out + weights[..., split:] @ self.values[mine].transpose(0, 1)
+        out = out + weights[..., split:] @ self.values[part].transpose(0, 1)
         return out.transpose(0, 1).reshape(rows, q_heads, new, dim)
 
-    def _visible(
-        self, mine: slice, new: int, group: int
-    ) -> Bool[Tensor, "kv_head row group_new key"]:
-        seen = self.seen[self.cache.row_keep[mine]].transpose(0, 1)  # kv_head, row, key
-        causal = torch.ones(new, self.length, dtype=torch.bool, device=seen.device)
-        own = self.cache.valid[mine, None] & causal.tril(self.length - new)  # row, new, own
-        seen = seen[:, :, None].expand(-1, -1, new, -1)
-        both = torch.cat([seen, own.expand(seen.shape[0], -1, -1, -1)], dim=-1)
+    def _mask(self, part: slice, new: int, group: int) -> Bool[Tensor, "kv_head row group_new key"]:
+        visible = self.visible[self.cache.row_keep[part]].transpose(0, 1)  # kv_head, row, key
+        causal = torch.ones(new, self.length, dtype=torch.bool, device=visible.device)
+        own = self.cache.valid[part, None] & causal.tril(self.length - new)  # row, new, own
+        visible = visible[:, :, None].expand(-1, -1, new, -1)
+        both = torch.cat([visible, own.expand(visible.shape[0], -1, -1, -1)], dim=-1)
         return both.repeat(1, 1, group, 1)

@@ -1,7 +1,7 @@
-"""Shapes that every room shares: one vocabulary for scores and kept sets.
+"""Shapes of scores, kept sets, queries and keys, used by every folder.
 
 `layer` counts the target's layers, `kv_head` its key/value heads, `token` the context's tokens (the
-prefix, which is always kept, is not among them). `q_head` counts query heads, `kv_heads x group`.
+prefix is always kept and not counted). `q_head` counts query heads, `kv_heads x group`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Scores = Float[Tensor, "layer kv_head token"]
 """Importance of every KV pair of a context, float32, finite; higher is kept first."""
 
 ProxySignal = Float[Tensor, "proxy_layer proxy_head token"]
-"""What a mapper reads: the proxy's own scores of the same tokens."""
+"""The proxy's scores of the same tokens, which a mapper reads."""
 
 Keep = Bool[Tensor, "layer kv_head token"]
 """True for the KV pairs that stay."""
@@ -22,7 +22,7 @@ Ids = Int[Tensor, "_"]
 """Token ids of one text, of any length."""
 
 Queries = Float[Tensor, "row q_head query dim"]
-"""Queries after RoPE, as transformers hands them to an attention function."""
+"""Queries after RoPE, as transformers passes them to an attention function."""
 
 KeyValues = Float[Tensor, "row kv_head key dim"]
 """Keys (after RoPE) or values of one layer."""

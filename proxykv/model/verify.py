@@ -48,8 +48,8 @@ def verify(name: str, cache: Path) -> Iterator[str]:
             raise ConfigError(f"{name} {role}: cannot read {source}: {why}") from error
         refuse_unsupported(config, f"{name} {role}")
         _compare(config, family[role]["shape"], f"config/families/{name}.yaml, {role}")
-        told = ", ".join(f"{k} {v:,}" for k, v in family[role]["shape"].items())
-        yield f"{role}: {source}: {config.model_type}, {told}"
+        shown = ", ".join(f"{k} {v:,}" for k, v in family[role]["shape"].items())
+        yield f"{role}: {source}: {config.model_type}, {shown}"
     require_shared_vocabulary(*tokenizers)
     yield f"tokenizers: identical, {len(tokenizers[0].get_vocab()):,} pieces"
     yield from _memory(family)
@@ -105,6 +105,6 @@ def _memory(family: Mapping[str, Any]) -> Iterator[str]:
             parts = [bytes_needed(family[role], tokens) for role in roles]
             kinds = {kind: sum(part[kind] for part in parts) / 1e9 for kind in parts[0]}
             total = sum(kinds.values()) * HEADROOM
-            told = " + ".join(f"{kind} {gigabytes:.1f}" for kind, gigabytes in kinds.items())
+            shown = " + ".join(f"{kind} {gigabytes:.1f}" for kind, gigabytes in kinds.items())
             fits = "fits" if total * 1000 <= room else "DOES NOT FIT"
-            yield f"  {tokens:>7,} tokens: {told}, with headroom {total:.1f} GB: {fits}"
+            yield f"  {tokens:>7,} tokens: {shown}, with headroom {total:.1f} GB: {fits}"

@@ -92,9 +92,9 @@ def score_replays(prefill: Prefill, replays: Sequence[Replay], plus: bool = Fals
     for chunk, ids in replays:
         cache = ReplayCache(prefill, slice(start, start + len(chunk)))
         first = len(prefill.input_ids)
-        where = torch.arange(first, first + len(ids), device=model.device)
+        positions = torch.arange(first, first + len(ids), device=model.device)
         with observed(model, cache.note) if plus else nullcontext(), suppress(_Scored):
-            model.hidden(ids.to(where.device)[None], where[None], cache)
+            model.hidden(ids.to(positions.device)[None], positions[None], cache)
         parts.append(torch.stack([layer.scores for layer in cache.layers]))
         start += len(chunk)
     return torch.cat(parts, dim=-1)

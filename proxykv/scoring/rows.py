@@ -1,4 +1,4 @@
-"""Rows of predictions: what is asked, what is written of an answer, and what a row is known by."""
+"""Rows of predictions: the tokenized question, an answer's columns, and a row's key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFERENCE_TOKENS = 128
 """Tokens of the reference answer along which NLL and KL are measured."""
 
 Key = tuple[str, str, str, float]
-"""What is done once: (context id, prompt hash, method digest, retention)."""
+"""A row's key: (context id, prompt hash, method digest, retention)."""
 
 
 def tokenized(model: Model, question: Question) -> TokenizedQuestion:
@@ -38,9 +38,9 @@ def _history(model: Model, question: Question) -> Iterator[int]:
 
 
 def outcome(
-    model: Model, question: Question, ask: TokenizedQuestion, one: Answer
+    model: Model, question: Question, tokens: TokenizedQuestion, one: Answer
 ) -> dict[str, Any]:
-    """A row's columns of an answer."""
+    """Return the columns of a row that an answer fills."""
     return {
         "prediction": model.decode(list(one.ids)),
         "references": list(question.references),
@@ -48,13 +48,13 @@ def outcome(
         "kl": one.kl,
         "decode_seconds": one.seconds,
         "decode_rows": one.rows,
-        "question_tokens": len(ask.prompt),
+        "question_tokens": len(tokens.prompt),
         "new_tokens": len(one.ids),
     }
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
-    """What a row answers."""
+    """Return the key of a row."""
     return row["context_id"], row["prompt_hash"], row["method_digest"], row["retention"]
 
 

@@ -1,4 +1,4 @@
-"""Draws that are the same every time."""
+"""Random draws that a text or a generator determines."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 
 
 def generator(seed: str) -> torch.Generator:
-    """A generator on the CPU, seeded by a text."""
+    """Return a CPU generator that a text seeds."""
     return torch.Generator().manual_seed(int.from_bytes(sha256(seed.encode()).digest()[:7]))
 
 
 def window(tokens: int, crop: int | None, draws: torch.Generator | None) -> slice:
-    """A random stretch of `crop` tokens; all of them, without a draw, if there are no more."""
+    """Draw a random window of `crop` tokens; return all tokens, without a draw, if fewer."""
     if crop is None or tokens <= crop:
         return slice(None)
     start = int(torch.randint(tokens - crop + 1, (), generator=draws))

@@ -89,6 +89,48 @@ def test_an_answer_goes_on_from_its_start(examples: list[Example]) -> None:
     assert (started.question_tokens == plain.question_tokens + 1).all()
 
 
+def test_bytes_and_achieved_retention_are_counted(examples: list[Example]) -> None:
+    table = rows(examples[:2], methods=["full", "snapkv", "kvzip"], retentions=[0.3, 1.0])
+    model = load_model(MODELS / "tiny" / "target")
+    config = model.net.config
+    heads = config.num_hidden_layers * config.num_key_value_heads
+    for row in table.itertuples():
+        tokens = next(len(model.encode(e.context)) for e in examples if e.id == row.context_id)
+        assert row.context_tokens == tokens
+        budget = {"none": heads * tokens, "global": int(0.3 * heads * tokens)}
+        pairs = budget.get(str(row.scope), heads * int(0.3 * tokens))
+        assert row.kv_bytes == pairs * 2 * config.head_dim * 4  # keys and values, float32
+        assert row.kv_bytes_full == heads * tokens * 2 * config.head_dim * 4
+        assert row.achieved_retention == pairs / (heads * tokens)
+    assert (table.query("method == 'snapkv'").achieved_retention < 0.3).all()
+
+
+def test_a_cut_context_is_marked(examples: list[Example]) -> None:
+    cut = replace(examples[0], meta={**examples[0].meta, "truncated": True})
+    table = rows([cut, examples[1]])
+    assert table[table.context_id == cut.id].truncated.all()
+    assert not table[table.context_id == examples[1].id].truncated.any()
+
+
+def test_what_the_journal_holds_is_not_computed_again(
+    examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = rows(examples[:2])
+    monkeypatch.setattr(
+        "proxykv.steps.generate.load", lambda *_: pytest.fail("a model was loaded for nothing")
+    )
+    again = rows(examples[:2])
+    assert again.equals(first)
+
+
+def test_every_question_has_its_own_answer_and_reference(examples: list[Example]) -> None:
+    table = full(rows(examples[:1]))
+    references = [list(q.references) for q in examples[0].questions]
+    assert [list(r) for r in table.references] == references
+    assert list(table.question) == list(range(len(references)))
+    assert table.prediction.nunique() > 1
+
+
 def test_without_a_reference_there_are_no_likelihoods(examples: list[Example]) -> None:
     table = rows([asked(examples[0], references=("",))])
     assert table.nll.isna().all()
