@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from checkout import CONTEXTS, DATASET, METHODS, TASKS, Checkout, copy_project
+from checkout import CONFIG, CONTEXTS, DATASET, METHODS, TASKS, Checkout, copy_project
 
 from proxykv.benchmarks.examples import read_jsonl
 from proxykv.cli import main
@@ -103,6 +103,25 @@ def test_one_family_can_be_forgotten(checkout: Checkout, monkeypatch: pytest.Mon
     assert main(["forget", "--config", config, "--family", other]) == 0
     families = re.findall("family=([^,\n]+)", checkout.snakemake("-n"))
     assert families == [other] * len(CHAINS)
+
+
+def test_one_tasks_answers_can_be_forced_again(checkout: Checkout) -> None:
+    """Its rows, tables and report follow; nothing is fitted, no other task is answered."""
+    job = checkout.job("vt")
+    predictions, rows = str(job.file("predictions")), str(job.file("rows"))
+    answered = ["generate vt", "grade vt"]
+    assert checkout.planned("-R", predictions) == sorted([*answered, *REPORTING])
+    assert checkout.planned(rows, "-R", predictions) == answered
+    assert checkout.planned(rows) == []
+
+
+def test_one_task_needs_its_own_jobs_and_the_fits(tmp_path: Path) -> None:
+    """The command of a fresh checkout that names one file of rows."""
+    fresh = Checkout(tmp_path, CONFIG)
+    planned = fresh.planned(str(fresh.job("vt").file("rows")))
+    assert [job for job in planned if job.endswith(" single")] == []
+    assert {"generate vt", "grade vt", "fit proxykv", "fit linear", "extract"} <= set(planned)
+    assert not {"tabulate", "plot", "report"} & set(planned)
 
 
 def test_a_benchmark_is_a_target(checkout: Checkout) -> None:
@@ -242,12 +261,12 @@ sys.exit(code)
 
 
 def test_the_papers_grid_is_planned_in_seconds(checkout: Checkout) -> None:
-    paper = str(catalog.ROOT / "config" / "paper.yaml")
-    arguments = [*checkout.arguments("-n", "--quiet", "rules"), "--configfile", paper]
+    # As people type it, in the checkout itself: the profile names the config.
+    arguments = ["--cores", "all", "--profile", "slurm", "-n", "--quiet", "rules"]
     # A small process in between: a child's peak memory counts that of the process that forked it.
     planning = subprocess.run(
         [sys.executable, "-c", MEASURED, sys.executable, "-m", "snakemake", *arguments],
-        cwd=checkout.folder,
+        cwd=catalog.ROOT,
         env=checkout.environment,
         capture_output=True,
         text=True,
