@@ -17,7 +17,7 @@ CARDS = {
     "kvzip": {
         "label": "KVzip",
         "role": "oracle",
-        "about": "the target scores its own cache by repeating the context",
+        "about": "the target scores its own cache by repeating the context (arXiv 2505.23416)",
         "color": "#0072B2",
         "marker": "o",
         "cost": ["target_replay"],

@@ -37,7 +37,7 @@ CARDS = {
     "kvzip_iam": {
         "label": "KVzip+IAM",
         "role": "baseline",
-        "about": "each target head takes the scores of the proxy head most like it",
+        "about": "each target head takes the most similar proxy head's scores (arXiv 2507.11953)",
         "color": "#332288",
         "marker": "8",
         "cost": ["proxy_replay"],

@@ -35,7 +35,7 @@ CARDS = {
     "snapkv": {
         "label": "SnapKV",
         "role": "rival",
-        "about": "attention from the context's last tokens",
+        "about": "attention from the last tokens of the context (arXiv 2404.14469)",
         "color": "#009E73",
         "marker": "^",
     },

@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 
 from proxykv.config import catalog
+from proxykv.config.cards import methods_table
+from proxykv.config.check import card_problems
 from proxykv.config.estimate import estimate, table, total
 from proxykv.config.run import ROLES, Run
 from proxykv.runtime.errors import ConfigError
@@ -68,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(argument, choices=ROLES if argument == "role" else None)
         return sub
 
+    add(_methods)
     checked = add(_check)
     checked.add_argument("configfile", nargs="?", help="config of a run")
     checked.add_argument("--family", help="verify a family's models instead, without a GPU")
@@ -136,6 +139,13 @@ def _check(options: argparse.Namespace) -> None:
         total(parts),
         sep="\n",
     )
+
+
+def _methods(options: argparse.Namespace) -> None:
+    """print a table of all methods, read from the cards in their files"""
+    if problems := card_problems():
+        raise ConfigError("\n".join(problems))
+    print(*methods_table(), sep="\n")
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -210,21 +220,21 @@ def _tabulate(options: argparse.Namespace) -> None:
     """write the run's tables"""
     from proxykv.steps.tabulate import tabulate
 
-    tabulate(Run.read(options.config))
+    tabulate(Run.read(options.config, made=True))
 
 
 def _plot(options: argparse.Namespace) -> None:
     """draw the run's figures"""
     from proxykv.steps.plot import plot
 
-    plot(Run.read(options.config))
+    plot(Run.read(options.config, made=True))
 
 
 def _report(options: argparse.Namespace) -> None:
     """write the run's report"""
     from proxykv.steps.report import report
 
-    report(Run.read(options.config))
+    report(Run.read(options.config, made=True))
 
 
 def _status(options: argparse.Namespace) -> None:

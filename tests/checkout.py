@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import baselines
 from proxykv.config import catalog
 from proxykv.config.jobs import Job
 from proxykv.config.run import Run
@@ -154,6 +155,29 @@ def copy_project(folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((catalog.ROOT / name).read_bytes())
     return folder
+
+
+def forget_files() -> None:
+    """Read every file of the catalogue again, as the next process would."""
+    for cached in vars(catalog).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
+
+
+@pytest.fixture
+def linked_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder: a checkout whose methods are links, so that files can be added."""
+    for name in ("config", "workflow", "proxykv", "models"):
+        (tmp_path / name).symlink_to(catalog.ROOT / name)
+    (tmp_path / "baselines").mkdir()
+    for path in (catalog.ROOT / "baselines").glob("*.py"):
+        (tmp_path / "baselines" / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalog, "ROOT", tmp_path)
+    monkeypatch.setattr(baselines, "__path__", [str(tmp_path / "baselines")])
+    forget_files()
+    yield tmp_path
+    forget_files()
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
+from checkout import forget_files
 
-import baselines
 from proxykv.config import catalog
 from proxykv.config.check import config_problems
 from proxykv.config.run import Run
@@ -31,28 +30,12 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def forget_files() -> None:
-    """Read every file again, as the next process would."""
-    for cached in vars(catalog).values():
-        if hasattr(cached, "cache_clear"):
-            cached.cache_clear()
-
-
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def checkout(linked_checkout: Path) -> Path:
     """A checkout with the guide's method in its folder."""
-    for name in ("config", "workflow", "proxykv", "models"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "baselines").mkdir()
-    for path in (ROOT / "baselines").glob("*.py"):
-        (tmp_path / "baselines" / path.name).symlink_to(path)
-    (tmp_path / "baselines" / "knorm.py").write_text(BLOCKS[0][1], "utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(catalog, "ROOT", tmp_path)
-    monkeypatch.setattr(baselines, "__path__", [str(tmp_path / "baselines")])
+    (linked_checkout / "baselines" / "knorm.py").write_text(BLOCKS[0][1], "utf-8")
     forget_files()
-    yield tmp_path
-    forget_files()
+    return linked_checkout
 
 
 def test_the_example_is_short() -> None:

@@ -109,13 +109,19 @@ def method_cards(config: Mapping[str, Any]) -> MethodCards:
 
 
 def methods_table() -> Iterator[str]:
-    """Lines of a Markdown table of the catalogue's methods, read from their cards."""
-    yield "| method | name | scope | role | what it is |"
-    yield "|---|---|---|---|---|"
-    for name, (_, card) in catalog.cards().items():
-        shown = Card(**_plain(card))
-        scope = catalog.variants()[name]["scope"].replace("none", "–")
-        yield f"| `{name}` | {shown.label} | {scope} | {shown.role} | {shown.about} |"
+    """Lines of a Markdown table of the catalogue's methods, by role."""
+    roles = catalog.schema("card")["properties"]["role"]["enum"]
+    cards = {name: Card(**_plain(card)) for name, (_, card) in catalog.cards().items()}
+    yield "| method | name | role | scope | fitted | what it does |"
+    yield "|---|---|---|---|---|---|"
+    for name, card in sorted(cards.items(), key=lambda item: roles.index(item[1].role)):
+        settings = catalog.variants()[name]
+        fitted = "yes" if "fitted_id" in settings else "no"
+        shown = card.label if name.endswith(":") else name  # kvpress:<Press>
+        yield (
+            f"| `{shown}` | {card.label} | {card.role} | {settings['scope']} | {fitted} "
+            f"| {card.about} |"
+        )
 
 
 def _card(name: str, settings: Mapping[str, Any]) -> Card:

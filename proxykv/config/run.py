@@ -54,13 +54,18 @@ class Method:
 class Run:
     """A checked config. All paths are relative to the checkout, where everything runs."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], *, made: bool = False) -> None:
         """Check the config.
+
+        Args:
+            config: its contents.
+            made: the run's rows are there and only they are read, so nothing is checked: a file of
+                a method may be gone since.
 
         Raises:
             ConfigError: with one line for each mistake.
         """
-        if problems := check.config_problems(config):
+        if not made and (problems := check.config_problems(config)):
             raise ConfigError("\n".join(problems))
         defaults = catalog.schema("config")["properties"]
         self.config = {k: p["default"] for k, p in defaults.items() if "default" in p} | dict(
@@ -76,12 +81,12 @@ class Run:
         self.cache = Path(self.config["cache"])
 
     @classmethod
-    def read(cls, path: Path) -> Run:
+    def read(cls, path: Path, *, made: bool = False) -> Run:
         """The run of a config that `write` wrote; ConfigError if there is none."""
         if not path.is_file():
             raise ConfigError(f"{path}: no such file; the workflow writes it when it starts")
         try:
-            return cls(json.loads(path.read_text("utf-8")))
+            return cls(json.loads(path.read_text("utf-8")), made=made)
         except ValueError:
             raise ConfigError(
                 f"{path}: not JSON; give the run's results/<run>/config.json"

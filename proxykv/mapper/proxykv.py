@@ -31,7 +31,7 @@ CARDS = {
     "proxykv": {
         "label": "ProxyKV",
         "role": "subject",
-        "about": "the proxy's scores, mapped to the target's heads",
+        "about": "the proxy's KVzip scores, mapped to the target's heads (arXiv 2605.16360)",
         "color": "#D55E00",
         "marker": "D",
         "cost": ["proxy_replay", "mapper", "training"],

@@ -29,6 +29,10 @@ def method(**parts: Any) -> Callable[[Config], None]:
     return change(methods=["full", {"id": "mine", **parts}])
 
 
+def compare(*groups: list[list[str]]) -> Callable[[Config], None]:
+    return change(comparisons=[{"group": "more", "pairs": pairs} for pairs in groups])
+
+
 MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     "unknown key": (
         change(retention=[0.1]),
@@ -211,6 +215,26 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     "unknown task of the corpus": (
         dataset("corpus", tasks=["multikeys"]),
         "config.corpus[0]: tiny has no task 'multikeys'; did you mean 'multikey'?",
+    ),
+    "comparison of an unknown method": (
+        compare([["kvzip", "proxykw"]]),
+        "config.comparisons[0]: the run has no method 'proxykw'; did you mean 'proxykv'?",
+    ),
+    "comparison with itself": (
+        compare([["kvzip", "kvzip"]]),
+        "config.comparisons[0]: 'kvzip' is compared with itself",
+    ),
+    "comparison listed twice": (
+        compare([["kvzip", "proxykv"], ["kvzip", "proxykv"]]),
+        "config.comparisons[0]: 'kvzip - proxykv' is listed 2 times",
+    ),
+    "comparison of three": (
+        compare([["kvzip", "proxykv", "full"]]),
+        "config.comparisons[0].pairs[0]: ['kvzip', 'proxykv', 'full'] is too long",
+    ),
+    "group listed twice": (
+        compare([["kvzip", "proxykv"]], [["proxykv", "kvzip"]]),
+        "config.comparisons: 'more' is listed 2 times",
     ),
     "no full": (
         change(methods=["kvzip"]),

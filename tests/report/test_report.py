@@ -20,6 +20,7 @@ from rows_fixture import COLUMNS, cards_of, make_rows, write_run
 from proxykv.config import catalog
 from proxykv.config.cards import MethodCards, method_cards
 from proxykv.report import build_report, plots, tables
+from proxykv.report.stats import holm
 from proxykv.report.tabulate import write_tables
 from proxykv.report.verdict import verdicts
 from proxykv.runtime.errors import ConfigError
@@ -156,6 +157,34 @@ def test_paired_difference_by_hand():
     assert score.p == pytest.approx(4 / 8)  # the context without a difference flips to itself
     assert score.n_contexts == 3
     assert set(table.retention) == {"<=0.3", "0.1"}
+
+
+def test_holms_correction_covers_the_comparisons_of_one_group(rows: pd.DataFrame):
+    pairs = [["proxykv", "prior"], ["prior", "random"], ["snapkv", "random"]]
+    groups = [{"group": "more", "pairs": pairs}, {"group": "one", "pairs": pairs[:1]}]
+    table = tables.paired(rows, cards_of(rows, comparisons=groups))
+    assert list(dict.fromkeys(table.group)) == ["main", "more", "one"]
+    main = table[table.group == "main"]
+    assert list(dict.fromkeys(main.reference)) == ["kvzip", "snapkv", "prior", "proxykv_shuffled"]
+    alone = tables.paired(rows, cards_of(rows))
+    pd.testing.assert_frame_equal(main.reset_index(drop=True), alone)
+    low = table[(table.retention == "<=0.3") & (table.metric == "score")]
+    for name, count in (("main", 4), ("more", 3), ("one", 1)):
+        group = low[low.group == name]
+        assert len(group) == count
+        assert group.p_holm.to_numpy() == pytest.approx(holm(group.p.to_numpy()))
+    # A pair is the difference of its two methods, whichever of them is the subject.
+    more = low[low.group == "more"].set_index("method").difference
+    means = (
+        tables.summary(rows, cards_of(rows)).query("pool == '<=0.3'").set_index("method")["mean"]
+    )
+    assert more["snapkv"] == pytest.approx(means["snapkv"] - means["random"])
+
+
+def test_a_config_can_replace_the_comparisons_by_role(rows: pd.DataFrame):
+    groups = [{"group": "main", "pairs": [["proxykv", "random"]]}]
+    table = tables.paired(rows, cards_of(rows, comparisons=groups))
+    assert set(zip(table.method, table.reference, strict=True)) == {("proxykv", "random")}
 
 
 def test_coverage_counts_what_is_missing(rows: pd.DataFrame):
