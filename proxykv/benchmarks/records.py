@@ -14,6 +14,7 @@ from typing import IO, Any
 from zipfile import BadZipFile, ZipFile
 
 from proxykv.benchmarks.record_schema import problems, record
+from proxykv.runtime import hub
 from proxykv.runtime.errors import ConfigError
 
 FORMATS = (".jsonl", ".json", ".parquet")
@@ -158,19 +159,15 @@ def _local(place: Path) -> Files:
 
 def _hub(repository: str, revision: str, name: str, where: str) -> Iterator[Files]:
     """What a repository holds under that name, then its archives; from the hub's cache if there."""
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 (slow, rarely used)
-
     for patterns in ([f"*{name}*{suffix}" for suffix in FORMATS], ["*.zip"]):
         try:
-            folder = snapshot_download(
-                repository, repo_type="dataset", revision=revision, allow_patterns=patterns
-            )
+            folder = hub.download(repository, revision, patterns, kind="dataset")
         except OSError as error:  # what all of the hub's errors are
             raise ConfigError(
                 f"{where}: {_line(error)}; download it once where there is a "
                 "network, or give a local `path`"
             ) from error
-        yield _local(Path(folder))
+        yield _local(folder)
 
 
 def _archives(files: Files, where: str) -> Iterator[Files]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from proxykv.config import benchmarks, catalog, signature
+from proxykv.config import benchmarks, catalog, signature, sources
 from proxykv.config.cards import SINGLE, method_cards
 
 BUILD_GIVEN = ("task", "tokenizer", "seed", "split", "max_context", "downloads")
@@ -20,7 +19,6 @@ BUILD_GIVEN = ("task", "tokenizer", "seed", "split", "max_context", "downloads")
 SIZES = ("contexts", "lengths")
 """What an entry tells it besides its options."""
 
-VARIABLE = re.compile(r"\$\{?\w+\}?")
 HELD_OUT = {"scbench": {"repoqa", "repoqa_and_kv"}}
 """Tasks that no mapper is trained on: they show zero-shot transfer (the paper's figure 4)."""
 
@@ -50,6 +48,7 @@ def config_problems(config: Mapping[str, Any]) -> list[str]:
         *_comparison_problems(config),
         *_dataset_problems(config),
         *_length_problems(config),
+        *sources.source_problems(config),
         *_retention_problems(config),
     ]
 
@@ -63,17 +62,6 @@ def card_problems() -> list[str]:
         for problem in schema_problems(
             json.loads(json.dumps(card)), "card", f"{file}: CARDS.{name}"
         )
-    ]
-
-
-def unset_variables(config: Mapping[str, Any]) -> list[str]:
-    """Environment variables in the paths of a config's sources that are not set, a line each."""
-    return [
-        f"config.{section}[{i}].options: path {path!r}: {name} is not set; export it"
-        for section in ("benchmarks", "corpus")
-        for i, entry in enumerate(config.get(section, ()))
-        for path in _paths(entry.get("options", {}))
-        for name in VARIABLE.findall(os.path.expandvars(path))
     ]
 
 
@@ -111,15 +99,6 @@ def _explained(error: ValidationError, where: str) -> Iterator[str]:
         yield f"{path}: {error.instance} is even; choose an odd number"
         return
     yield f"{path}: {error.message}"
-
-
-def _paths(options: Any) -> Iterator[str]:
-    """Values of every key `path`, at any depth."""
-    if isinstance(options, Mapping):
-        yield from (str(options[key]) for key in options if key == "path")
-        options = list(options.values())
-    for part in options if isinstance(options, list) else ():
-        yield from _paths(part)
 
 
 def _family_problems(config: Mapping[str, Any]) -> Iterator[str]:

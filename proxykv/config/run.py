@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from proxykv.config import catalog, check
+from proxykv.config import catalog, check, sources
 from proxykv.config.cards import MethodCards, method_cards
 from proxykv.config.jobs import Dataset, Job
 from proxykv.runtime import files
@@ -97,7 +97,7 @@ class Run:
 
         Only where a run is planned or checked: what is made already needs no source.
         """
-        if problems := check.unset_variables(self.config):
+        if problems := sources.unset_variables(self.config):
             raise ConfigError("\n".join(problems))
 
     def write(self) -> Path:

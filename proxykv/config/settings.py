@@ -19,7 +19,7 @@ Index = Annotated[int, Bounds(minimum=0)]
 Share = Annotated[float, Bounds(minimum=0, below=1)]
 Variant = Literal["hybrid", "linear"]
 Signal = Literal["kvzip", "prefill"]
-Device = Annotated[str, Bounds(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)\Z")]
+Device = Annotated[str, Bounds(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")]
 
 COUNTLESS = ("choice", "switch", "dimensionless")
 """Units of values that count nothing."""

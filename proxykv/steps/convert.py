@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxykv.model.loading import vocabulary_hash
-from proxykv.runtime import files, wheels
+from proxykv.runtime import files, hub, wheels
 from proxykv.runtime.errors import ConfigError
 
 PROVENANCE = "provenance.json"
@@ -61,13 +60,7 @@ def convert(model: Mapping[str, Any], out: Path) -> Path:
 
 def _from_hub(model: Mapping[str, Any], folder: Path) -> dict[str, str]:
     try:
-        snapshot_download(
-            model["hub"],
-            revision=model["revision"],
-            local_dir=folder,
-            allow_patterns=HUB_FILES,
-            ignore_patterns=["*/*"],
-        )
+        hub.download(model["hub"], model["revision"], HUB_FILES, kind="model", folder=folder)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(
             f"cannot download {model['hub']} at {model['revision']} ({type(error).__name__}); "

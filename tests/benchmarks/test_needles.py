@@ -282,9 +282,9 @@ def test_fields_of_a_hub_data_sets_records_are_texts(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     (tmp_path / "train.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
-    source = {"kind": "hub", "name": "a/b", "revision": "r", "files": "train", "field": "text"}
+    source = {"kind": "hub", "name": "a/b", "revision": "0" * 40, "files": "train", "field": "text"}
     found = [d for split in ("train", "eval") for d in text_sources.load([source], split, tmp_path)]
-    assert set(asked) == {("a/b", "dataset", "r")}
+    assert set(asked) == {("a/b", "dataset", "0" * 40)}
     assert {d.text for d in found} == set(texts)
     with pytest.raises(ConfigError, match=r"record 1: txt: .* no such field; there are text"):
         text_sources.load([{**source, "field": "txt"}], "train", tmp_path)

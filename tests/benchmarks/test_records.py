@@ -19,6 +19,7 @@ from proxykv.benchmarks.records import read_records
 from proxykv.runtime.errors import ConfigError
 
 # A separator that str.splitlines would cut at, a list, and a missing value.
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RECORDS: list[dict[str, Any]] = [
     {"context": "one\u2028line", "answers": ["是", "b"], "all_classes": None},
     {"context": "two\nlines", "answers": ["c"], "all_classes": None},
@@ -96,7 +97,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         archive.writestr("data/kv.jsonl", JSONL)
 
     def download(repository: str, *, repo_type: str, revision: str, allow_patterns: list[str]):
-        assert (repository, repo_type, revision) == ("someone/bench", "dataset", "0123abc")
+        assert (repository, repo_type, revision) == ("someone/bench", "dataset", COMMIT)
         for path in filter(Path.is_file, remote.rglob("*")):
             name = path.relative_to(remote)
             if any(fnmatch(str(name), pattern) for pattern in allow_patterns):
@@ -106,7 +107,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     local.mkdir()
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    return {"hub": "someone/bench", "revision": "0123abc"}
+    return {"hub": "someone/bench", "revision": COMMIT}
 
 
 def test_the_hub_is_a_folder_of_which_only_what_is_needed_is_fetched(
@@ -115,7 +116,7 @@ def test_the_hub_is_a_folder_of_which_only_what_is_needed_is_fetched(
     assert read_records(hub, "qa") == RECORDS
     assert not (tmp_path / "snapshot" / "data.zip").exists()
     assert read_records(hub, "kv") == RECORDS
-    with pytest.raises(ConfigError, match="someone/bench@0123abc: no vt"):
+    with pytest.raises(ConfigError, match=f"someone/bench@{COMMIT}: no vt"):
         read_records(hub, "vt")
 
 

@@ -145,6 +145,45 @@ def test_a_revision_is_a_commit(revision: str) -> None:
     )
 
 
+def text(**source: str) -> Config:
+    """A config with a source of text."""
+    entry = {"benchmark": "text", "tasks": ["prose"], "contexts": 2, "lengths": [128]}
+    return valid() | {"corpus": [{**entry, "options": {"sources": [{"files": "*", **source}]}}]}
+
+
+def records_of(**source: str) -> Config:
+    """A config with a source of records."""
+    entry = {"benchmark": "longbench", "tasks": ["qasper"], "options": {"source": source}}
+    return valid() | {"benchmarks": [entry]}
+
+
+COMMIT = "0" * 40
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (records_of(hub="a/b", revision=COMMIT), None),
+        (records_of(hub="a/b", revision="main"), "revision 'main' is not a commit"),
+        (records_of(hub="a/b", revision=COMMIT + "\n"), "is not a commit"),
+        (records_of(hub="a/b"), "revision '' is not a commit"),
+        (text(kind="hub", name="a/b", revision=COMMIT, field="text"), None),
+        (text(kind="hub", name="a/b", revision="v1", field="text"), "'v1' is not a commit"),
+        (text(kind="wheel", name="some-data", version="1.0", sha256="0"), None),
+        (text(kind="wheel", name="--index-url=x", version="1"), "not the name of a package"),
+        (text(kind="debian", name="g++", version="4:12.2.0-3"), None),
+        (text(kind="debian", name="a", version="-o=Dir::Etc=x"), "is not an exact version"),
+        (text(kind="package", name="a b", version="1"), "not the name of a package"),
+    ],
+)
+def test_sources_are_pinned_before_any_job(config: Config, says: str | None) -> None:
+    problems = check.config_problems(config)
+    assert len(problems) == (says is not None)
+    if says:
+        assert says in problems[0]
+        assert len(problems[0].splitlines()) == 1
+
+
 def patterns(schema: Any) -> list[str]:
     if isinstance(schema, dict):
         own = [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
