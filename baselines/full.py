@@ -1,4 +1,4 @@
-"""No pruning: the reference that every method is held against."""
+"""No pruning: the reference that every method is compared with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CARDS = {
 
 
 class Full:
-    """Every KV pair is as important as every other; asked only at retention 1."""
+    """Every KV pair is as important as every other; runs only at retention 1."""
 
     def __init__(self, context: MethodContext) -> None:
         """Nothing to set."""

@@ -1,8 +1,8 @@
 """Any press of kvpress as a method: `kvpress:ExpectedAttentionPress` (github.com/NVIDIA/kvpress).
 
-A press works while its model prefills. So the context is prefilled once more, on transformers' own
-attention and with the press hooked in, and what the press says is taken from there: its scores, or,
-under the scope `custom`, what it keeps at a retention. Pruning and decoding are the harness's.
+A press works while its model prefills. So the context is prefilled once more, with transformers'
+own attention and the hooks of the press. From there come its scores or, under the scope `custom`,
+the pairs that it keeps at a retention. The harness prunes and decodes.
 """
 
 from __future__ import annotations

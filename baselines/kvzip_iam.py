@@ -1,8 +1,7 @@
 """KVzip+IAM: every target head takes the scores of one proxy head (after arXiv 2507.11953).
 
-The alignment is rigid: on the training contexts, each (layer, head) of the target finds the
-(layer, head) of the proxy whose scores point most nearly the same way along all tokens, and keeps
-it for good.
+The alignment is rigid: each (layer, head) of the target is assigned the (layer, head) of the proxy
+whose scores have the highest cosine with its own over all tokens of the training contexts.
 """
 
 from __future__ import annotations

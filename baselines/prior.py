@@ -1,8 +1,8 @@
 """Control without a proxy: what is known of each head before the context is seen.
 
-Every (layer, head) of the target draws its tokens' scores from what its scores were like on the
-training contexts. Tokens are chosen blindly, so whatever this reaches is owed to the split of the
-budget among heads alone.
+Every (layer, head) of the target draws the scores of its tokens from the distribution of its scores
+on the training contexts. Tokens are chosen blindly, so only the split of the budget among heads can
+explain what this method reaches.
 """
 
 from __future__ import annotations

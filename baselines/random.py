@@ -22,7 +22,7 @@ CARDS = {
 
 
 class Random:
-    """Uniform noise, drawn anew for each context, the same on every run and device."""
+    """Uniform noise, drawn again for each context, the same on every run and device."""
 
     def __init__(self, context: MethodContext) -> None:
         """Take the run's seed."""

@@ -1,8 +1,8 @@
-"""No proxy: the target's own hidden states tell its KVzip scores (like KVzap, arXiv 2601.07891).
+"""No proxy: KVzip scores predicted from the target's hidden states (like KVzap, arXiv 2601.07891).
 
 While the target prefills, a small network per layer reads what enters the attention layer and
-guesses the scores of its KV heads. It learns from the scores that ProxyKV's mapper learns from,
-with the same loss. `surrogate_embedding` sees no more than the tokens and their neighbours.
+predicts the scores of its KV heads. It is trained on the same scores as ProxyKV's mapper, with the
+same loss. `surrogate_embedding` reads only the tokens and their neighbours.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a checkout offers: methods and families, one file each (`benchmarks` has the benchmarks).
 
 Method files are read as syntax, never imported, so that a workflow can be planned
-without loading torch. A digest of that syntax tells code edits from comment edits.
+without loading torch. A digest of that syntax changes with the code and not with comments.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NUMBERLESS = frozenset(
 
 
 METHOD_FOLDERS = ("baselines", "proxykv/mapper")
-"""Where methods are: the rivals' files, and ProxyKV's own beside its mapper."""
+"""Folders of methods: one of the rivals and controls, one of the mapper and its method."""
 
 FITTING = ("params", "corpus", "lengths")
 """Settings of a method that decide what it is fitted to."""
@@ -76,11 +76,11 @@ def _method_files() -> Mapping[str, Path]:
 
 
 def settings(method_id: str) -> Mapping[str, Any] | None:
-    """What is known of a method id: `base`, `scope` and what else its file says; None if unknown.
+    """Settings of a method id: `base`, `scope` and those of its file; None if it is unknown.
 
-    `package:Class` needs no entry. Where a method's file lists `package:`, it runs the classes
-    of that package (the parameter `name` says which, and `sets` names those of the class that are
-    not the config's); else the class is a scorer of the user's.
+    `package:Class` needs no entry. If a method's file lists `package:`, that file runs the classes
+    of the package: the parameter `name` names the class, and `sets` lists parameters of the class
+    that a config cannot give. Otherwise the class is a scorer of the user.
     """
     known = variants()
     if method_id in known:
@@ -96,7 +96,7 @@ def settings(method_id: str) -> Mapping[str, Any] | None:
 def entries(methods: Iterable[str | Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
     """Settings of a config's methods by id, in the config's order; `root` is the catalogue's id.
 
-    An entry's base is an earlier entry, whose settings it takes over, or an id of the catalogue.
+    An entry's base is an earlier entry, whose settings it inherits, or an id of the catalogue.
     Entries of an unknown base are left out.
     """
     found: dict[str, Mapping[str, Any]] = {}
@@ -106,14 +106,14 @@ def entries(methods: Iterable[str | Mapping[str, Any]]) -> Mapping[str, Mapping[
         if base in found:
             found[own] = _derived(named, found[base])
         elif known := settings(base):
-            # Of the catalogue a method is fitted on its own, unless its id shares a folder there.
+            # An entry has its own fit, unless the catalogue's id shares another's folder.
             folder = {"fitted_id": own} if known.get("fitted_id") == base else {}
             found[own] = {**_derived(named, {**known, "root": base}), **folder}
     return found
 
 
 def _derived(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An entry's settings. It shares what its base has fitted if that would be fitted alike."""
+    """An entry's settings. It shares the fit of its base if its own would be the same."""
     base = {"params": {}, **base}
     given = {key: entry[key] for key in ("scope", "corpus", "lengths") if key in entry}
     made = {**base, **given, "params": {**base["params"], **entry.get("params", {})}}

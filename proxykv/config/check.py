@@ -15,9 +15,9 @@ from proxykv.config import benchmarks, catalog, signature, sources
 from proxykv.config.cards import SINGLE, method_cards
 
 BUILD_GIVEN = ("task", "tokenizer", "seed", "split", "max_context", "downloads")
-"""What a run itself tells a benchmark's `build`."""
+"""Arguments of a benchmark's `build` that the run provides."""
 SIZES = ("contexts", "lengths")
-"""What an entry tells it besides its options."""
+"""Arguments that an entry of a config provides besides its options."""
 
 HELD_OUT = {"scbench": {"repoqa", "repoqa_and_kv"}}
 """Tasks that no mapper is trained on: they show zero-shot transfer (the paper's figure 4)."""
@@ -28,7 +28,7 @@ def _whole_match(
 ) -> Iterator[ValidationError]:
     """A pattern describes the whole text: `$` alone also matches before a final line break.
 
-    `expected`, beside a pattern in our schemas, says in words what it matches.
+    Our schemas describe a pattern in words under `expected`.
     """
     if validator.is_type(instance, "string") and not re.fullmatch(pattern, instance):
         expected = schema.get("expected", f"a text that matches {pattern}")
@@ -180,11 +180,11 @@ def _part_problems(
         for name in map(str, settings[key]):
             if name not in known[key]:
                 hint = did_you_mean(name, known[key])
-                yield f"{where}.{key}: the corpus has nothing of {name!r}; {hint}"
+                yield f"{where}.{key}: the corpus has no {name!r}; {hint}"
 
 
 def _base_problems(base: str, ids: Sequence[str], i: int) -> Iterator[str]:
-    """Why entry `i` has no settings; nothing if its base has none, which is told of that."""
+    """Why entry `i` has no settings; nothing if its base has none, which has its own line."""
     if base in ids[i + 1 :]:
         yield f"config.methods[{i}]: base {base!r} is listed after it; move {base!r} up"
     elif base not in ids[:i]:
@@ -296,7 +296,7 @@ def _retention_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"config.retentions[{i}]: {share} is not a share of the context in (0, 1]"
     yield from _repeated(shares, "config.retentions")
     if 1 not in config["retentions"]:
-        yield "config.retentions: 1.0 (the full cache) is missing; the others are held against it"
+        yield "config.retentions: 1.0 (the full cache) is missing; the others are compared with it"
 
 
 def _repeated(values: Iterable[str | float], where: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Hours that a run will take, from operations and bytes, before any job starts.
 
-docs/explanation/cost.md says what is counted, and how far off it was where it could be measured.
+docs/explanation/cost.md explains what is counted and compares estimates with measured times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from proxykv.config.settings import MapperSettings, TrainingSettings
 
 @dataclass(frozen=True)
 class Device:
-    """What a device does in a second, and how much of that such code gets out of it.
+    """Speed of a device, and the share of it that this code reaches.
 
     `flops` is the peak by bytes of a number, `bandwidth` bytes of memory; `used` and `moved` are
     the shares of the two that are reached. However small it is, a forward takes `launch` seconds a
@@ -36,7 +36,7 @@ class Device:
     scored: float
 
     def times(self, count: int) -> Device:
-        """So many of them together."""
+        """Several of these devices together."""
         flops = {size: peak * count for size, peak in self.flops.items()}
         return replace(self, flops=flops, bandwidth=self.bandwidth * count)
 
@@ -271,10 +271,10 @@ def total(parts: Sequence[CostShare]) -> str:
         f"GPU hours ({GPU.name})": sum(part.hours for part in parts if part.gpus),
         "hours on CPUs": sum(part.hours for part in parts if not part.gpus),
     }
-    told = " and ".join(
+    words = " and ".join(
         f"{hours:,.{0 if hours >= 10 else 1}f} {kind}" for kind, hours in kinds.items() if hours
     )
-    return f"the whole run: about {told} (assumptions: docs/explanation/cost.md)"
+    return f"the whole run: about {words} (assumptions: docs/explanation/cost.md)"
 
 
 def _contexts(dataset: Dataset) -> list[tuple[float, float]]:

@@ -95,11 +95,11 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
     "part that the corpus lacks": (
         method(base="prior", corpus=["singel"]),
-        "config.methods[1].corpus: the corpus has nothing of 'singel'; did you mean 'single'?",
+        "config.methods[1].corpus: the corpus has no 'singel'; did you mean 'single'?",
     ),
     "length that the corpus lacks": (
         method(base="prior", lengths=[256]),
-        "config.methods[1].lengths: the corpus has nothing of '256'; known: 128",
+        "config.methods[1].lengths: the corpus has no '256'; known: 128",
     ),
     "part for a method that is not fitted": (
         method(base="kvzip", corpus=["single"]),
@@ -242,7 +242,7 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
     "no full cache": (
         change(retentions=[0.1, 0.2]),
-        "config.retentions: 1.0 (the full cache) is missing; the others are held against it",
+        "config.retentions: 1.0 (the full cache) is missing; the others are compared with it",
     ),
     "retention 0": (
         change(retentions=[0, 1.0]),

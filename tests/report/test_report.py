@@ -1,5 +1,5 @@
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
