@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from proxykv.config import catalog, check
 from proxykv.config.run import ROLES, model_folder
 from proxykv.model.loading import refuse_unsupported, require_shared_vocabulary
 from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.hub import unreachable
 
 LENGTHS = (4_096, 8_192, 16_384, 32_768, 65_536, 131_072, 170_000, 262_144)
 """Context lengths that memory is estimated for, as far as the family may see them."""
@@ -23,9 +24,17 @@ HEADROOM = 1.1
 
 
 def verify(name: str, cache: Path) -> Iterator[str]:
-    """Lines that say what was verified of a family, and what memory it needs at which length.
+    """Compare a family's configs and tokenizers with its file, and estimate its memory.
 
-    `cache`: the runs' shared folder, where converted models are.
+    Without the hub, files that are not in the hub's cache cannot be compared. Then two lines say so
+    and what follows from the shapes that the family's file states.
+
+    Args:
+        name: of the family.
+        cache: the folder that runs share, where converted models are.
+
+    Yields:
+        Lines for people.
 
     Raises:
         ConfigError: if there is no such family, its tokenizers differ, an architecture is not
@@ -37,20 +46,26 @@ def verify(name: str, cache: Path) -> Iterator[str]:
     if problems := check.schema_problems(families[name], "family", f"config/families/{name}.yaml"):
         raise ConfigError("\n".join(problems))
     family = families[name]
-    tokenizers = []
+    folders = {role: model_folder(family, role, cache) for role in ROLES}
+    no_hub = _no_hub(family, folders)
+    lines, tokenizers = [], []
     for role in ROLES:
-        source, options = _source(family[role], model_folder(family, role, cache))
+        source, options = _source(family[role], folders[role], offline=no_hub is not None)
         try:
             config = AutoConfig.from_pretrained(source, **options)
             tokenizers.append(AutoTokenizer.from_pretrained(source, **options))
         except OSError as error:
+            if no_hub:
+                yield from _by_file(name, family, no_hub)
+                return
             why = str(error).split("\n", maxsplit=1)[0]
             raise ConfigError(f"{name} {role}: cannot read {source}: {why}") from error
         refuse_unsupported(config, f"{name} {role}")
         _compare(config, family[role]["shape"], f"config/families/{name}.yaml, {role}")
         shown = ", ".join(f"{k} {v:,}" for k, v in family[role]["shape"].items())
-        yield f"{role}: {source}: {config.model_type}, {shown}"
+        lines += [f"{role}: {source}: {config.model_type}, {shown}"]
     require_shared_vocabulary(*tokenizers)
+    yield from lines
     yield f"tokenizers: identical, {len(tokenizers[0].get_vocab()):,} pieces"
     yield from _memory(family)
 
@@ -67,12 +82,22 @@ def bytes_needed(model: Mapping[str, Any], tokens: int) -> dict[str, int]:
     }
 
 
-def _source(model: Mapping[str, Any], folder: Path) -> tuple[str, dict[str, str]]:
+def _no_hub(family: Mapping[str, Any], folders: Mapping[str, Path]) -> str | None:
+    """Why the hub cannot be reached, if a model needs it and it cannot."""
+    for role in ROLES:
+        if "hub" in family[role] and not (folders[role] / "config.json").is_file():
+            return unreachable(family[role]["hub"], family[role]["revision"])
+    return None
+
+
+def _source(
+    model: Mapping[str, Any], folder: Path, offline: bool
+) -> tuple[str, dict[str, str | bool]]:
     """Name and options for `from_pretrained`: the local folder if it is there, else the hub's."""
     if (folder / "config.json").is_file():
         return str(folder), {}
     if "hub" in model:
-        return model["hub"], {"revision": model["revision"]}
+        return model["hub"], {"revision": model["revision"], "local_files_only": offline}
     raise ConfigError(f"{folder}: not there yet; `snakemake -c1 {folder}/provenance.json` makes it")
 
 
@@ -91,20 +116,52 @@ def _compare(config: Any, shape: Mapping[str, int], where: str) -> None:
         raise ConfigError(f"{where}: shape is {dict(shape)}, but the model's is {found}")
 
 
+def _by_file(name: str, family: Mapping[str, Any], no_hub: str) -> Iterator[str]:
+    """What can be said of a family without the hub."""
+    yield (
+        f"hub not reached ({no_hub}): configs and tokenizers are not compared with "
+        f"config/families/{name}.yaml"
+    )
+    devices = []
+    for device, roles, room in _devices(family):
+        fitting = [n for n in _lengths(family) if _gigabytes(family, roles, n) <= room]
+        fits = f"{fitting[-1]:,} tokens fit" if fitting else "DOES NOT FIT"
+        devices.append(f"{device} ({' + '.join(roles)}), {room:.0f} GB: {fits}")
+    yield f"by the file's own shapes, of at most {_lengths(family)[-1]:,} tokens: " + "; ".join(
+        devices
+    )
+
+
 def _memory(family: Mapping[str, Any]) -> Iterator[str]:
     """Per device and length: what models that share it need, and whether they fit."""
+    for device, roles, room in _devices(family):
+        yield f"device {device} ({' + '.join(roles)}), {room:.0f} GB:"
+        for tokens in _lengths(family):
+            parts = [bytes_needed(family[role], tokens) for role in roles]
+            kinds = {kind: sum(part[kind] for part in parts) / 1e9 for kind in parts[0]}
+            shown = " + ".join(f"{kind} {gigabytes:.1f}" for kind, gigabytes in kinds.items())
+            total = _gigabytes(family, roles, tokens)
+            fits = "fits" if total <= room else "DOES NOT FIT"
+            yield f"  {tokens:>7,} tokens: {shown}, with headroom {total:.1f} GB: {fits}"
+
+
+def _devices(family: Mapping[str, Any]) -> Iterator[tuple[str, list[str], float]]:
+    """Each device, the roles that share it, and its memory in GB."""
     shared = defaultdict(list)
     for role in ROLES:
         shared[family[role]["device"]].append(role)
     resources = family["resources"]
-    on_gpu = resources["gpu"] > 0
     for device, roles in shared.items():
-        room = (resources.get("gpu_mb") if on_gpu and device != "cpu" else resources["mem_mb"]) or 0
-        yield f"device {device} ({' + '.join(roles)}), {room / 1000:.0f} GB:"
-        for tokens in (n for n in LENGTHS if n <= family["max_context"]):
-            parts = [bytes_needed(family[role], tokens) for role in roles]
-            kinds = {kind: sum(part[kind] for part in parts) / 1e9 for kind in parts[0]}
-            total = sum(kinds.values()) * HEADROOM
-            shown = " + ".join(f"{kind} {gigabytes:.1f}" for kind, gigabytes in kinds.items())
-            fits = "fits" if total * 1000 <= room else "DOES NOT FIT"
-            yield f"  {tokens:>7,} tokens: {shown}, with headroom {total:.1f} GB: {fits}"
+        on_gpu = resources["gpu"] > 0 and device != "cpu"
+        yield device, roles, (resources.get("gpu_mb", 0) if on_gpu else resources["mem_mb"]) / 1000
+
+
+def _lengths(family: Mapping[str, Any]) -> list[int]:
+    """Context lengths that the family may see."""
+    return [n for n in LENGTHS if n <= family["max_context"]] or [family["max_context"]]
+
+
+def _gigabytes(family: Mapping[str, Any], roles: Sequence[str], tokens: int) -> float:
+    """GB that models need together at a context length, with headroom."""
+    needed = sum(sum(bytes_needed(family[role], tokens).values()) for role in roles)
+    return needed / 1e9 * HEADROOM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,40 @@ def test_what_does_not_fit_is_said(
     monkeypatch.setattr("proxykv.config.check.schema_problems", lambda *_: [])
     family["resources"]["mem_mb"] = 10
     assert "DOES NOT FIT" in told(capsys)
+
+
+@pytest.mark.parametrize("name", ["qwen-3", "llama-3", "qwen-2.5"])
+def test_without_the_hub_the_familys_file_answers_at_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    began = time.monotonic()
+    first, second = verify(name, tmp_path)
+    assert time.monotonic() - began < 5
+    assert first.startswith("hub not reached (")
+    assert first.endswith(f"not compared with config/families/{name}.yaml")
+    assert "\n" not in first + second
+    assert second.startswith("by the file's own shapes, of at most ")
+
+
+def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing listens at the hub's address."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
+    began = time.monotonic()
+    first, _ = verify("qwen-3", tmp_path)
+    assert time.monotonic() - began < 8
+    assert "refused" in first
+
+
+def test_the_familys_file_says_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen3-32B in bfloat16 takes 73.3 GB at 4,096 tokens and 81.6 GB at 32,768, of 80 GB."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    _, line = verify("qwen-3", tmp_path)
+    assert line == (
+        "by the file's own shapes, of at most 32,768 tokens: "
+        "cuda:0 (target), 80 GB: 16,384 tokens fit; cuda:1 (proxy), 80 GB: 32,768 tokens fit"
+    )
 
 
 def test_unknown_family(capsys: pytest.CaptureFixture[str]) -> None:
