@@ -1,4 +1,4 @@
-"""Go on after snakemake itself was killed: its jobs may still run, and its lock is still there."""
+"""Continue after snakemake itself was killed: its jobs may still run, and its lock remains."""
 
 from __future__ import annotations
 
@@ -21,20 +21,26 @@ from proxykv.runtime.lock import Holder, Lock
 log = logging.getLogger(__name__)
 
 PREFIX = "proxykv_"
-"""How slurm/config.yaml makes the names of its jobs begin."""
+"""Beginning of the names of SLURM jobs, set in slurm/config.yaml."""
 
 PATIENCE = 300
-"""Seconds for a job to end after it was told to."""
+"""Seconds to wait for the end of jobs and processes."""
 
 
 def recover(command: Sequence[str]) -> int:
-    """End what a killed snakemake left behind, then run its command again; returns its exit status.
+    """End what a killed snakemake left behind, then run its command again.
+
+    Args:
+        command: of snakemake, beginning with `snakemake`.
+
+    Returns:
+        The exit status of the command.
 
     Raises:
         ConfigError: if a snakemake still runs in this checkout, or something does not end.
     """
     if not command or Path(command[0]).name != "snakemake":
-        raise ConfigError("recover what? For instance: proxykv recover snakemake --cores all")
+        raise ConfigError("recover needs the command: proxykv recover snakemake --cores all")
     for lock in Path("results").glob("*/workflow.lock"):
         if (holder := Lock(lock).holder()) and holder.alive:
             raise ConfigError(f"{lock.parent}: snakemake runs ({holder}); stop it first")
@@ -46,7 +52,7 @@ def recover(command: Sequence[str]) -> int:
 
 
 def cancel_jobs() -> None:
-    """Cancel the SLURM jobs that were submitted from this folder and wait until they are gone."""
+    """Cancel the SLURM jobs of this folder, and wait until they have ended."""
     if not shutil.which("squeue"):
         return
     if jobs := _slurm_jobs():
@@ -56,12 +62,12 @@ def cancel_jobs() -> None:
 
 
 def end_processes() -> None:
-    """End the steps that still run here and wait until they are gone: those that hold a lock."""
+    """End this checkout's steps on this machine, and wait until those elsewhere have ended, too."""
     for holder in _holders():
         if holder.host == socket.gethostname():
             log.info("ending %s", holder)
             os.kill(holder.pid, signal.SIGTERM)
-            os.kill(holder.pid, signal.SIGCONT)  # one that is stopped would never know
+            os.kill(holder.pid, signal.SIGCONT)  # a stopped process ends only when it continues
     _await(_holders, "processes")
 
 
@@ -77,16 +83,33 @@ def _slurm_jobs() -> list[str]:
 
 
 def _holders() -> list[Holder]:
-    """Processes that hold a lock in a run's folder or in a cache."""
+    """This checkout's processes that hold a lock in a run's folder or in a cache."""
     runs = [Run.read(path) for path in Path("results").glob("*/config.json")]
     folders = {Path("results"), *(run.cache for run in runs)}
     locks = [Lock(path) for folder in folders for path in folder.rglob("*.lock")]
-    return [holder for lock in locks if (holder := lock.holder()) and holder.alive]
+    both = ((lock, holder) for lock in locks if (holder := lock.holder()) and holder.alive)
+    return [holder for lock, holder in both if _is_ours(holder, lock.path)]
+
+
+def _is_ours(holder: Holder, lock: Path) -> bool:
+    """Whether a process may be a step of this checkout.
+
+    Others may use the same cache, and anyone who can write to it can name any process in a lock
+    file. A process elsewhere cannot be examined.
+    """
+    process = Path("/proc") / str(holder.pid)
+    if holder.host != socket.gethostname() or not Path("/proc/self/fd").is_dir():
+        return True
+    try:
+        opened = {link.readlink() for link in (process / "fd").iterdir()}
+        return lock.resolve() in opened and (process / "cwd").readlink() == Path.cwd()
+    except OSError:  # another user's, or gone
+        return False
 
 
 def _await(left: Callable[[], Sequence[object]], what: str) -> None:
     end = time.monotonic() + PATIENCE
-    while still := left():
+    while remaining := left():
         if time.monotonic() > end:
-            raise ConfigError(f"{what} do not end: {', '.join(map(str, still))}")
+            raise ConfigError(f"{what} do not end: {', '.join(map(str, remaining))}")
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""Short digests: names of what is made from what."""
+"""Short digests that name results by what they depend on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 
 
 def digest(value: Any) -> str:
-    """Twelve hex digits that change with the value (anything JSON can hold)."""
+    """Return twelve hex digits that change with the value.
+
+    Args:
+        value: anything that JSON can hold; the order of keys does not matter.
+    """
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,5 +1,5 @@
-"""The one exception for a user's mistake."""
+"""The exception for a mistake of the user's."""
 
 
 class ConfigError(Exception):
-    """A mistake of the user's: one line (or several mistakes) saying what, where, how to mend."""
+    """A mistake of the user's. Each line names one: what, where, and how to correct it."""

@@ -1,4 +1,4 @@
-"""An append-only file of finished work, so that a killed job goes on where it was."""
+"""An append-only file of finished work, from which a killed job resumes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,15 @@ _CHECK = ', "crc": "'
 
 
 class Journal:
-    """Rows as JSON lines; the file outlives the table that is made of it.
-
-    Who writes holds its `lock`.
-    """
+    """Rows as JSON lines, each with a checksum. A process that writes must hold `lock`."""
 
     def __init__(self, path: Path) -> None:
-        """The journal at `path`, which need not exist yet."""
+        """Use the journal at `path`, which need not exist yet."""
         self.path = path
         self.lock = Lock(path.with_name(path.name + ".lock"))
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole rows. A line that a kill cut short, or that is damaged, is left out."""
+        """Read all rows. A damaged line, such as one that a kill cut short, is left out."""
         if not self.path.exists():
             return []
         lines = self.path.read_text("utf-8", errors="replace").split("\n")
@@ -41,7 +38,7 @@ class Journal:
         return whole
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows in one write, on disk when this returns."""
+        """Add rows in one write. They are on the disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # The leading line break ends a line that a kill cut short.
         text = "\n" + "".join(_line(row) for row in rows)
@@ -51,19 +48,19 @@ class Journal:
             os.fsync(file.fileno())
 
     def rewrite(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Replace the whole content, atomically."""
+        """Replace all rows, atomically."""
         with files.atomic(self.path) as partial:
             Journal(partial).append(rows)
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    """A row with the checksum of its text as the last field."""
+    """Write a row as a line, with the checksum of its text as the last field."""
     text = json.dumps(row, ensure_ascii=False)
     return f'{text[:-1]}{_CHECK}{crc32(text.encode()):08x}"}}\n'
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """The row of a line, or nothing if the line is not as it was written."""
+    """Read the row of a line; None if the checksum does not fit."""
     text, _, check = line.rpartition(_CHECK)
     text += "}"
     if check != f'{crc32(text.encode()):08x}"}}':

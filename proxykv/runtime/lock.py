@@ -1,4 +1,4 @@
-"""One process at a time: a lock file that says who holds it, and how the last holder ended."""
+"""Lock files for one process at a time, which record who holds them and how the last one ended."""
 
 from __future__ import annotations
 
@@ -20,14 +20,21 @@ from proxykv.runtime.errors import ConfigError
 log = logging.getLogger(__name__)
 
 PATIENCE = 120
-"""Seconds to wait for a lock: file servers keep that of a dead machine for a while."""
+"""Seconds to wait for a lock: a file server keeps the lock of a dead machine for a while."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds a lock, or that held it and did not end well.
+    """A process that holds a lock, or that held it and failed.
 
-    With `error`, that ended it; neither `alive` nor with an `error`, it was killed.
+    Attributes:
+        host: name of its machine.
+        pid: its process id there.
+        slurm_job: id of its SLURM job, if it has one.
+        started: when it took the lock (ISO 8601, UTC).
+        error: the exception that ended it. A process that is not `alive` and has no `error` was
+            killed.
+        alive: whether it holds the lock.
     """
 
     host: str
@@ -38,24 +45,30 @@ class Holder:
     alive: bool = False
 
     def __str__(self) -> str:
-        """As it is told to people."""
+        """Describe the process for messages."""
         job = f"SLURM job {self.slurm_job}, " if self.slurm_job else ""
         return f"{job}pid {self.pid} on {self.host}, since {self.started}"
 
 
 class Lock:
-    """A lock on a file. The system gives it back when its holder dies."""
+    """A lock on a file. The system releases it when the holder dies."""
 
     def __init__(self, path: Path) -> None:
-        """The lock of the file at `path`, which is made when the lock is first taken."""
+        """Use the lock file at `path`, which is made when the lock is first taken."""
         self.path = path
         self._file: TextIO | None = None
 
     def take(self, patience: float = PATIENCE) -> Holder:
-        """Take the lock, until `free` or the end of the process; returns what the file says of it.
+        """Take the lock until `free` or the end of the process.
+
+        Args:
+            patience: seconds to wait for another holder.
+
+        Returns:
+            This process, as the file describes it.
 
         Raises:
-            ConfigError: naming the holder, if there still is one after `patience` seconds.
+            ConfigError: if another process still holds the lock after `patience` seconds.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+", encoding="utf-8")
@@ -75,13 +88,13 @@ class Lock:
         return me
 
     def free(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._file:
             self._file.close()
 
     @contextmanager
     def held(self, patience: float = PATIENCE) -> Iterator[None]:
-        """Hold the lock during a block, and tell in the file how the block ended."""
+        """Hold the lock during a block, and record in the file how the block ended."""
         me = self.take(patience)
         try:
             yield
@@ -95,7 +108,7 @@ class Lock:
             self.free()
 
     def holder(self) -> Holder | None:
-        """Who holds the lock, or held it and did not end well."""
+        """Return the process that holds the lock, or that held it and failed, if there is one."""
         if not self.path.exists():
             return None
         with self.path.open(encoding="utf-8") as file:

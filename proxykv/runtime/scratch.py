@@ -1,4 +1,4 @@
-"""Copies of model folders on a disk of the machine's own, made once for all jobs there."""
+"""Copies of model folders on a machine's local disk, made once for all jobs there."""
 
 from __future__ import annotations
 
@@ -16,13 +16,19 @@ PATIENCE = 3600
 
 
 def local(folder: Path) -> Path:
-    """The copy of a model's folder in $PROXYKV_SCRATCH, made if need be; without it, the folder.
+    """Copy a model's folder to $PROXYKV_SCRATCH, unless a copy is there.
 
-    Variables in the setting mean what they mean on this machine. A copy's name tells the names,
-    sizes and times of the files, so that other weights are another copy.
+    Variables in the setting are expanded on this machine. The copy's name depends on the names,
+    sizes and times of the files, so changed weights get a new copy.
+
+    Args:
+        folder: of the model.
+
+    Returns:
+        The copy; `folder` itself where the variable is not set.
 
     Raises:
-        ConfigError: if there is no such place, or no room in it.
+        ConfigError: if the copy cannot be written.
     """
     if not (setting := os.environ.get(VARIABLE)):
         return folder

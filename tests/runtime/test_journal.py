@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import BinaryIO
 
 import pandas as pd
 import pytest
@@ -92,8 +91,8 @@ def test_a_table_appears_whole_or_not_at_all(
     assert pd.read_parquet(path).to_dict("records") == ROWS
     before = path.read_bytes()
 
-    def killed(self: pd.DataFrame, target: BinaryIO, **_: object) -> None:
-        target.write(b"half")
+    def killed(self: pd.DataFrame, target: Path, **_: object) -> None:
+        target.write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", killed)
