@@ -32,6 +32,7 @@ from proxykv.model.loading import Model
 from proxykv.model.parallel import SideError
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.pruned_cache import PrunedCache
+from proxykv.runtime import files
 from proxykv.scoring.selection import select
 from proxykv.scoring.timeline import Timeline
 from proxykv.steps.provenance import commit, device_name
@@ -63,15 +64,16 @@ class Requests(Case):
 def main() -> None:
     options = parsed()
     lines: list[Line] = []
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in options.families:
         for line in measured(name, options):
             lines.append(line)
-            pd.DataFrame(lines).to_csv(options.out.with_suffix(".csv"), index=False)
+            table = pd.DataFrame(lines).to_csv(index=False)
+            files.write_text(options.out.with_suffix(".csv"), table)
     frame = pd.DataFrame(lines)
     shown = frame.groupby(["family", "tokens", "case", "what"], sort=False).value.median()
     print(shown.unstack("what").round(3).to_string())
-    drawn(frame).savefig(options.out.with_suffix(".svg"), bbox_inches="tight")
+    with files.atomic(options.out.with_suffix(".svg")) as partial:
+        drawn(frame).savefig(partial, format="svg", bbox_inches="tight")
 
 
 def measured(name: str, options: argparse.Namespace) -> Iterator[Line]:

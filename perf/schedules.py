@@ -13,7 +13,6 @@ devices. Cases marked `x2` have as many threads as both sides of `parallel` toge
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from proxykv.config.run import methods_of
 from proxykv.mapper.hybrid import Mapper, build_mapper, save_mapper
 from proxykv.model.loading import Model, load_model
 from proxykv.model.tensors import Ids, Keep, Scores
+from proxykv.runtime import files
 from proxykv.scoring.contract import MethodContext, ProxyScorer
 from proxykv.scoring.engine import ContextAtWork, Engine
 from proxykv.scoring.ledger import Ledger
@@ -128,9 +128,9 @@ def main() -> None:
         "timelines": [{name: timeline.record() for name, timeline in t.items()} for t in turns],
     }
     show(report)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    draw(turns, options).savefig(options.out.with_suffix(".svg"), bbox_inches="tight")
+    files.write_json(options.out.with_suffix(".json"), report)
+    with files.atomic(options.out.with_suffix(".svg")) as partial:
+        draw(turns, options).savefig(partial, format="svg", bbox_inches="tight")
 
 
 def turn(case: Case, threads: int) -> Turn:

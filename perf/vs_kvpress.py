@@ -21,6 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from proxykv.runtime import files
+
 HERE = Path(__file__).parent
 SIDES = ("proxykv", "kvpress")
 MEASURES = ("kvzip", "snapkv", "full", "sweep")
@@ -170,7 +172,7 @@ def main() -> None:
         rounds.append(found)
         print(json.dumps(found), file=sys.stderr)
         # After every round: what a killed run has measured is not lost.
-        options.out.write_text(json.dumps({**setting, "rounds": rounds}, indent=1), "utf-8")
+        files.write_json(options.out, {**setting, "rounds": rounds})
     print("\n".join(table(rounds)))
 
 

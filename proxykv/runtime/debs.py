@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 
 from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.files import obey_umask
 from proxykv.runtime.wheels import Pin, file_sha256
 
 
@@ -65,4 +66,5 @@ def _download(pin: Pin, folder: Path, pattern: str) -> Path:
     if apt.returncode or package is None:
         lines = [line for line in apt.stderr.splitlines() if line.strip()] or ["no package"]
         raise ConfigError(f"apt-get cannot download {wanted} ({lines[-1].strip()})")
+    obey_umask(package)
     return package

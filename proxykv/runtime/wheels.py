@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.files import obey_umask
 
 CHUNK = 1 << 22
 
@@ -93,6 +94,7 @@ def _download(pin: Pin, folder: Path) -> Path:
                 f"pip cannot download {pin.name}=={pin.version} ({lines[-1].strip()}); "
                 "check the pinned version and the package index"
             )
+        obey_umask(wheels[0])
         return wheels[0].rename(folder / wheels[0].name)
 
 
