@@ -125,8 +125,8 @@ def _check_question(where: str, question: Question) -> None:
 def _check_grade(where: str, benchmark: Benchmark, task: str, question: Question) -> None:
     """Grade the first reference, so that a question that cannot be graded is found here."""
     try:
-        scores = benchmark.grade(task, question.references[0], question)
-        right = 0 <= scores["score"] <= 1
+        scores = dict(benchmark.grade(task, question.references[0], question))
+        right = all(0 <= scores[name] <= 1 for name in {"score", *scores})
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     except Exception as error:
@@ -134,5 +134,8 @@ def _check_grade(where: str, benchmark: Benchmark, task: str, question: Question
             f"{where}: its reference cannot be graded ({type(error).__name__}: {error}); "
             "correct the record, or `grade`"
         ) from error
-    if not right:
-        raise ConfigError(f"{where}: `grade` gave score {scores['score']}, outside of [0, 1]")
+    if not right or not scores.keys() <= {"score", "score_fixed"}:
+        raise ConfigError(
+            f"{where}: `grade` gave {scores}; give `score`, and `score_fixed` if there is one, "
+            "in [0, 1]"
+        )

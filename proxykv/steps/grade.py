@@ -24,7 +24,8 @@ def grade(job: Job) -> Path:
         The file of the rows.
 
     Raises:
-        ConfigError: if a row departs from workflow/schemas/row.schema.yaml.
+        ConfigError: if a prediction answers another dataset's question, or a row departs from
+            workflow/schemas/row.schema.yaml.
     """
     benchmark = contract.load(job.benchmark)
     questions = {
@@ -36,7 +37,13 @@ def grade(job: Job) -> Path:
     rows = read_parquet(job.file("predictions")).to_dict("records")
     for number, row in enumerate(rows):
         row["references"] = list(row["references"])
-        question = questions[row["context_id"], row["question"]]
+        asked = row["context_id"], row["question"]
+        if asked not in questions:
+            raise ConfigError(
+                f"{job.file('predictions')}: {job.dataset.path} has no question {asked[1]} of "
+                f"{asked[0]!r}; delete the predictions, and the next run makes them again"
+            )
+        question = questions[asked]
         row |= {"score_fixed": None, **benchmark.grade(job.task, row["prediction"], question)}
         if problems := check.schema_problems(row, "row", f"{path} row {number}"):
             raise ConfigError(problems[0])

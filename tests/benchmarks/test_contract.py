@@ -252,9 +252,11 @@ def grade(task, prediction, question):
         ({'("a",)': "()"}, "example q1, question 1: `references` must be a tuple"),
         ({'("a",)': '"pear"'}, "example q1, question 1: `references` must be a tuple"),
         ({'("a",)': '("",)'}, "reference '' must be a text that is not empty"),
-        ({"SCORE": "2.0"}, "`grade` gave score 2.0, outside of [0, 1]"),
-        ({"SCORE": "float('nan')"}, "`grade` gave score nan"),
+        ({"SCORE": "2.0"}, "`grade` gave {'score': 2.0}; give"),
+        ({"SCORE": "float('nan')"}, "`grade` gave {'score': nan}; give"),
         ({"SCORE": "question.meta['labels']"}, "cannot be graded (KeyError: 'labels')"),
+        ({'"score": SCORE': '"score": 1, "f1": 1'}, "`grade` gave {'score': 1, 'f1': 1}; give"),
+        ({'"score": SCORE': '"score": 1, "score_fixed": 2'}, "'score_fixed': 2}; give `score`"),
         ({'{"score": SCORE}': "{}"}, "cannot be graded (KeyError: 'score')"),
     ],
 )

@@ -14,6 +14,7 @@ from zipfile import ZipFile
 
 import pandas as pd
 import pytest
+from answers import graded
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from tokenizers.decoders import ByteLevel
 
@@ -251,8 +252,16 @@ def test_every_subset_runs_to_its_rows(
         rows = pd.read_parquet(grade(job))
         assert rows["method"].tolist() == ["full", "snapkv"]
         assert rows["context_id"].unique().tolist() == [f"{job.task}-{job.task}0000"]
-        assert rows["score"].between(0, 1).all()
         assert rows["truncated"].tolist() == [False, False]
+        # What the model wrote is scored against the record that it was asked about.
+        asked = record(job.task, 0)
+        for row in rows.to_dict("records"):
+            assert list(row["references"]) == asked["answers"]
+            given = job.task, row["prediction"], asked["answers"], asked["all_classes"]
+            assert row["score"] == longbench.score(*given)
+        # The last answer is right, and none of the prompt's other words is.
+        rows = graded(job, asked["answers"][-1], "?")
+        assert rows["score"].tolist() == [pytest.approx(1.0), 0.0]
 
 
 @pytest.mark.skipif("PROXYKV_DATA" not in os.environ, reason="PROXYKV_DATA names no real samples")

@@ -15,6 +15,11 @@ SCORES = [
     ("qasper", "Yes", ["no", "yes"], 1.0),
     ("multifieldqa_zh", "归还利息。", ["归还、利息"], 1.0),
     ("multifieldqa_zh", "归还利息", ["支付利息"], 1 / 2),
+    # Articles are whole words only, and both precision and recall count.
+    ("qasper", "theanatomy", ["anatomy"], 0.0),
+    ("narrativeqa", "one two three", ["one"], 1 / 2),
+    ("narrativeqa", "one", ["one two three"], 1 / 2),
+    ("multifieldqa_zh", "WTO", ["wto"], 1.0),
     # ROUGE-L: the package adds 1e-8 to the denominator.
     ("gov_report", "one two three", ["one two four"], 2 / 3),
     ("qmsum", "", ["anything"], 0.0),
@@ -32,6 +37,7 @@ SCORES = [
     # The first line without a sign of comment or fence; whole percents.
     ("lcc", "\n```python\n# note\n    return value\nmore", ["    return value"], 1.0),
     ("lcc", "abcd", ["abxd"], 0.75),
+    ("lcc", "1, " * 99, ["1, " * 99], 1.0),  # difflib finds nothing in common
     ("repobench-p", "abc", ["abd"], 0.67),
     ("repobench-p", "// nothing else", ["x"], 0.0),
 ]

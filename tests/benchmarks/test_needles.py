@@ -193,6 +193,7 @@ def test_text_has_no_questions(options):
         ("single", "The number is 12345.", "12345", 1.0),
         ("single", "1234", "12345", 0.0),
         ("multikey", "MAPLE", "maple", 1.0),
+        ("multikey", "maple", "MAPLE", 1.0),
         ("multivalue", "3, 1 and 2", "1, 2, 3", 1.0),
         ("multivalue", "1, 2", "1, 2, 3", 2 / 3),
         ("multivalue", "", "1, 2", 0.0),

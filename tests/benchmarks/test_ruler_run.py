@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import ruler_corpus as corpus
+from answers import graded
 
 from proxykv.benchmarks import ruler
 from proxykv.benchmarks.examples import Question, read_jsonl, write_jsonl
@@ -30,6 +31,7 @@ from proxykv.steps.prepare import prepare
         ("fwe", "aaaaaa bbbbbb cccccc", ["cccccc", "bbbbbb", "aaaaaa"], 1.0),
         ("qa_1", "in Paris, France", ["London", "paris"], 1.0),
         ("qa_2", "Pari s", ["Paris"], 0.0),
+        ("qa_2", "in Paris, France", ["London", "paris"], 1.0),
         ("qa_1", "\x00 Paris\x07", ["\nParis"], 0.0),
     ],
 )
@@ -63,6 +65,14 @@ def test_every_task_runs_to_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyP
         generate(run, job)
         rows = pd.read_parquet(grade(job))
         assert rows["method"].tolist() == ["full", "snapkv"]
-        assert rows["score"].between(0, 1).all()
+        outputs = example.questions[0].meta["outputs"]
+        for row in rows.to_dict("records"):
+            assert row["score"] == ruler.score(job.task, row["prediction"], outputs)
+        # Half of what is asked for: one output of qa is enough, of the other tasks each counts.
+        said = ", ".join(outputs[: len(outputs) // 2 or 1])
+        half = (len(outputs) // 2 or 1) / len(outputs)
+        share = 1.0 if job.task.startswith("qa") else half
+        answered = graded(job, said, "?")
+        assert answered["score"].tolist() == [pytest.approx(share), 0.0]
         assert rows["kl"].isna().sum() == 0
         assert rows["context_tokens"].between(400, 800).all()

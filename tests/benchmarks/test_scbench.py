@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import scbench_corpus
+from answers import graded
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -236,6 +237,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def meta_of(task: str, turns: list[dict[str, Any]], number: int) -> dict[str, Any]:
+    """A turn of the corpus with what RepoQA's metric needs of the other contexts."""
+    named = [turn for record in CORPUS[task] for turn in record["multi_turns"] if turn.get("name")]
+    needles = [{"name": turn["name"], "needle": turn["answer"]} for turn in named]
+    return {**turns[number], "lang": "python", "needles": needles}
+
+
 @pytest.mark.parametrize("mode", prompts.MODES)
 @pytest.mark.parametrize("task", scbench.TASKS)
 def test_end_to_end(
@@ -269,6 +277,15 @@ def test_end_to_end(
     rows = pd.read_parquet(grade(job))
     assert len(rows) == 4
     assert set(rows["method"]) == {"full", "random"}
-    assert rows["score"].between(0, 1).all()
-    assert rows["score_fixed"].between(0, 1).all()
+    turns = CORPUS[task][0]["multi_turns"][:2]
+    for row in rows.to_dict("records"):
+        turn = meta_of(task, turns, row["question"])
+        for column, variant in (("score", "official"), ("score_fixed", "fixed")):
+            assert row[column] == scbench.score(task, row["prediction"], turn, variant)
+    # Each question's own reference is right, and a word that answers none is wrong.
+    answered = graded(job, lambda question: question.references[0], "?!")
+    full = answered["method"] == "full"
+    assert answered[full]["score_fixed"].tolist() == [pytest.approx(1.0)] * 2
+    assert answered[~full]["score_fixed"].tolist() == [0.0] * 2
+    assert answered[~full]["score"].tolist() == [0.0] * 2
     assert rows["question_tokens"].is_monotonic_increasing or mode == "multi_request"

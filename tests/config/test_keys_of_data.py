@@ -1,0 +1,93 @@
+"""A dataset's path and a prompt's hash change with everything that decides what is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from valid_config import valid
+
+from proxykv.benchmarks.examples import Example, Question
+from proxykv.config.run import Run
+from proxykv.scoring.rows import prompt_hash
+
+SOURCE = {"path": "here"}
+ENTRY = {
+    "benchmark": "longbench",
+    "tasks": ["qasper"],
+    "contexts": 3,
+    "options": {"source": SOURCE, "longest": 900},
+}
+
+
+def path(section: str = "benchmarks", **changes: Any) -> str:
+    config = valid() | {"benchmarks": [ENTRY]}
+    entry = {**config[section][0], **changes}
+    (dataset,) = Run(config | {section: [entry]}).datasets(
+        "tiny", "eval" if section == "benchmarks" else "train"
+    )
+    return str(dataset.path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"contexts": 4},
+        {"seed": 7},
+        {"tasks": ["hotpotqa"]},
+        {"options": {"source": SOURCE}},
+        {"options": {"source": SOURCE, "longest": 901}},
+        {"options": {"source": {"path": "there"}, "longest": 900}},
+        {"options": {"source": {"hub": "here", "revision": "0" * 40}, "longest": 900}},
+        {"options": {"source": {"hub": "here", "revision": "1" * 40}, "longest": 900}},
+    ],
+)
+def test_settings_of_an_entry_are_in_the_path(changes: dict[str, Any]) -> None:
+    assert path(**changes) != path()
+
+
+def test_a_text_source_is_in_the_path() -> None:
+    def corpus(**changes: Any) -> str:
+        source = {"kind": "stdlib", "files": "*.py", **changes}
+        return path("corpus", benchmark="text", tasks=["code"], options={"sources": [source]})
+
+    assert corpus(files="a*.py") != corpus()
+    assert path("corpus", lengths=[256]) != path("corpus")
+
+
+def test_what_changes_no_context_changes_no_path() -> None:
+    assert path(shards=3) == path()
+
+
+QUESTION = Question("q", ("a",), 5)
+EXAMPLE = Example("c", "single", "text", (QUESTION,))
+
+
+def test_the_chat_flag_is_in_the_hash() -> None:
+    plain = dataclasses.replace(EXAMPLE, chat=False)
+    assert prompt_hash(plain, QUESTION) != prompt_hash(EXAMPLE, QUESTION)
+
+
+def test_the_context_is_in_the_hash() -> None:
+    other = dataclasses.replace(EXAMPLE, context="another")
+    assert prompt_hash(other, QUESTION) != prompt_hash(EXAMPLE, QUESTION)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"text": "p"},
+        {"references": ("b",)},
+        {"references": ("a", "b")},
+        {"max_new_tokens": 6},
+        {"answer_start": "The"},
+        {"stop": ("\n",)},
+        {"meta": {"labels": ["a"]}},
+        {"history": (("q0", "a0"),)},
+    ],
+)
+def test_every_part_of_a_question_is_in_the_hash(changes: dict[str, Any]) -> None:
+    assert set(changes) <= {field.name for field in dataclasses.fields(Question)}
+    other = dataclasses.replace(QUESTION, **changes)
+    assert prompt_hash(EXAMPLE, other) != prompt_hash(EXAMPLE, QUESTION)
