@@ -359,6 +359,11 @@ def test_answers_of_a_model_cannot_become_markup(page: str):
     assert NASTY in texts
 
 
+def test_heads_of_rows_and_columns_are_marked_as_such(page: str):
+    assert set(re.findall(r"<th\b[^>]*?\bscope=(\S+?)[\s>]", page)) == {'"row"', '"col"'}
+    assert re.search(r"<th scope=.row.[^<]*</th>", page)
+
+
 def test_page_holds_verdict_tables_figures_and_provenance(page: str):
     for text in (
         "ProxyKV recovers", "95 % CI", "Head prior (control)", "What the words mean", "Mappers",
