@@ -152,4 +152,4 @@ def test_only_local_rules_run_outside_slurm(said: str, checkout: Copy) -> None:
 
 def test_small_jobs_share_submissions(said: str) -> None:
     assert len(slurm_jobs("rule_grade")) < len(TASKS)
-    assert len(slurm_jobs("rule_report_plot_report_table")) == 1
+    assert len(slurm_jobs("rule_report_plot_report_tabulate")) == 1
