@@ -94,7 +94,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help="for programs")
         if step in (_extract, _fit, _generate):
             sub.add_argument("--threads", type=int, help="CPU threads for torch")
-            sub.add_argument("--gpus", type=int, help="GPUs that no other job has; 0 hides all")
+            claimed = "GPUs to claim, 0 to hide all; by default what the family's file requests"
+            sub.add_argument("--gpus", type=int, help=claimed)
     recover = add(_recover)
     recover.add_argument("command", nargs=argparse.REMAINDER, help="snakemake …")
     forget = add(_forget)
@@ -172,7 +173,7 @@ def _extract(options: argparse.Namespace) -> None:
     from proxykv.steps.extract import extract
 
     run, shard = Run.read(options.config), int(options.shard) - 1
-    with _hardware(options), _alone(run.score_lists(options.family)[shard]):
+    with _hardware(options, run), _alone(run.score_lists(options.family)[shard]):
         extract(run, options.family, shard)
 
 
@@ -188,7 +189,7 @@ def _fit(options: argparse.Namespace) -> None:
     from proxykv.steps.fit import fit
 
     run = Run.read(options.config)
-    with _hardware(options), _alone(run.fitted_dir(options.family, options.method)):
+    with _hardware(options, run), _alone(run.fitted_dir(options.family, options.method)):
         fit(run, options.family, options.method)
 
 
@@ -197,7 +198,7 @@ def _generate(options: argparse.Namespace) -> None:
     from proxykv.steps.generate import generate
 
     run = Run.read(options.config)
-    with _hardware(options):
+    with _hardware(options, run):
         generate(run, run.job(options.family, options.benchmark, options.task))
 
 
@@ -290,15 +291,17 @@ def _alone(path: Path) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _hardware(options: argparse.Namespace) -> Iterator[None]:
+def _hardware(options: argparse.Namespace, run: Run) -> Iterator[None]:
     """Give the step its GPUs and threads, and log where it runs."""
     import torch
 
     with ExitStack() as held:
-        if options.gpus is not None:
-            held.enter_context(claim(options.gpus))
+        gpus = options.gpus
+        if gpus is None:
+            gpus = run.resources(options.family, options.step.__name__.strip("_"))["gpu"]
+        held.enter_context(claim(gpus))
         if options.threads:
             torch.set_num_threads(options.threads)
-        job, gpus = os.environ.get("SLURM_JOB_ID", "-"), os.environ.get(VISIBLE, "all")
-        log.info("host %s, SLURM job %s, GPUs [%s]", socket.gethostname(), job, gpus)
+        job, ids = os.environ.get("SLURM_JOB_ID", "-"), os.environ[VISIBLE]
+        log.info("host %s, SLURM job %s, GPUs [%s]", socket.gethostname(), job, ids)
         yield

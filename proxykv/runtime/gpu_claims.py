@@ -51,7 +51,7 @@ def claim(count: int) -> Iterator[tuple[str, ...]]:
         count: number of GPUs; 0 hides all.
 
     Yields:
-        The ids of the GPUs, which CUDA_VISIBLE_DEVICES then holds.
+        The ids of the GPUs, which CUDA_VISIBLE_DEVICES holds during the block.
 
     Raises:
         ConfigError: if fewer GPUs are visible, or the locks have no safe place.
@@ -64,8 +64,15 @@ def claim(count: int) -> Iterator[tuple[str, ...]]:
         )
     with ExitStack() as held:
         taken = _wait(gpus, count, _folder(), held) if count else ()
+        before = os.environ.get(VISIBLE)
         os.environ[VISIBLE] = ",".join(taken)
-        yield taken
+        try:
+            yield taken
+        finally:
+            if before is None:
+                del os.environ[VISIBLE]
+            else:
+                os.environ[VISIBLE] = before
 
 
 def visible() -> list[Gpu]:

@@ -136,6 +136,20 @@ def test_a_job_without_gpus_sees_none() -> None:
         assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.parametrize("before", ["1", None])
+def test_the_block_changes_nothing_for_what_follows(
+    before: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nvidia_smi(tmp_path, monkeypatch, TWO_GPUS)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if before:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    for count in (0, 1):
+        with claim(count):
+            pass
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+
+
 def test_asking_for_more_than_there_are_is_a_mistake_of_the_config() -> None:
     with pytest.raises(ConfigError, match=r"asks for 3 GPU\(s\) and may see 2"), claim(3):
         pass

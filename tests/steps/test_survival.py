@@ -124,6 +124,17 @@ def test_what_a_killed_snakemake_leaves_is_ended_and_the_run_goes_on(
     check_that_none_is_lost_and_none_answered_twice(unanswered, finished_run, kills=1)
 
 
+def test_a_step_that_is_called_by_hand_claims_its_familys_gpus(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tiny family requests none, so all are hidden, as they are in the workflow."""
+    monkeypatch.chdir(checkout.folder)
+    config = str(checkout.run.dir / "config.json")
+    with caplog.at_level("INFO"):
+        assert main(["generate", "tiny", "tiny", "vt", "--config", config]) == 0
+    assert "GPUs []" in caplog.text
+
+
 def test_recovery_leaves_a_living_snakemake_alone(unanswered: Checkout) -> None:
     with Lock(unanswered.run.dir / "workflow.lock").held():
         done = unanswered.start("proxykv", "recover", *command(unanswered))
