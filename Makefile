@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: run test lint format docs clean
 
 run: $(READY) ## train mappers, run all methods, write results/<run>/report/index.html
-	snakemake --cores $(CORES) --configfile $(CONFIG) --quiet rules host reason
+	snakemake --cores '$(CORES)' --configfile '$(CONFIG)' --quiet rules host reason
 
 test: $(READY) ## the tests
 	HF_HUB_OFFLINE=1 TQDM_DISABLE=1 pytest

@@ -28,7 +28,7 @@ def local(folder: Path) -> Path:
         The copy; `folder` itself where the variable is not set.
 
     Raises:
-        ConfigError: if the copy cannot be written.
+        ConfigError: if the copy cannot be written, or is another user's.
     """
     if not (setting := os.environ.get(VARIABLE)):
         return folder
@@ -49,4 +49,7 @@ def local(folder: Path) -> Path:
         raise ConfigError(
             f"{copy}: no copy of {folder} ({error}); make room there, or unset {VARIABLE}"
         ) from error
+    if copy.lstat().st_uid != os.getuid():
+        # The name can be predicted: someone else's weights could wait there.
+        raise ConfigError(f"{copy}: belongs to another user; set {VARIABLE} to a folder of yours")
     return copy

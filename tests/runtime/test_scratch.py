@@ -7,6 +7,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import other_user
 import pytest
 
 from proxykv.config import catalog
@@ -104,3 +105,11 @@ def test_models_are_loaded_from_there(place: Path, monkeypatch: pytest.MonkeyPat
     assert Path(str(model.net.name_or_path)).parent == place
     monkeypatch.delenv(VARIABLE)
     assert model.digest == load(run, "tiny", "target").digest
+
+
+@other_user.needs_root
+def test_a_copy_that_another_user_made_is_not_used(folder: Path, place: Path) -> None:
+    copy = local(folder)
+    os.chown(copy, other_user.NOBODY, -1)
+    with pytest.raises(ConfigError, match="belongs to another user; set PROXYKV_SCRATCH"):
+        local(folder)
