@@ -15,7 +15,7 @@ if not workflow.configfiles:
 
 try:
     RUN = Run(config)
-    RUN.require_variables()
+    RUN.require_sources()
 except ConfigError as error:
     sys.exit(str(error))
 

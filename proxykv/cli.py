@@ -130,7 +130,7 @@ def _check(options: argparse.Namespace) -> None:
             print(line)
         return
     run = Run(_yaml(Path(options.configfile)))
-    run.require_variables()
+    run.require_sources()
     rows = len(run.methods) - 1, len(run.retentions) - 1
     parts = estimate(run)
     print(

@@ -106,6 +106,7 @@ def run() -> Run:
             "retentions": [RETENTION, 1.0],
             "benchmarks": [dataset],
             "corpus": [dataset],
+            "training": {"val_contexts": 1},
         }
     )
 

@@ -17,4 +17,5 @@ def valid() -> Config:
         "methods": ["full", "kvzip", "proxykv", "prior", "cross_kvzip_budget"],
         "benchmarks": [dataset],
         "corpus": [copy.deepcopy(dataset)],
+        "training": {"val_contexts": 1},
     }

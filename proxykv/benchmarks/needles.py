@@ -143,7 +143,7 @@ def _chains(task: NeedleTask, split: str, style: str, rng: random.Random) -> lis
 
 
 TASKS = {
-    "single": NeedleTask(questions=3, max_new_tokens=24, shortest=48, facts=_kinds, forms="single"),
+    "single": NeedleTask(questions=3, max_new_tokens=24, shortest=60, facts=_kinds, forms="single"),
     "multikey": NeedleTask(
         questions=3, max_new_tokens=24, shortest=96, facts=_many_keys, forms="multikey"
     ),

@@ -23,6 +23,7 @@ from typing import Any
 
 from proxykv.benchmarks import records
 from proxykv.benchmarks.record_schema import ANY_TEXT, record
+from proxykv.config.sources import form_problem
 from proxykv.runtime import debs, wheels
 from proxykv.runtime.errors import ConfigError
 
@@ -91,14 +92,9 @@ def split_of(name: str) -> str:
 
 
 def _read(source: Mapping[str, Any], downloads: Path) -> dict[str, str]:
-    kind = source.get("kind")
-    if kind not in READERS:
-        raise ConfigError(f"source kind {kind!r}: expected one of {', '.join(READERS)}")
-    needed, reader = READERS[kind]
-    if set(source) != {"kind", "files", *needed}:
-        keys = ", ".join(["kind", "files", *needed])
-        raise ConfigError(f"source {dict(source)}: needs exactly the keys {keys}")
-    return reader(source, downloads)
+    if problem := form_problem(source):
+        raise ConfigError(problem)
+    return READERS[source["kind"]](source, downloads)
 
 
 def _wheel(source: Mapping[str, Any], downloads: Path) -> dict[str, str]:
@@ -148,14 +144,13 @@ def _folder(source: Mapping[str, Any], _: Path) -> dict[str, str]:
     return _matching({p.relative_to(root).as_posix(): p for p in paths}, source["files"])
 
 
-# kind: (keys besides kind and files, reader)
-READERS: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any], Path], dict[str, str]]]] = {
-    "wheel": (("name", "version", "sha256"), _wheel),
-    "package": (("name", "version"), _package),
-    "debian": (("name", "version", "sha256"), _debian),
-    "hub": (("name", "revision", "field"), _hub),
-    "stdlib": ((), _stdlib),
-    "folder": (("path",), _folder),
+READERS: dict[str, Callable[[Mapping[str, Any], Path], dict[str, str]]] = {
+    "wheel": _wheel,
+    "package": _package,
+    "debian": _debian,
+    "hub": _hub,
+    "stdlib": _stdlib,
+    "folder": _folder,
 }
 
 

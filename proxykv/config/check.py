@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator, ValidationError, validators
 
 from proxykv.config import benchmarks, catalog, signature, sources
 from proxykv.config.cards import SINGLE, method_cards
+from proxykv.config.settings import TrainingSettings
 
 BUILD_GIVEN = ("task", "tokenizer", "seed", "split", "max_context", "downloads")
 """Arguments of a benchmark's `build` that the run provides."""
@@ -44,7 +45,7 @@ def config_problems(config: Mapping[str, Any]) -> list[str]:
     return problems or [
         *_family_problems(config),
         *_method_problems(config),
-        *(card_problems() or _role_problems(config)),
+        *(card_problems() or [*_role_problems(config), *_fitting_problems(config)]),
         *_comparison_problems(config),
         *_dataset_problems(config),
         *_length_problems(config),
@@ -244,6 +245,8 @@ def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
             for key in {"part", "held_out"} & entry.keys() if section == "benchmarks" else ():
                 yield f"{where}: {key!r} is for the corpus; remove it"
             yield from _build_problems(entry, where)
+            if section == "corpus" and not _trains(name):
+                yield f"{where}: {name} has no contexts to train on; name another benchmark"
             seen += [f"{name}/{task}" for task in entry["tasks"]]
         if section == "benchmarks":
             yield from _repeated(seen, "config.benchmarks")
@@ -263,6 +266,14 @@ def _length_problems(config: Mapping[str, Any]) -> Iterator[str]:
     windows = {name: known[name].get("max_context") for name in config["families"] if name in known}
     for section in ("benchmarks", "corpus"):
         for i, entry in enumerate(config.get(section, ())):
+            rows = benchmarks.tasks().get(entry["benchmark"], {})
+            for task in entry["tasks"] if "lengths" in entry else ():
+                least = rows[task].shortest if task in rows else 1
+                if (length := min(entry["lengths"])) < least:
+                    yield (
+                        f"config.{section}[{i}].lengths: {length} tokens cannot hold a context of "
+                        f"{entry['benchmark']}/{task}; give {least} or more"
+                    )
             longest = max(entry.get("lengths", [0]))
             for family, window in windows.items():
                 if window and longest > window:
@@ -287,6 +298,53 @@ def _build_problems(entry: Mapping[str, Any], where: str) -> Iterator[str]:
     required = [key for key in takes["required"] if key not in SIZES]
     takes = {**takes, "properties": options, "required": required}
     yield from _departures(entry.get("options", {}), takes, f"{where}.options")
+
+
+def _trains(name: str) -> bool:
+    """Whether a benchmark's `build` makes contexts of the split "train"."""
+    takes = signature.parameters(f"proxykv.benchmarks.{name}", "build", ()) or {}
+    splits = takes.get("properties", {}).get("split", {})
+    return "train" in splits.get("enum", ["train"])
+
+
+def _fitting_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Whether the corpus leaves enough contexts for what is fitted on it."""
+    cards = method_cards(config).cards
+    default = TrainingSettings().val_contexts
+    general = config.get("training", {}).get("val_contexts", default)
+    whole = {"corpus": [{**entry, "held_out": 0} for entry in config.get("corpus", ())]}
+    for name, settings in catalog.entries(config["methods"]).items():
+        if settings.get("fitted_id") != name or not config.get("corpus"):
+            continue
+        found = _fitted_on(config, settings)
+        if found is None:
+            continue
+        held_out = settings["params"].get("val_contexts", general)
+        if found == 0 and _fitted_on(whole, settings):
+            yield f"config.corpus: no context is left to fit {name!r} on; lower `held_out`"
+        mend = f"set it between 1 and {found - 1}" if found > 1 else "add contexts to the corpus"
+        if found and "training" in cards[name].cost and held_out >= found:
+            yield (
+                f"config.training.val_contexts: {held_out} of the {found} contexts that {name!r} "
+                f"is fitted on cannot be held out; {mend}"
+            )
+
+
+def _fitted_on(config: Mapping[str, Any], settings: Mapping[str, Any]) -> int | None:
+    """Contexts that a method may be fitted on; None if the sources decide how many there are."""
+    parts, lengths = settings.get("corpus"), settings.get("lengths")
+    total = 0
+    for entry in config["corpus"]:
+        for task in entry["tasks"]:
+            row = benchmarks.tasks().get(entry["benchmark"], {}).get(task)
+            count = entry.get("contexts") or (row and row.contexts)
+            if not count:
+                return None
+            asked = entry.get("lengths", [None])
+            left = range(max(0, count - entry.get("held_out", 0)))
+            if not parts or entry.get("part", task) in parts:
+                total += sum(not lengths or asked[i % len(asked)] in lengths for i in left)
+    return total
 
 
 def _retention_problems(config: Mapping[str, Any]) -> Iterator[str]:

@@ -92,12 +92,13 @@ class Run:
                 f"{path}: not JSON; give the run's results/<run>/config.json"
             ) from None
 
-    def require_variables(self) -> None:
+    def require_sources(self) -> None:
         """Raise ConfigError if a source's path names an environment variable that is not set.
 
         Only where a run is planned or checked: what is made already needs no source.
         """
-        if problems := sources.unset_variables(self.config):
+        unset = sources.unset_variables(self.config)
+        if problems := unset or sources.missing_paths(self.config):
             raise ConfigError("\n".join(problems))
 
     def write(self) -> Path:

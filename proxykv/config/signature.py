@@ -151,6 +151,15 @@ def _schema(annotation: Any, module: str) -> Mapping[str, Any]:
         ) if ast.unparse(bounds.func) == Bounds.__name__:
             stated = {str(k.arg): ast.literal_eval(k.value) for k in bounds.keywords}
             return {**_schema(base, module), **Bounds(**stated).schema()}
+        case ast.BinOp(left=left, op=ast.BitOr(), right=ast.Constant(value=None)):
+            inner = _schema(left, module)
+            if "properties" in inner:  # a TypedDict, or nothing
+                return {**inner, "type": ["object", "null"]}
+        case ast.ClassDef(bases=[ast.Name(id="TypedDict")], body=body):
+            fields = [p.target for p in body if isinstance(p, ast.AnnAssign)]
+            names = [field.id for field in fields if isinstance(field, ast.Name)]
+            known = {"properties": {name: {} for name in names}, "additionalProperties": False}
+            return {"type": "object", **known}
     types = _types(annotation)
     return {"type": types} if types else {}
 

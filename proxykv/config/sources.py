@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from proxykv.runtime.errors import ConfigError
@@ -14,6 +15,17 @@ from proxykv.runtime.wheels import Pin
 VARIABLE = re.compile(r"\$\{?\w+\}?")
 PACKAGES = ("wheel", "debian", "package")
 """Kinds of sources that a package manager provides."""
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "wheel": ("name", "version", "sha256"),
+    "package": ("name", "version"),
+    "debian": ("name", "version", "sha256"),
+    "hub": ("name", "revision", "field"),
+    "stdlib": (),
+    "folder": ("path",),
+}
+"""Kinds of sources of text (`proxykv.benchmarks.sources`), with their keys besides `files`."""
+RECORDS = ({"path"}, {"hub", "revision"})
+"""Keys of a source of records (`proxykv.benchmarks.records`)."""
 
 
 def unset_variables(config: Mapping[str, Any]) -> list[str]:
@@ -26,13 +38,55 @@ def unset_variables(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def missing_paths(config: Mapping[str, Any]) -> list[str]:
+    """Folders and files of a config's sources that are not there, a line each."""
+    return [
+        f"{where}: path {path!r}: no such folder or file; create it or correct the path"
+        for where, source in _sources(config)
+        if (path := str(source.get("path", "")))
+        and not Path(os.path.expandvars(path)).expanduser().exists()
+    ]
+
+
 def source_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """Sources that are not pinned: packages by name and version, the hub by a commit."""
+    """Sources that are misspelt, or not pinned: packages by version, the hub by a commit."""
+    for section, i, entry in _entries(config):
+        where, options = f"config.{section}[{i}].options", entry.get("options", {})
+        for name in ("source", "sources", "samples"):
+            yield from _form_problems(options.get(name), f"{where}.{name}")
     for where, source in _sources(config):
         try:
             _require_pinned(source)
         except ConfigError as error:
             yield f"{where}: {error}"
+
+
+def form_problem(source: Mapping[str, Any]) -> str | None:
+    """What is wrong with the kind or the keys of a source of text; None if nothing is."""
+    kind = source.get("kind")
+    if kind not in KINDS:
+        return f"source kind {kind!r}: expected one of {', '.join(KINDS)}"
+    keys = ("kind", "files", *KINDS[str(kind)])
+    if set(source) != set(keys):
+        return f"source {dict(source)}: needs exactly the keys {', '.join(keys)}"
+    return None
+
+
+def _form_problems(given: Any, where: str) -> Iterator[str]:
+    """A list holds sources of text; a mapping is a source of records, or names several."""
+    if isinstance(given, list):
+        for number, source in enumerate(given):
+            if not isinstance(source, Mapping):
+                yield f"{where}[{number}]: expected a source {{kind: …, files: …}}"
+            elif problem := form_problem(source):
+                yield f"{where}[{number}]: {problem}"
+    elif isinstance(given, Mapping):
+        if where.endswith(".sources"):
+            for name, source in given.items():
+                yield from _form_problems(source, f"{where}.{name}")
+        # A source on the hub without its commit has a line of its own.
+        elif set(given) not in (*RECORDS, {"hub"}):
+            yield f"{where}: {dict(given)}: give `path`, or `hub` with `revision`"
 
 
 def _require_pinned(source: Mapping[str, Any]) -> None:
@@ -46,10 +100,15 @@ def _require_pinned(source: Mapping[str, Any]) -> None:
 
 def _sources(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every mapping in the options of benchmarks and corpus, with its place."""
+    for section, i, entry in _entries(config):
+        for mapping in _mappings(entry.get("options", {})):
+            yield f"config.{section}[{i}].options", mapping
+
+
+def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
     for section in ("benchmarks", "corpus"):
         for i, entry in enumerate(config.get(section, ())):
-            for mapping in _mappings(entry.get("options", {})):
-                yield f"config.{section}[{i}].options", mapping
+            yield section, i, entry
 
 
 def _mappings(options: Any) -> Iterator[Mapping[str, Any]]:

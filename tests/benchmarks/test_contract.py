@@ -10,9 +10,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import ruler_corpus
 import yaml
 from checkout import copy_project
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from proxykv.benchmarks import contract
 from proxykv.benchmarks.examples import read_jsonl
@@ -154,6 +157,8 @@ DRIVE = """
 import json
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from pathlib import Path
 from proxykv.benchmarks import contract, tiny
@@ -278,3 +283,18 @@ def test_what_a_benchmark_makes_is_checked(
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
         contract.make(name, "one", offered={"tokenizer": Tokenizer}, options={})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tiny", "ruler"])
+def test_nothing_shorter_than_the_shortest_can_be_made(name: str, tmp_path: Path) -> None:
+    """By a tokenizer of words, which no tokenizer of pieces undercuts."""
+    words = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
+    options = {"sources": ruler_corpus.write_all(tmp_path)} if name == "ruler" else {}
+    offered = {"tokenizer": words, "seed": 0, "split": "eval"}
+    for task, row in tasks()[name].items():
+        given = {"contexts": 2, "lengths": [row.shortest - 1], **options}
+        with pytest.raises(ConfigError):
+            contract.make(name, task, offered=offered, options=given)
+        if name == "tiny":
+            contract.make(name, task, offered=offered, options=given | {"lengths": [row.shortest]})

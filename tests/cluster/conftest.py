@@ -26,6 +26,7 @@ CONFIG = {
     "methods": ["full", "random", "kvzip", "prior"],
     "benchmarks": [{**DATASET, "tasks": TASKS}],
     "corpus": [{**DATASET, "tasks": ["single"], "contexts": 2}],
+    "training": {"val_contexts": 1},
 }
 IMPATIENT = {"slurm-init-seconds-before-status-checks": 1, "seconds-between-status-checks": 1}
 

@@ -49,9 +49,13 @@ def test_a_task_s_own_seed_gives_other_contexts_and_leaves_all_else() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_configs_are_valid(
-    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("PROXYKV_DATA", "somewhere")
+    (tmp_path / "longbench_sample").mkdir()
+    monkeypatch.setenv("PROXYKV_DATA", str(tmp_path))
     assert main(["check", str(path)]) == 0
     assert f"{path}: ok" in capsys.readouterr().out
 
@@ -61,7 +65,8 @@ def test_a_variable_that_is_not_set_is_one_line_before_anything_runs(
 ) -> None:
     config = valid()
     config["corpus"][0] |= {"benchmark": "text", "tasks": ["prose"]}
-    config["corpus"][0]["options"] = {"sources": [{"path": "${NOWHERE_SET}/x"}, {"path": "y"}]}
+    folder = {"kind": "folder", "files": "*", "path": "${NOWHERE_SET}/x"}
+    config["corpus"][0]["options"] = {"sources": [folder, {**folder, "path": str(tmp_path)}]}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config), "utf-8")
     monkeypatch.delenv("NOWHERE_SET", raising=False)
@@ -69,7 +74,13 @@ def test_a_variable_that_is_not_set_is_one_line_before_anything_runs(
     assert capsys.readouterr().err == (
         "config.corpus[0].options: path '${NOWHERE_SET}/x': ${NOWHERE_SET} is not set; export it\n"
     )
-    monkeypatch.setenv("NOWHERE_SET", "somewhere")
+    monkeypatch.setenv("NOWHERE_SET", str(tmp_path))
+    assert main(["check", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        "config.corpus[0].options: path '${NOWHERE_SET}/x': no such folder or file; "
+        "create it or correct the path\n"
+    )
+    (tmp_path / "x").mkdir()
     assert main(["check", str(path)]) == 0
 
 

@@ -25,6 +25,17 @@ def dataset(section: str = "benchmarks", **parts: Any) -> Callable[[Config], Non
     return lambda config: config[section][0].update(parts)
 
 
+def texts(**source: Any) -> Callable[[Config], None]:
+    """A source of text of the corpus."""
+    return dataset("corpus", benchmark="text", tasks=["prose"], options={"sources": [source]})
+
+
+def published(benchmark: str, task: str, **parts: Any) -> Callable[[Config], None]:
+    """A published benchmark in place of the tiny one."""
+    entry = {"benchmark": benchmark, "tasks": [task], "contexts": 2, **parts}
+    return lambda config: config.update(benchmarks=[entry])
+
+
 def method(**parts: Any) -> Callable[[Config], None]:
     return change(methods=["full", {"id": "mine", **parts}])
 
@@ -199,6 +210,107 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     "option of another type": (
         dataset("corpus", benchmark="text", tasks=["prose"], options={"sources": "essays"}),
         "config.corpus[0].options.sources: 'essays' is not of type 'array'",
+    ),
+    "every context held out for validation": (
+        change(training={"val_contexts": 999}),
+        "config.training.val_contexts: 999 of the 2 contexts that 'proxykv' is fitted on cannot be "
+        "held out; set it between 1 and 1",
+    ),
+    "as many held out as there are": (
+        method(base="proxykv", params={"val_contexts": 2}),
+        "config.training.val_contexts: 2 of the 2 contexts that 'mine' is fitted on cannot be "
+        "held out; set it between 1 and 1",
+    ),
+    "too few contexts of a length": (
+        lambda config: (
+            config["corpus"][0].update(lengths=[128, 256]),
+            method(base="proxykv", lengths=[256])(config),
+        ),
+        "config.training.val_contexts: 1 of the 1 contexts that 'mine' is fitted on cannot be "
+        "held out; add contexts to the corpus",
+    ),
+    "everything held out": (
+        lambda config: (
+            config["corpus"][0].update(held_out=2),
+            change(methods=["full", "prior"])(config),
+        ),
+        "config.corpus: no context is left to fit 'prior' on; lower `held_out`",
+    ),
+    "length too short for the task": (
+        dataset(lengths=[128, 12]),
+        "config.benchmarks[0].lengths: 12 tokens cannot hold a context of tiny/single; "
+        "give 19 or more",
+    ),
+    "length too short for a task of the corpus": (
+        dataset("corpus", lengths=[12]),
+        "config.corpus[0].lengths: 12 tokens cannot hold a context of tiny/single; give 19 or more",
+    ),
+    "length too short for the answer": (
+        published("ruler", "cwe", lengths=[100]),
+        "config.benchmarks[0].lengths: 100 tokens cannot hold a context of ruler/cwe; "
+        "give 400 or more",
+    ),
+    "misspelt kind of a source": (
+        texts(kind="foldr", files="*", path="x"),
+        "config.corpus[0].options.sources[0]: source kind 'foldr': expected one of wheel, package, "
+        "debian, hub, stdlib, folder",
+    ),
+    "source without a kind": (
+        texts(files="*"),
+        "config.corpus[0].options.sources[0]: source kind None: expected one of wheel, package, "
+        "debian, hub, stdlib, folder",
+    ),
+    "misspelt key of a source": (
+        texts(kind="stdlib", file="*"),
+        "config.corpus[0].options.sources[0]: source {'kind': 'stdlib', 'file': '*'}: "
+        "needs exactly the keys kind, files",
+    ),
+    "misspelt key of a source of records": (
+        published("longbench", "qasper", options={"source": {"pth": "x"}}),
+        "config.benchmarks[0].options.source: {'pth': 'x'}: give `path`, or `hub` with `revision`",
+    ),
+    "source that is no mapping": (
+        published("longbench", "qasper", options={"source": "here"}),
+        "config.benchmarks[0].options.source: 'here' is not of type 'object'",
+    ),
+    "source on the hub without a revision": (
+        published("longbench", "qasper", options={"source": {"hub": "a/b"}}),
+        "config.benchmarks[0].options: a/b: revision '' is not a commit (40 hexadecimal digits); "
+        "branches and tags can move",
+    ),
+    "misspelt text of RULER": (
+        published("ruler", "qa_1", lengths=[900], options={"sources": {"squda": {"path": "x"}}}),
+        "config.benchmarks[0].options.sources: unknown key 'squda'; did you mean 'squad'?",
+    ),
+    "mistake in a text of RULER": (
+        published("ruler", "qa_1", lengths=[900], options={"sources": {"squad": {"file": "x"}}}),
+        "config.benchmarks[0].options.sources.squad: {'file': 'x'}: give `path`, or `hub` with "
+        "`revision`",
+    ),
+    "mode that SCBench lacks": (
+        published("scbench", "kv", options={"mode": "chat"}),
+        "config.benchmarks[0].options.mode: 'chat' is not one of ['multi_request', 'multi_turn']",
+    ),
+    "no question of SCBench": (
+        published("scbench", "kv", options={"max_turns": 0}),
+        "config.benchmarks[0].options.max_turns: 0 is less than the minimum of 1",
+    ),
+    "RULER as the corpus": (
+        dataset("corpus", benchmark="ruler", tasks=["vt"], lengths=[900], contexts=2),
+        "config.corpus[0]: ruler has no contexts to train on; name another benchmark",
+    ),
+    "LongBench as the corpus": (
+        lambda config: config.update(
+            corpus=[
+                {
+                    "benchmark": "longbench",
+                    "tasks": ["lcc"],
+                    "contexts": 2,
+                    "options": {"source": {"path": "x"}},
+                }
+            ]
+        ),
+        "config.corpus[0]: longbench has no contexts to train on; name another benchmark",
     ),
     "unknown family": (
         change(families=["tini"]),

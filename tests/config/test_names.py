@@ -170,9 +170,15 @@ COMMIT = "0" * 40
         (text(kind="hub", name="a/b", revision=COMMIT, field="text"), None),
         (text(kind="hub", name="a/b", revision="v1", field="text"), "'v1' is not a commit"),
         (text(kind="wheel", name="some-data", version="1.0", sha256="0"), None),
-        (text(kind="wheel", name="--index-url=x", version="1"), "not the name of a package"),
-        (text(kind="debian", name="g++", version="4:12.2.0-3"), None),
-        (text(kind="debian", name="a", version="-o=Dir::Etc=x"), "is not an exact version"),
+        (
+            text(kind="wheel", name="--index-url=x", version="1", sha256="0"),
+            "not the name of a package",
+        ),
+        (text(kind="debian", name="g++", version="4:12.2.0-3", sha256="0"), None),
+        (
+            text(kind="debian", name="a", version="-o=Dir::Etc=x", sha256="0"),
+            "is not an exact version",
+        ),
         (text(kind="package", name="a b", version="1"), "not the name of a package"),
     ],
 )

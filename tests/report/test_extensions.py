@@ -60,6 +60,7 @@ def config(*methods: Any, **settings: Any) -> dict[str, Any]:
         "methods": ["full", "proxykv", *methods],
         "benchmarks": [dataset],
         "corpus": [dataset],
+        "training": {"val_contexts": 1},
         **settings,
     }
 

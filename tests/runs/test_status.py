@@ -29,6 +29,7 @@ CONFIG: dict[str, Any] = {
         {**DATASET, "tasks": ["multivalue"], "shards": 2},
     ],
     "corpus": [{**DATASET, "tasks": ["single"]}],
+    "training": {"val_contexts": 1},
 }
 GRID = [("full", 1.0), ("random", 0.1), ("prior", 0.1), ("kvzip", 0.1)]
 

@@ -261,6 +261,7 @@ def rows(root: Path, name: str, **settings: Any) -> tuple[pd.DataFrame, list[dic
             "methods": ["full", "kvzip", "proxykv", "proxykv_head", "proxykv_shuffled"],
             "benchmarks": [dataset],
             "corpus": [dataset],
+            "training": {"val_contexts": 1},
             **settings,
         }
     )

@@ -57,6 +57,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) ->
         "methods": ["full", "prior"],
         "benchmarks": [dataset],
         "corpus": [dataset],
+        "training": {"val_contexts": 1},
         **changes,
     }
     run = Run(config)

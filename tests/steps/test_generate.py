@@ -215,6 +215,7 @@ def test_a_control_has_another_context_even_in_a_task_of_one(
             "methods": ["full", "proxykv", {"id": "donor", "base": f"{__name__}:DonorRecorder"}],
             "benchmarks": [dataset],
             "corpus": [dataset],
+            "training": {"val_contexts": 1},
         }
     )
     run.dir.mkdir(parents=True)

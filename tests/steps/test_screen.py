@@ -64,6 +64,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             "methods": ["full", "prior"],
             "benchmarks": [{**dataset, "tasks": ["single"]}],
             "corpus": [{**dataset, "tasks": ["vt"]}],
+            "training": {"val_contexts": 1},
             "decontamination": {"ngram": 4, "limit": 0.2},
         }
     )

@@ -150,7 +150,7 @@ def test_a_corpus_that_holds_nothing_out_is_refused(fitted: Run) -> None:
 def test_a_part_of_which_nothing_is_left_is_refused(fitted: Run) -> None:
     corpus = [CONFIG["corpus"][0], CONFIG["corpus"][1] | {"held_out": 4}]
     methods = ["full", "surrogate", {"id": "prior_others", "base": "prior", "corpus": ["others"]}]
-    with pytest.raises(ConfigError, match="prior_others: no context is left to fit on"):
+    with pytest.raises(ConfigError, match="no context is left to fit 'prior_others' on"):
         fit(Run(CONFIG | {"corpus": corpus, "methods": methods}), "tiny", "prior_others")
 
 

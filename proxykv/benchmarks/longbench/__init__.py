@@ -32,7 +32,7 @@ def build(
     task: str,
     *,
     tokenizer: Tokenizer,
-    split: str,
+    split: Literal["eval"],
     max_context: int,
     source: Mapping[str, Any],
     contexts: int | None = None,

@@ -10,13 +10,12 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
 from proxykv.benchmarks.contract import Example, Question
-from proxykv.benchmarks.ruler.corpora import Corpora
+from proxykv.benchmarks.ruler.corpora import Corpora, Texts
 from proxykv.benchmarks.ruler.made import MadeSamples
 from proxykv.benchmarks.ruler.ready import ReadySamples
 from proxykv.benchmarks.ruler.tasks import TASKS
@@ -34,11 +33,11 @@ def build(
     tokenizer: Tokenizer,
     lengths: Sequence[int],
     seed: int,
-    split: str,
+    split: Literal["eval"],
     max_context: int = sys.maxsize,
     contexts: int | None = None,
     downloads: str | Path = "cache/sources",
-    sources: Mapping[str, Any] = MappingProxyType({}),
+    sources: Texts | None = None,
     samples: Mapping[str, Any] | None = None,
 ) -> list[Example]:
     """Contexts with one question each, whose lengths are taken in turn.
@@ -56,7 +55,7 @@ def build(
     if split != "eval":
         raise ConfigError("RULER has no training split; name another benchmark in the corpus")
     if samples is None:
-        texts = Corpora(sources, downloads)
+        texts = Corpora(sources or {}, downloads)
         supply = MadeSamples(task, texts, tokenizer, seed, max_context - TEMPLATE_TOKENS)
     else:
         supply = ReadySamples(task, samples)

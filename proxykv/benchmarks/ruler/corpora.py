@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib.resources import files
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from proxykv.benchmarks import sources
 from proxykv.benchmarks.record_schema import ANY_TEXT, TEXT, list_of, record
@@ -68,6 +68,18 @@ HOTPOTQA = record(
         }
     ),
 )
+
+
+class Texts(TypedDict, total=False):
+    """Where a config says that the texts are; the others are those of `DEFAULTS`.
+
+    `essays` may also be a list of `proxykv.benchmarks.sources`.
+    """
+
+    essays: Any
+    words: Any
+    squad: Any
+    hotpotqa: Any
 
 
 class Corpora:

@@ -65,7 +65,7 @@ class RulerTask(Task):
 
 TASKS = {
     "niah_single_1": RulerTask(
-        contexts=500, max_new_tokens=128, shortest=180, maker=_needles("noise")
+        contexts=500, max_new_tokens=128, shortest=200, maker=_needles("noise")
     ),
     "niah_single_2": RulerTask(
         contexts=500, max_new_tokens=128, shortest=180, maker=_needles("essay")
@@ -74,38 +74,38 @@ TASKS = {
         contexts=500, max_new_tokens=128, shortest=180, maker=_needles("essay", value="uuids")
     ),
     "niah_multikey_1": RulerTask(
-        contexts=500, max_new_tokens=128, shortest=180, maker=_needles("essay", keys=4)
+        contexts=500, max_new_tokens=128, shortest=210, maker=_needles("essay", keys=4)
     ),
     "niah_multikey_2": RulerTask(
-        contexts=500, max_new_tokens=128, shortest=180, maker=_needles("needle")
+        contexts=500, max_new_tokens=128, shortest=190, maker=_needles("needle")
     ),
     "niah_multikey_3": RulerTask(
         contexts=500,
         max_new_tokens=128,
-        shortest=180,
+        shortest=190,
         maker=_needles("needle", key="uuids", value="uuids"),
     ),
     "niah_multivalue": RulerTask(
         contexts=500,
         max_new_tokens=128,
-        shortest=180,
+        shortest=210,
         maker=_needles("essay", values=4),
         references=_in_order_of_the_text,
     ),
     "niah_multiquery": RulerTask(
-        contexts=500, max_new_tokens=128, shortest=180, maker=_needles("essay", keys=4, queries=4)
+        contexts=500, max_new_tokens=128, shortest=220, maker=_needles("essay", keys=4, queries=4)
     ),
     "vt": RulerTask(
         contexts=500,
         max_new_tokens=30,
-        shortest=180,
+        shortest=600,
         maker=lambda given: Chain(given.tokenizer, f"{given.key}/shot"),
         references=_as_in_the_worked_example,
     ),
     "cwe": RulerTask(
         contexts=500,
         max_new_tokens=120,
-        shortest=180,
+        shortest=400,
         maker=lambda given: CommonWords(given.length, given.texts.words),
         references=_numbered,
     ),

@@ -16,6 +16,7 @@ from proxykv.benchmarks.contract import Example, Question
 from proxykv.benchmarks.records import read_records
 from proxykv.benchmarks.scbench import prompts
 from proxykv.benchmarks.scbench.tasks import PREFIX, REPOQA, TASKS
+from proxykv.config.bounds import Count
 from proxykv.runtime.errors import ConfigError
 
 SOURCE = {"hub": "microsoft/SCBench", "revision": "f43226eed3a026f927a67c60739c228390d959c2"}
@@ -28,8 +29,8 @@ def build(
     max_context: int,
     contexts: int | None = None,
     source: Mapping[str, Any] = SOURCE,
-    mode: str = prompts.MULTI_REQUEST,
-    max_turns: int = 5,
+    mode: Literal["multi_request", "multi_turn"] = prompts.MULTI_REQUEST,
+    max_turns: Count = 5,
 ) -> list[Example]:
     """The first `contexts` contexts of a task, or all, each with its first `max_turns` questions.
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from proxykv.benchmarks.scbench.tasks import TASKS
 
-MULTI_REQUEST, MULTI_TURN = "multi_request", "multi_turn"
+MULTI_REQUEST: Literal["multi_request"] = "multi_request"
+MULTI_TURN: Literal["multi_turn"] = "multi_turn"
 MODES = (MULTI_REQUEST, MULTI_TURN)
 _SUMMARY_START = "This paper"
 
