@@ -106,12 +106,16 @@ EXPECTED = {
 def test_prompts_by_hand(task: str) -> None:
     asked, context, alone, talk = EXPECTED[task]
     record = {"context": "CONTEXT", "multi_turns": asked}
-    assert prompts.context(task, record, "multi_request") == context
+    assert prompts.context(task, record, "multi_request", official=True) == context
     assert [prompts.question(task, asked, i, "multi_request") for i in range(2)] == alone
     assert [prompts.question(task, asked, i, "multi_turn") for i in range(2)] == talk
     if task == "mf":
         context = "What is the largest number?\n\nCONTEXT"
-    assert prompts.context(task, record, "multi_turn") == context
+    assert prompts.context(task, record, "multi_turn", official=True) == context
+    # By default no context holds a question.
+    agnostic = "CONTEXT" if task == "mf" else context
+    for mode in prompts.MODES:
+        assert prompts.context(task, record, mode) == agnostic
 
 
 def test_questions_of_a_conversation_about_numbers_name_the_last_quantity() -> None:
@@ -137,8 +141,7 @@ def test_contexts_and_questions_are_apart(
         asked = record["multi_turns"][:5]
         for i, (question, turn) in enumerate(zip(example.questions, asked, strict=True)):
             assert turn["input"] in question.text
-            first_of_mf = (task, mode, i) == ("mf", "multi_request", 0)
-            assert (turn["input"] in example.context) == first_of_mf
+            assert turn["input"] not in example.context
             assert str(record["context"]) not in question.text
             earlier = example.questions[:i] if mode == "multi_turn" else ()
             assert [text for text, _ in question.history] == [q.text for q in earlier]

@@ -31,7 +31,6 @@ def run(**changes: Any) -> Run:
         "methods": ["full", "kvzip", "proxykv"],
         "benchmarks": [tasks | changes.pop("tasks", {})],
         "corpus": [corpus],
-        "training": {"val_contexts": 1},
     }
     return Run(settings | changes)
 

@@ -31,11 +31,14 @@ def build(
     source: Mapping[str, Any] = SOURCE,
     mode: Literal["multi_request", "multi_turn"] = prompts.MULTI_REQUEST,
     max_turns: Count = 5,
+    wording: Literal["query_agnostic", "official"] = "query_agnostic",
 ) -> list[Example]:
     """The first `contexts` contexts of a task, or all, each with its first `max_turns` questions.
 
     A context that leaves too little of `max_context` for questions and answers is cut in the
-    middle. `source` is read by `read_records`, as the table `scbench_<task>`.
+    middle. `source` is read by `read_records`, as the table `scbench_<task>`. `wording` "official"
+    puts the first question of `mf` before its context, as the authors do; by default scoring sees
+    no question.
 
     Raises:
         ConfigError: for an unknown task or mode, a source without the task, or a `max_context`
@@ -56,7 +59,7 @@ def build(
             f"the family's max_context is {max_context}"
         )
     return [
-        _example(task, index, record, mode, tokenizer, room)
+        _example(task, index, record, mode, wording, tokenizer, room)
         for index, record in enumerate(records[:contexts])
     ]
 
@@ -78,9 +81,16 @@ def _add_needles(task: str, records: list[dict[str, Any]]) -> None:
 
 
 def _example(
-    task: str, index: int, record: Mapping[str, Any], mode: str, tokenizer: Tokenizer, room: int
+    task: str,
+    index: int,
+    record: Mapping[str, Any],
+    mode: str,
+    wording: str,
+    tokenizer: Tokenizer,
+    room: int,
 ) -> Example:
-    context, truncated = _cut(prompts.context(task, record, mode), tokenizer, room)
+    text = prompts.context(task, record, mode, official=wording == "official")
+    context, truncated = _cut(text, tokenizer, room)
     turns = record["multi_turns"]
     texts = [prompts.question(task, turns, i, mode) for i in range(len(turns))]
     answers = [prompts.golden(task, turns, i) for i in range(len(turns))]

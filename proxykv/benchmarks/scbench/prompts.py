@@ -31,14 +31,18 @@ def reserved_tokens(task: str, turns: int) -> int:
     return sum(limits) * turns // len(limits) + 1000
 
 
-def context(task: str, record: Mapping[str, Any], mode: str) -> str:
+def context(task: str, record: Mapping[str, Any], mode: str, official: bool = False) -> str:
     """The prompt up to the end of the context, with the instruction that stands before it.
 
-    The numbers of `mf` come as a list. Its instruction is the first question, which in
-    multi-request mode puts one question before the shared context.
+    Args:
+        task: name of the task.
+        record: its `context` and `multi_turns`. The numbers of `mf` come as a list.
+        mode: one of `MODES`.
+        official: put the first question of `mf` (or its quantity, in a conversation) before the
+            context, as the authors do. Otherwise no context holds a question.
     """
     instruction = TASKS[task].instruction
-    if task == "mf":
+    if task == "mf" and official:
         first = record["multi_turns"][0]["input"]
         instruction = first if mode == MULTI_REQUEST else _what_is(first)
     text = str(record["context"])
