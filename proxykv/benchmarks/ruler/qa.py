@@ -21,8 +21,8 @@ ANSWER_START = " Answer:"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question with all accepted answers, the documents it needs, and those to add first."""
+class AnsweredQuestion:
+    """A question with its accepted answers, the documents it needs, and those to add first."""
 
     query: str
     answers: tuple[str, ...]
@@ -30,10 +30,10 @@ class Asked:
     near: tuple[str, ...] = ()
 
 
-class Documents:
+class DocumentPrompts:
     """Draws prompts, one for each question in the data set's order. Size: documents."""
 
-    def __init__(self, asked: Sequence[Asked], documents: Iterable[str]) -> None:
+    def __init__(self, asked: Sequence[AnsweredQuestion], documents: Iterable[str]) -> None:
         self._asked = asked
         self._documents = sorted(set(documents))
         self.sizes = range(max(len(one.needed) for one in asked), sys.maxsize)
@@ -51,7 +51,7 @@ class Documents:
         context = BEFORE + "\n\n".join(numbered)
         return Sample(context, QUESTION.format(query=one.query), ANSWER_START, one.answers)
 
-    def _chosen(self, one: Asked, size: int, rng: random.Random) -> list[str]:
+    def _chosen(self, one: AnsweredQuestion, size: int, rng: random.Random) -> list[str]:
         if size >= len(self._documents):  # all there are, over and over
             repeats = -(-size // len(self._documents))
             return (self._documents * repeats)[:size]
@@ -63,7 +63,7 @@ class Documents:
         return [*one.needed, *one.near, *rng.sample(others, size - len(taken))]
 
 
-def squad(records: Sequence[Mapping[str, Any]]) -> Documents:
+def squad(records: Sequence[Mapping[str, Any]]) -> DocumentPrompts:
     """Answerable questions of SQuAD: its own JSON file, or a table with a question per row."""
     articles = records[0]["data"] if "data" in records[0] else _articles(records)
     asked = []
@@ -75,8 +75,10 @@ def squad(records: Sequence[Mapping[str, Any]]) -> Documents:
             for question in paragraph["qas"]:
                 answers = tuple(answer["text"] for answer in question["answers"])
                 if not question.get("is_impossible", False) and answers:
-                    asked.append(Asked(question["question"], answers, (text,), tuple(near)))
-    return Documents(asked, (p["context"] for a in articles for p in a["paragraphs"]))
+                    asked.append(
+                        AnsweredQuestion(question["question"], answers, (text,), tuple(near))
+                    )
+    return DocumentPrompts(asked, (p["context"] for a in articles for p in a["paragraphs"]))
 
 
 def _articles(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -92,10 +94,10 @@ def _articles(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def hotpotqa(records: Sequence[Mapping[str, Any]]) -> Documents:
+def hotpotqa(records: Sequence[Mapping[str, Any]]) -> DocumentPrompts:
     """Questions of HotpotQA's distractor set: each needs ten paragraphs, two of which answer it."""
     asked = []
     for record in records:
         needed = tuple(f"{title}\n{''.join(parts)}" for title, parts in record["context"])
-        asked.append(Asked(record["question"], (record["answer"],), needed))
-    return Documents(asked, (text for one in asked for text in one.needed))
+        asked.append(AnsweredQuestion(record["question"], (record["answer"],), needed))
+    return DocumentPrompts(asked, (text for one in asked for text in one.needed))
