@@ -76,7 +76,7 @@ def test_more_words_than_wonderwords_has(tmp_path: Path) -> None:
 
 
 def test_ready_samples_are_taken_as_they_are(tmp_path: Path) -> None:
-    corpus.write_ready(tmp_path, ruler.TASKS)
+    corpus.write_ready(tmp_path, tuple(ruler.TASKS))
     samples = {"path": str(tmp_path)}
     for task in ruler.TASKS:
         for number, example in enumerate(build(task, corpus.READY_LENGTH, samples=samples)):

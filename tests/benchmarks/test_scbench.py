@@ -283,8 +283,9 @@ def test_end_to_end(
     turns = CORPUS[task][0]["multi_turns"][:2]
     for row in rows.to_dict("records"):
         turn = meta_of(task, turns, row["question"])
-        for column, variant in (("score", "official"), ("score_fixed", "fixed")):
-            assert row[column] == scbench.score(task, row["prediction"], turn, variant)
+        said = row["prediction"]
+        assert row["score"] == scbench.score(task, said, turn, "official")
+        assert row["score_fixed"] == scbench.score(task, said, turn, "fixed")
     # Each question's own reference is right, and a word that answers none is wrong.
     answered = graded(job, lambda question: question.references[0], "?!")
     full = answered["method"] == "full"
