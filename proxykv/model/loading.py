@@ -1,4 +1,4 @@
-"""Load a target or a proxy, and split its prompt into prefix, context and question."""
+"""Load a target or a proxy, and encode its prompts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from proxykv.config.run import Run
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.devices import device_of
 from proxykv.model.linear import for_few_rows
+from proxykv.model.prompt.template import Template, Turns, chat_template
+from proxykv.model.prompt.tokenizer import continuation, load_tokenizer, opening_ids, special_ids
 from proxykv.model.tensors import Ids
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.files import require_readable
@@ -26,20 +29,21 @@ from proxykv.runtime.scratch import local
 SUPPORTED = ("llama", "qwen2", "qwen3")
 """Architectures whose logits are those of body and LM head alone, with full attention; tested."""
 
-_WINDOWED = {"sliding_attention", "chunked_attention"}
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+"""RoPE whose frequencies depend on the config alone. With others (`dynamic`, `longrope`) they
+depend on the lengths that the model has seen, and a cached key has no fixed value."""
 
-_SENTINEL = "<<the user's text>>"
+_WINDOWED = {"sliding_attention", "chunked_attention"}
 _EMPTY_LINE = "\n\n"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A causal language model with its tokenizer and the fixed parts of its prompt.
+    """A causal language model with its tokenizer and the fixed parts of its prompts.
 
-    `prefix`: ids before the user's text; `suffix`: ids between the question and the answer; both
-    are empty where no chat template is used and the tokenizer has no BOS. `digest` is the SHA-256
-    of the weights. `between`: ids between an answer and the next question of a conversation, an
-    empty line where no chat template is used.
+    `prefix`: ids before the context; `suffix`: ids between the question and the answer; both are
+    empty where there is no chat template and the tokenizer adds no special tokens. `digest`: of
+    what in its folder decides scores. `template`: the chat template, None where prompts have none.
     """
 
     net: PreTrainedModel
@@ -47,7 +51,7 @@ class Model:
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     digest: str
-    between: tuple[int, ...] = ()
+    template: Template | None = None
 
     @property
     def device(self) -> torch.device:
@@ -55,16 +59,23 @@ class Model:
         return self.net.device
 
     def with_template(self, options: Mapping[str, Any] | None = None) -> Model:
-        """The same model for texts in its tokenizer's chat template, which `options` go to."""
-        before, after, between = _template(self.tokenizer, dict(options or {}))
-        parts = {"prefix": before, "suffix": after, "between": between}
-        return replace(self, **{name: self.encode(text) for name, text in parts.items()})
+        """The same model for prompts in its tokenizer's chat template.
+
+        Args:
+            options: variables of the template.
+
+        Raises:
+            ConfigError: if the template cannot be used (see `chat_template`).
+        """
+        template = chat_template(self.tokenizer, dict(options or {}))
+        prefix = opening_ids(self.tokenizer, template.opening)
+        suffix = self.encode(template.closing)
+        return replace(self, prefix=prefix, suffix=suffix, template=template)
 
     def without_template(self) -> Model:
-        """The same model for texts that go without a chat template."""
-        return replace(
-            self, prefix=_bos(self.tokenizer), suffix=(), between=self.encode(_EMPTY_LINE)
-        )
+        """The same model for prompts without a chat template, with the tokenizer's own BOS."""
+        prefix, suffix = special_ids(self.tokenizer)
+        return replace(self, prefix=prefix, suffix=suffix, template=None)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -72,9 +83,33 @@ class Model:
         eos = self.net.generation_config.eos_token_id if self.net.generation_config else None
         return frozenset([eos] if isinstance(eos, int) else eos or [])
 
+    def context(self, text: str) -> tuple[int, ...]:
+        """Ids of prefix and context.
+
+        They are the first ids of the whole prompt's encoding. A token that holds the end of the
+        prefix and the start of the context counts as context if the context starts with a word.
+        """
+        if self.template:
+            whole = self.template.context(text)
+            return tuple(self.tokenizer.encode(whole, add_special_tokens=False))
+        return (*self.prefix, *self.tokenizer.encode(text, add_special_tokens=False))
+
+    def question(self, text: str, history: Turns = (), start: str = "") -> tuple[int, ...]:
+        """Ids of everything between the context and the generated tokens.
+
+        Args:
+            text: the question.
+            history: earlier questions and answers of the conversation.
+            start: text that the answer is made to begin with.
+        """
+        if self.template:
+            return self.encode(self.template.after_context(text, history) + start)
+        told = "".join(_spaced(asked, answer) + _EMPTY_LINE for asked, answer in history)
+        return (*self.encode(told + _spaced(text, start)), *self.suffix)
+
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of a text, without special tokens."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        """Ids of a text in the middle of a prompt, without special tokens."""
+        return continuation(self.tokenizer, text)
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, special tokens dropped."""
@@ -115,25 +150,26 @@ def load_model(
         ConfigError: if the folder or its architecture cannot be used.
         PermissionError: if this user may not read one of its files.
     """
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder}: no config.json; expected a transformers model folder")
+    config = load_config(folder, rope_scaling)
     for path in folder.iterdir():
         require_readable(path)
-    config = AutoConfig.from_pretrained(folder)
-    refuse_unsupported(config, folder)
-    config.rope_parameters |= rope_scaling or {}
-    net = AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=config,
-        dtype=getattr(torch, dtype),
-        attn_implementation=ATTENTION,
-        use_safetensors=True,
-    )
+    digest = weights_digest(folder)
+    tokenizer = load_tokenizer(folder)
+    try:
+        net = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=ATTENTION,
+            use_safetensors=True,
+        )
+    except (OSError, SafetensorError) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{folder}: the weights cannot be read: {why}") from error
     net = net.to(device_of(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
     if net.device.type == "cpu":
         for_few_rows(net)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = Model(net, tokenizer, prefix=(), suffix=(), digest=weights_digest(folder))
+    model = Model(net, tokenizer, prefix=(), suffix=(), digest=digest)
     return model.with_template(chat_options) if chat else model.without_template()
 
 
@@ -165,21 +201,65 @@ def bare_model(net: PreTrainedModel) -> Model:
     return Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
 
 
+def load_config(
+    source: Path | str, rope_scaling: Mapping[str, Any] | None = None, **options: Any
+) -> Any:
+    """Load a model's config, and check that its attention can be pruned.
+
+    Args:
+        source: a transformers folder, or a name on the hub.
+        rope_scaling: changes to the config's `rope_parameters`.
+        options: more arguments for `from_pretrained`, such as `revision`.
+
+    Raises:
+        ConfigError: if there is no usable config.
+        OSError: if the hub cannot be reached.
+    """
+    if isinstance(source, Path) and not (source / "config.json").is_file():
+        raise ConfigError(f"{source}: no config.json; expected a transformers model folder")
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+    except (KeyError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{source}: config.json cannot be used: {why}") from error
+    if rope_scaling:
+        config.rope_parameters = {**(config.rope_parameters or {}), **rope_scaling}
+    refuse_unsupported(config, source)
+    return config
+
+
 def refuse_unsupported(config: Any, where: object) -> None:
     """Raise ConfigError, naming why, if a model's attention cannot be pruned here."""
-    kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
+    layers = set(getattr(config, "layer_types", None) or [])
+    kinds = layers - {"full_attention"}
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if getattr(config, "kv_lora_rank", None):
         why = "multi-latent attention stores one latent for all heads, not keys and values per head"
     elif kinds - _WINDOWED:
         other = ", ".join(sorted(kinds - _WINDOWED))
         why = f"{other} layers keep a state instead of keys and values"
-    elif kinds or getattr(config, "sliding_window", None):
+    elif kinds or (not layers and getattr(config, "sliding_window", None)):
         why = "sliding-window attention drops keys by itself, and no full cache exists"
     elif config.model_type not in SUPPORTED:
         why = f"its architecture is not one of {', '.join(SUPPORTED)}"
+    elif rope not in ROPE_TYPES:
+        why = (
+            f"its rope_type {rope!r} depends on the lengths that the model has seen; "
+            f"use one of {', '.join(ROPE_TYPES)}"
+        )
     else:
         return
     raise ConfigError(f"{where}: a {config.model_type} model cannot be pruned: {why}")
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise ConfigError if a folder's weights are in pickled files only, which may hold code."""
+    pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise ConfigError(
+            f"{folder}: weights in {pickled[0]} only, which is never loaded; convert them to "
+            "safetensors (load with transformers, then save_pretrained)"
+        )
 
 
 @cache
@@ -189,6 +269,7 @@ def weights_digest(folder: Path) -> str:
     Raises:
         ConfigError: if there are none.
     """
+    refuse_pickles(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ConfigError(f"{folder}: no safetensors weights; expected a folder that has some")
@@ -225,24 +306,10 @@ def require_shared_vocabulary(target: Any, proxy: Any) -> None:
         )
 
 
-def _template(tokenizer: Any, options: dict[str, Any]) -> tuple[str, str, str]:
-    """What the chat template puts before and after the user's text, and from answer to question."""
-
-    def around(*roles: str) -> list[str]:
-        text = tokenizer.apply_chat_template(
-            [{"role": role, "content": _SENTINEL} for role in roles],
-            tokenize=False,
-            add_generation_prompt=True,
-            **options,
-        )
-        return text.split(_SENTINEL)
-
-    prefix, suffix = around("user")
-    return prefix, suffix, around("user", "assistant", "user")[2]
-
-
-def _bos(tokenizer: Any) -> tuple[int, ...]:
-    return () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+def _spaced(question: str, answer: str) -> str:
+    """A question and its answer, with a blank between them if there is none."""
+    apart = not answer or question[-1:].isspace() or answer[0].isspace()
+    return question + ("" if apart else " ") + answer
 
 
 def context_ids(model: Model, text: str) -> Ids:
@@ -251,7 +318,7 @@ def context_ids(model: Model, text: str) -> Ids:
     Raises:
         ValueError: if the context is empty.
     """
-    ids = model.encode(text)
-    if not ids:
+    ids = model.context(text)
+    if len(ids) <= len(model.prefix):
         raise ValueError("the context is empty: there is nothing to prune")
-    return torch.tensor([*model.prefix, *ids], device=model.device)
+    return torch.tensor(ids, device=model.device)

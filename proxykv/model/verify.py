@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from proxykv.config import catalog, check
 from proxykv.config.run import ROLES, model_folder
-from proxykv.model.loading import refuse_unsupported, require_shared_vocabulary
+from proxykv.model.loading import load_config, refuse_pickles, require_shared_vocabulary
+from proxykv.model.prompt.template import chat_template
+from proxykv.model.prompt.tokenizer import load_tokenizer
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.hub import unreachable
 
@@ -52,15 +54,16 @@ def verify(name: str, cache: Path) -> Iterator[str]:
     for role in ROLES:
         source, options = _source(family[role], folders[role], offline=no_hub is not None)
         try:
-            config = AutoConfig.from_pretrained(source, **options)
-            tokenizers.append(AutoTokenizer.from_pretrained(source, **options))
+            config = load_config(source, family[role].get("rope_scaling"), **options)
+            tokenizers.append(load_tokenizer(source, **options))
         except OSError as error:
             if no_hub:
                 yield from _by_file(name, family, no_hub)
                 return
             why = str(error).split("\n", maxsplit=1)[0]
             raise ConfigError(f"{name} {role}: cannot read {source}: {why}") from error
-        refuse_unsupported(config, f"{name} {role}")
+        if family[role]["chat"]:
+            chat_template(tokenizers[-1], family[role].get("chat_options", {}))
         _compare(config, family[role]["shape"], f"config/families/{name}.yaml, {role}")
         shown = ", ".join(f"{k} {v:,}" for k, v in family[role]["shape"].items())
         lines += [f"{role}: {source}: {config.model_type}, {shown}"]
@@ -92,10 +95,11 @@ def _no_hub(family: Mapping[str, Any], folders: Mapping[str, Path]) -> str | Non
 
 def _source(
     model: Mapping[str, Any], folder: Path, offline: bool
-) -> tuple[str, dict[str, str | bool]]:
+) -> tuple[Path | str, dict[str, str | bool]]:
     """Name and options for `from_pretrained`: the local folder if it is there, else the hub's."""
     if (folder / "config.json").is_file():
-        return str(folder), {}
+        refuse_pickles(folder)
+        return folder, {}
     if "hub" in model:
         return model["hub"], {"revision": model["revision"], "local_files_only": offline}
     raise ConfigError(f"{folder}: not there yet; `snakemake -c1 {folder}/provenance.json` makes it")

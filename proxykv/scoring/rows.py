@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,22 +19,15 @@ Key = tuple[str, str, str, float]
 
 
 def tokenized(model: Model, question: Question) -> TokenizedQuestion:
-    """A question with all that stands before its answer, and its reference."""
+    """A question with everything between the context and its answer, and its reference."""
     start = question.answer_start
-    asked = (*model.encode(question.text), *model.suffix, *model.encode(start))
-    prompt = (*_history(model, question), *asked)
+    prompt = model.question(question.text, question.history, start)
     gap = " " if start and not start[-1].isspace() else ""
     reference = model.encode(gap + question.references[0])[:REFERENCE_TOKENS]
     # A tokenizer may put something before a lone line break (the last id is the break itself), or
     # have no break at all: then the model cannot write one.
     stop = frozenset(ids[-1] for text in question.stop if (ids := model.encode(text)))
     return TokenizedQuestion(prompt, reference, question.max_new_tokens, stop)
-
-
-def _history(model: Model, question: Question) -> Iterator[int]:
-    """Ids of the conversation that leads to a question."""
-    for text, answered in question.history:
-        yield from (*model.encode(text), *model.suffix, *model.encode(answered), *model.between)
 
 
 def outcome(

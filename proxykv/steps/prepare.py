@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer
-
 from proxykv.benchmarks import contract
 from proxykv.benchmarks.examples import write_jsonl
 from proxykv.config.jobs import Dataset
 from proxykv.config.run import Run
+from proxykv.model.prompt.tokenizer import load_tokenizer
 
 
 def prepare(run: Run, dataset: Dataset) -> None:
@@ -20,7 +19,8 @@ def prepare(run: Run, dataset: Dataset) -> None:
     Raises:
         ConfigError: if a source, a record or an example is not as it should be.
     """
-    tokenizer = Tokenizer.from_file(str(run.model_dir(dataset.family, "target") / "tokenizer.json"))
+    # The target's own, as it is loaded to run: what is measured here is what the model reads.
+    tokenizer = load_tokenizer(run.model_dir(dataset.family, "target")).backend_tokenizer
     sizes = {"contexts": dataset.contexts, "lengths": dataset.lengths}
     options = {name: value for name, value in sizes.items() if value is not None}
     offered = {

@@ -1,0 +1,114 @@
+"""A tokenizer's chat template: what it writes around the context and the question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from proxykv.runtime.errors import ConfigError
+
+MARK = "<<the user's text>>"
+RENDERINGS = 8
+"""A template that draws at random gives two texts in so many renderings, almost surely."""
+
+Turns = Sequence[tuple[str, str]]
+"""Earlier questions of a conversation, each with its answer."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A tokenizer's chat template with its options.
+
+    `opening` is the text before the user's text, `closing` the text from there to the answer;
+    `trims` says that the template drops blanks at the start of the user's text.
+    """
+
+    tokenizer: Any
+    options: Mapping[str, Any]
+    opening: str
+    closing: str
+    trims: bool
+
+    def context(self, text: str) -> str:
+        """A prompt up to the end of the context."""
+        return self.opening + (text.lstrip() if self.trims else text)
+
+    def after_context(self, question: str, history: Turns = ()) -> str:
+        """Text from the end of the context to the answer, as the template writes it.
+
+        Args:
+            question: what follows the context or, after a history, is asked next.
+            history: earlier questions of the conversation, the first of which follows the
+                context, with their answers.
+
+        Raises:
+            ConfigError: if the template writes something else before the context of a
+                conversation than before that of a single question.
+        """
+        first, *later = [*(text for text, _ in history), question]
+        turns = [MARK + first]
+        for (_, answer), text in zip(history, later, strict=True):
+            turns += [answer, text]
+        opening, _, rest = _rendered(self.tokenizer, self.options, turns).partition(MARK)
+        if opening != self.opening:
+            raise ConfigError(
+                f"{self.tokenizer.name_or_path}: the chat template begins a conversation in "
+                "another way than one question, but contexts are read before questions are known"
+            )
+        return rest
+
+
+def chat_template(tokenizer: Any, options: Mapping[str, Any]) -> Template:
+    """Find out what a tokenizer's chat template puts around the user's text.
+
+    Args:
+        tokenizer: one that `load_tokenizer` returned.
+        options: variables of the template, for example `enable_thinking`.
+
+    Raises:
+        ConfigError: if there is no template, it fails, leaves out the user's text, or differs
+            from one rendering to the next.
+    """
+    name = tokenizer.name_or_path
+    seen = {_rendered(tokenizer, options, [MARK], clock=str(i)) for i in range(RENDERINGS)}
+    if len(seen) > 1:
+        one_day = {_rendered(tokenizer, options, [MARK], clock="") for _ in range(RENDERINGS)}
+        why = (
+            "it writes today's date; pin the date in the family file's chat_options "
+            "(Llama's templates: date_string)"
+            if len(one_day) == 1
+            else "it draws at random; use another template"
+        )
+        raise ConfigError(
+            f"{name}: the chat template differs from one rendering to the next: {why}"
+        )
+    opening, mark, closing = seen.pop().partition(MARK)
+    if not mark:
+        raise ConfigError(f"{name}: the chat template leaves out the user's text")
+    indented, _, _ = _rendered(tokenizer, options, [f"\n {MARK}"]).partition(MARK)
+    return Template(tokenizer, options, opening, closing, trims=indented == opening)
+
+
+def _rendered(
+    tokenizer: Any, options: Mapping[str, Any], turns: Sequence[str], clock: str | None = None
+) -> str:
+    """A conversation, from the user's first text to the start of the next answer.
+
+    `clock`: what the template reads as the date, whatever format it asks for.
+    """
+    told = {} if clock is None else {"strftime_now": lambda _: clock}
+    roles = ("user", "assistant")
+    try:
+        return tokenizer.apply_chat_template(
+            [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)],
+            tokenize=False,
+            add_generation_prompt=True,
+            **told,
+            **options,
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{tokenizer.name_or_path}: the chat template fails: {why}") from error

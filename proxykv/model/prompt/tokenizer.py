@@ -1,0 +1,95 @@
+"""A model's tokenizer, loaded one way for measuring and for running."""
+
+from __future__ import annotations
+
+import json
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from proxykv.runtime.errors import ConfigError
+
+ANCHORS = ("a\n", "a", "\n", ".", "0")
+"""Texts to put before a text that stands in the middle of a prompt, to encode it there. The first
+is used that shares no token with it. None ends in a blank, which some tokenizers join to a word."""
+
+TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
+"""Files of which a tokenizer is made: one of these groups."""
+
+
+def load_tokenizer(source: Path | str, **options: Any) -> Any:
+    """Load a tokenizer, with truncation and padding off.
+
+    Args:
+        source: a transformers folder, or a name on the hub.
+        options: more arguments for `from_pretrained`, such as `revision`.
+
+    Returns:
+        A fast tokenizer of transformers; its `backend_tokenizer` gives the same ids.
+
+    Raises:
+        ConfigError: if a folder holds no tokenizer, or one that cannot be read.
+    """
+    folder = Path(source)
+    local = folder.is_dir()
+    if local and not any(all((folder / n).is_file() for n in group) for group in TOKENIZER_FILES):
+        known = ", or ".join(" and ".join(group) for group in TOKENIZER_FILES)
+        raise ConfigError(f"{folder}: no tokenizer; expected {known}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except Exception as error:  # whatever a parser of some format may raise
+        if not local and isinstance(error, OSError):
+            raise
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{source}: the tokenizer cannot be read: {why}") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ConfigError(f"{source}: {type(tokenizer).__name__} is slow; add a tokenizer.json")
+    if local and not (folder / "tokenizer.json").is_file():
+        _require_pieces(tokenizer, folder / "vocab.json")
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
+def _require_pieces(tokenizer: Any, path: Path) -> None:
+    """Raise ConfigError if the tokenizer lacks pieces of its vocabulary file.
+
+    Some of transformers' classes ignore the file and start with an empty vocabulary.
+    """
+    if path.is_file() and json.loads(path.read_text("utf-8")).keys() - tokenizer.get_vocab().keys():
+        name = type(tokenizer).__name__
+        raise ConfigError(
+            f"{path}: {name} does not read it; name the right `tokenizer_class` in "
+            "tokenizer_config.json, or add a tokenizer.json"
+        )
+
+
+def special_ids(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that the tokenizer itself puts before and after a text (BOS, EOS, or none)."""
+    coded = tokenizer.backend_tokenizer.encode("a")
+    marks = coded.special_tokens_mask
+    before = len(list(takewhile(bool, marks)))
+    after = len(list(takewhile(bool, reversed(marks))))
+    return tuple(coded.ids[:before]), tuple(coded.ids[len(marks) - after :])
+
+
+def opening_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Ids of a text at the start of a prompt that end before the word which follows it."""
+    coded = tokenizer.backend_tokenizer.encode(text + "a", add_special_tokens=False)
+    spans = zip(coded.ids, coded.offsets, strict=True)
+    return tuple(id_ for id_, (_, end) in spans if end <= len(text))
+
+
+def continuation(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Ids of a text in the middle of a prompt: without special tokens or a blank put before it."""
+    if not text:
+        return ()
+    for anchor in ANCHORS:
+        coded = tokenizer.backend_tokenizer.encode(anchor + text, add_special_tokens=False)
+        seam = len(anchor)
+        if not any(start < seam < end for start, end in coded.offsets):
+            spans = zip(coded.ids, coded.offsets, strict=True)
+            return tuple(id_ for id_, (_, end) in spans if end > seam)
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
