@@ -1,0 +1,366 @@
+"""A prompt has the ids of its whole text's encoding, but for the seam after the context."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast
+
+from proxykv.benchmarks.examples import Question
+from proxykv.config import catalog
+from proxykv.model.loading import Model, load_model
+from proxykv.model.prompt.template import chat_template
+from proxykv.model.prompt.tokenizer import load_tokenizer
+from proxykv.runtime.errors import ConfigError
+from proxykv.scoring.rows import tokenized
+
+CORPUS = [
+    "The pass key is 4711. Remember it.\n\nQuestion: What is the pass key?\nAnswer: 4711",
+    "  indented text, with  double blanks\n\n\nand empty lines; 12345678 numbers",
+    "User and assistant, system: you are a helpful assistant. [INST] Größe 鍵 [/INST]",
+] * 4
+SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+QWEN = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def byte_level() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(QWEN, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    return trained(
+        tokenizer,
+        trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, special_tokens=SPECIAL),
+    )
+
+
+def sentencepiece() -> Tokenizer:
+    """A blank before the first text, as Llama's tokenizers put it."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    return pieces(tokenizer)
+
+
+def legacy() -> Tokenizer:
+    """A blank before every text between special tokens."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    return pieces(tokenizer)
+
+
+def pieces(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    special = ["<unk>", *SPECIAL, *fallback]
+    made = trained(tokenizer, trainers.BpeTrainer(vocab_size=500, special_tokens=special))
+    # The trainer makes the bytes special tokens, which texts would be cut at.
+    content = json.loads(made.to_str())
+    content["added_tokens"] = content["added_tokens"][: 1 + len(SPECIAL)]
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def trained(tokenizer: Tokenizer, trainer: Any) -> Tokenizer:
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in SPECIAL])
+    return tokenizer
+
+
+def adding(tokenizer: Tokenizer, *, end: bool = False) -> Tokenizer:
+    """The same, which puts a BOS before a text (and an EOS behind it)."""
+    ids = [(text, tokenizer.token_to_id(text)) for text in ("<s>", "</s>")]
+    form = "<s> $A </s>" if end else "<s> $A"
+    tokenizer.post_processor = processors.TemplateProcessing(single=form, special_tokens=ids)
+    return tokenizer
+
+
+def fast(tokenizer: Tokenizer, **named: str) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
+
+
+TOKENIZERS = {
+    "byte-level": lambda: fast(byte_level()),
+    "a BOS that is named, not added": lambda: fast(byte_level(), bos_token="<|im_start|>"),
+    "a BOS that is added, not named": lambda: fast(adding(byte_level())),
+    "a BOS and an EOS": lambda: fast(adding(byte_level(), end=True), bos_token="<s>"),
+    "sentencepiece": lambda: fast(adding(sentencepiece()), bos_token="<s>"),
+    "legacy": lambda: fast(adding(legacy()), bos_token="<s>"),
+}
+TEMPLATES = {
+    "none": None,
+    "system": (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% for m in messages %}"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "instruction": (
+        "{% for m in messages %}{% if m.role == 'user' %}<s>[INST] {{ m.content }} [/INST]"
+        "{% else %} {{ m.content }} </s>{% endif %}{% endfor %}"
+    ),
+    "trimming": (
+        "<s>{% for m in messages %}<|im_start|>{{ m.role }}\n\n{{ m.content | trim }}<|im_end|>"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n\n{% endif %}"
+    ),
+}
+
+
+def model_of(tokenizer: Any, template: str | None) -> Model:
+    bare = Model(None, tokenizer, prefix=(), suffix=(), digest="")  # type: ignore[arg-type]
+    if template is None:
+        return bare.without_template()
+    tokenizer.chat_template = template
+    return bare.with_template()
+
+
+MODELS = {
+    f"{name}, {kind}": model_of(make(), template)
+    for name, make in TOKENIZERS.items()
+    for kind, template in TEMPLATES.items()
+}
+
+
+def whole(model: Model, text: str) -> list[int]:
+    """What the tokenizer itself makes of a prompt."""
+    if not model.template:
+        return model.tokenizer.encode(text)
+    told = model.tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+    )
+    return model.tokenizer.encode(told, add_special_tokens=False)
+
+
+words = st.sampled_from(
+    ["The", " pass", "key", " ", "  ", "\n", "\n\n", ".", " is", "4711", "Größe", "鍵", ":", " a"]
+)
+texts = st.lists(words, min_size=1, max_size=12).map("".join).filter(str.strip)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(context=texts, question=texts)
+def test_a_prompts_ids_are_those_of_its_whole_text_but_for_the_seam(
+    name: str, context: str, question: str
+) -> None:
+    model = MODELS[name]
+    ids = [*model.context(context), *model.question(question)]
+    expected = whole(model, context + question)
+    assert model.tokenizer.decode(ids) == model.tokenizer.decode(expected)
+    special = set(model.tokenizer.convert_tokens_to_ids(SPECIAL))
+    assert [i for i in ids if i in special] == [i for i in expected if i in special]
+    # What differs is in the word, and the blanks, on either side of the seam.
+    left = re.sub(r"\S+\s*$", "", context) if context.strip() else ""
+    right = re.sub(r"^\s*\S+", "", question)
+    same = 0
+    while same < min(len(ids), len(expected)) and ids[same] == expected[same]:
+        same += 1
+    back = 0
+    while back < min(len(ids), len(expected)) - same and ids[-1 - back] == expected[-1 - back]:
+        back += 1
+    differing = model.tokenizer.decode(expected[same : len(expected) - back])
+    seam = (context + question)[len(left) : len(context + question) - len(right)]
+    assert differing.strip() in seam
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_nothing_differs_where_the_seam_is_between_tokens(name: str) -> None:
+    model = MODELS[name]
+    context, question = "The pass key is 4711. Remember it", "\n\nQuestion: What is it?"
+    ids = [*model.context(context), *model.question(question)]
+    assert ids == whole(model, context + question)
+    assert tuple(ids[: len(model.prefix)]) == model.prefix
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_an_answers_start_is_part_of_the_prompt(name: str) -> None:
+    model = MODELS[f"{name}, none"]
+    ids = [*model.context("The pass key"), *model.question("\nWhat?", start=" Answer: 4711")]
+    assert ids == whole(model, "The pass key\nWhat? Answer: 4711")
+
+
+QWEN3 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif %}"
+)
+
+
+def test_a_history_is_what_the_template_makes_of_the_conversation() -> None:
+    """Qwen3 opens an answer with an empty think block, and writes earlier answers without it."""
+    tokenizer = fast(byte_level())
+    tokenizer.chat_template = QWEN3
+    bare = Model(None, tokenizer, prefix=(), suffix=(), digest="")  # type: ignore[arg-type]
+    model = bare.with_template({"enable_thinking": False})
+    context = "The pass key is 4711."
+    asked = Question("\nAgain?", ("b",), 4, history=(("\nWhat is it?", "4711"),))
+    told = [("user", context + "\nWhat is it?"), ("assistant", "4711"), ("user", "\nAgain?")]
+    expected = tokenizer.apply_chat_template(
+        [{"role": role, "content": text} for role, text in told],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+    )
+    ids = [*model.context(context), *tokenized(model, asked).prompt]
+    assert tokenizer.decode(ids) == expected
+    assert ids == tokenizer.encode(expected, add_special_tokens=False)
+
+
+DATED = "{% if date is not defined %}{% set date = strftime_now('%d %b') %}{% endif %}{{ date }}"
+SAYS = "{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "options", "says"),
+    [
+        (DATED + SAYS, {}, "today's date"),
+        ("{{ ['a', 'b', 'c'] | random }}" + SAYS, {}, "at random"),
+        ("{{ raise_exception('no system role') }}", {}, "no system role"),
+        ("Hello", {}, "leaves out"),
+        ("{% if %}", {}, "fails"),
+        (None, {}, "chat_template is not set"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_one_line(
+    template: str | None, options: dict[str, Any], says: str
+) -> None:
+    tokenizer = fast(byte_level())
+    tokenizer.chat_template = template
+    with pytest.raises(ConfigError, match=says) as refused:
+        chat_template(tokenizer, options)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_date_can_be_pinned() -> None:
+    tokenizer = fast(byte_level())
+    tokenizer.chat_template = DATED + SAYS
+    assert chat_template(tokenizer, {"date": "26 Jul"}).opening == "26 Jul"
+
+
+TINY = catalog.ROOT / "models" / "tiny" / "target"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(TINY, tmp_path / "model"))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(path.read_text("utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), "utf-8")
+
+
+def test_truncation_and_padding_of_the_file_are_off(folder: Path) -> None:
+    cut = {"max_length": 4, "direction": "Right", "strategy": "LongestFirst", "stride": 0}
+    edit(folder / "tokenizer.json", lambda content: content.update(truncation=cut))
+    tokenizer = load_tokenizer(folder)
+    text = "set v02 12 34 . item apple . code"
+    measured = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+    assert measured == tokenizer.encode(text, add_special_tokens=False)
+    assert len(measured) == 9
+
+
+def test_a_tokenizer_in_two_files_works(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    byte_level().model.save(str(folder))
+    named = {"tokenizer_class": "Qwen2Tokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named), "utf-8")
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.decode(tokenizer.encode("The pass key")) == "The pass key"
+
+
+def empty(path: Path) -> None:
+    path.write_text("{}", "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer; expected tokenizer.json"),
+        (lambda f: empty(f / "tokenizer.json"), "cannot be read"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pytorch_model.bin"),
+        (lambda f: (f / "model.safetensors").unlink(), "no safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"cut"), "weights cannot be read"),
+        (lambda f: (f / "config.json").unlink(), "no config.json"),
+    ],
+)
+def test_a_spoilt_folder_is_one_line(
+    spoil: Callable[[Path], None], says: str, folder: Path
+) -> None:
+    spoil(folder)
+    with pytest.raises(ConfigError, match=says) as refused:
+        load_model(folder)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("rope", "usable"),
+    [
+        ({"rope_type": "default"}, True),
+        ({"rope_type": "linear", "factor": 2.0}, True),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}, True),
+        (
+            {"rope_type": "llama3", "factor": 2.0, "original_max_position_embeddings": 64}
+            | {"low_freq_factor": 1.0, "high_freq_factor": 4.0},
+            True,
+        ),
+        ({"rope_type": "dynamic", "factor": 2.0}, False),
+        (
+            {"rope_type": "longrope", "factor": 2.0, "original_max_position_embeddings": 64}
+            | {"long_factor": [1.0] * 16, "short_factor": [1.0] * 16},
+            False,
+        ),
+    ],
+)
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_rope_that_depends_on_the_lengths_seen_is_refused(
+    key: str, rope: dict[str, Any], usable: bool, folder: Path
+) -> None:
+    def scale(config: dict[str, Any]) -> None:
+        old = config.pop("rope_parameters")
+        config |= {key: rope, "rope_theta": old["rope_theta"]}
+
+    edit(folder / "config.json", scale)
+    if usable:
+        load_model(folder)
+        return
+    with pytest.raises(ConfigError, match=f"rope_type '{rope['rope_type']}'"):
+        load_model(folder)
+
+
+def test_a_window_in_no_layer_is_no_window(folder: Path) -> None:
+    def windowed(config: dict[str, Any]) -> None:
+        layers = config["num_hidden_layers"]
+        config |= {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+        config |= {"use_sliding_window": True, "max_window_layers": layers, "sliding_window": 16}
+
+    edit(folder / "config.json", windowed)
+    load_model(folder)
+    edit(folder / "config.json", lambda config: config.update(max_window_layers=1))
+    with pytest.raises(ConfigError, match="sliding-window"):
+        load_model(folder)
