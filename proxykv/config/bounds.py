@@ -31,6 +31,7 @@ class Bounds:
         below: every value is smaller than this one.
         odd: whether values must be odd.
         pattern: regular expression that matches the whole text.
+        expected: what it matches, in words.
     """
 
     minimum: float | None = None
@@ -38,6 +39,7 @@ class Bounds:
     below: float | None = None
     odd: bool = False
     pattern: str | None = None
+    expected: str | None = None
 
     def schema(self) -> Mapping[str, Any]:
         """The bounds as keywords of JSON schema."""
@@ -47,6 +49,7 @@ class Bounds:
             "exclusiveMaximum": self.below,
             "not": {"multipleOf": 2} if self.odd else None,
             "pattern": self.pattern,
+            "expected": self.expected,
         }
         return {name: value for name, value in keywords.items() if value is not None}
 

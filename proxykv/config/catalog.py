@@ -154,8 +154,8 @@ def code_digest(*modules: str) -> str:
     """Digest of the code that these modules reach by their imports.
 
     The project's code counts, and that of the packages that the modules are in. Comments,
-    docstrings and formatting do not, only the syntax tree does; nor do cards of methods (`CARDS`)
-    and the `NUMBERLESS` modules.
+    docstrings and formatting do not, only the syntax tree does; nor do cards of methods (`CARDS`),
+    the `NUMBERLESS` modules and what only they import.
 
     Raises:
         ConfigError: if one of the modules is not there.
@@ -172,7 +172,7 @@ def code_digest(*modules: str) -> str:
             continue
         if path := source(module):  # else a name inside a module
             trees[module], imported = _parsed(module, path)
-            pending += imported
+            pending += () if module in NUMBERLESS else imported
     return digest({name: tree for name, tree in trees.items() if name not in NUMBERLESS})
 
 

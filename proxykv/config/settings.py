@@ -19,7 +19,10 @@ Index = Annotated[int, Bounds(minimum=0)]
 Share = Annotated[float, Bounds(minimum=0, below=1)]
 Variant = Literal["hybrid", "linear"]
 Signal = Literal["kvzip", "prefill"]
-Device = Annotated[str, Bounds(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")]
+Device = Annotated[
+    str,
+    Bounds(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", expected="auto, cpu, cuda or cuda:<number>"),
+]
 
 COUNTLESS = ("choice", "switch", "dimensionless")
 """Units of values that count nothing."""
@@ -191,7 +194,10 @@ class TrainingSettings:
         metadata=about("evaluations without improvement that end the training", "evaluations"),
     )
     device: Device = field(
-        default="cpu", metadata=about("where to train: auto, cpu, cuda or cuda:<number>", "choice")
+        default="cpu",
+        metadata=about(
+            "where to train: auto (a GPU if there is one), cpu, cuda or cuda:<number>", "choice"
+        ),
     )
     weights: Mapping[str, float] = field(
         default_factory=default_weights,
