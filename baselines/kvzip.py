@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxykv.config.bounds import Count
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
 from proxykv.runtime.errors import ConfigError
@@ -45,7 +46,7 @@ class KVzip:
     def __init__(
         self,
         context: MethodContext,
-        chunk: int = CHUNK,
+        chunk: Count = CHUNK,
         first: str = FIRST,
         following: str = NEXT,
         plus: bool = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from proxykv.config.bounds import Index
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
 from proxykv.scoring.contract import MethodContext
@@ -23,7 +24,7 @@ CARDS = {
 class Streaming:
     """The first `sinks` tokens of the context, then the latest ones; the same for every head."""
 
-    def __init__(self, context: MethodContext, sinks: int = 4) -> None:
+    def __init__(self, context: MethodContext, sinks: Index = 4) -> None:
         """`sinks`: tokens at the start of the context that rank above all others."""
         self.sinks = sinks
 

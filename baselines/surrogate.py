@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from proxykv.config.bounds import Index, Odd
 from proxykv.config.settings import TrainingSettings
 from proxykv.mapper.calibration import QuantileCalibration
 from proxykv.mapper.fitted import load_fitted
@@ -66,8 +67,8 @@ class Surrogate:
         context: MethodContext,
         fitted: Path,
         inputs: Inputs = "hidden",
-        width: int = 64,
-        kernel: int = 1,
+        width: Index = 64,
+        kernel: Odd = 1,
         **fitting: Any,
     ) -> None:
         """All but `fitted` says how it was fitted (see `fit`), and is in the card.

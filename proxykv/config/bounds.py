@@ -58,3 +58,5 @@ Count = Annotated[int, Bounds(minimum=1)]
 """A number of things, at least one."""
 Odd = Annotated[int, Bounds(minimum=1, odd=True)]
 """Width of a window that has a middle."""
+Index = Annotated[int, Bounds(minimum=0)]
+"""A whole number from zero."""

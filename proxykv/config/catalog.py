@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NUMBERLESS = frozenset(
     f"proxykv.{name}"
     for name in (
-        *("config.benchmarks", "config.catalog", "config.check", "config.jobs"),
+        *("config.benchmarks", "config.catalog", "config.check", "config.fitting", "config.jobs"),
         *("config.run", "config.signature"),
         *("runtime.errors", "runtime.files", "runtime.journal", "runtime.lock", "runtime.parquet"),
         *("runtime.scratch", "config.cards"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from proxykv.config import benchmarks, catalog, signature, sources
+from proxykv.config import benchmarks, catalog, fitting, signature, sources
 from proxykv.config.cards import SINGLE, method_cards
 from proxykv.config.settings import TrainingSettings
 
@@ -129,7 +129,10 @@ def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if problems := list(_class_problems(settings, where)):
             yield from problems
             continue
+        yield from _scope_problems(settings, where)
         yield from _part_problems(config, settings, where)
+        if settings.get("fitted_id") == name:
+            yield from _trained_problems(settings, where)
         # A method that is fitted under its own name needs no other; its relatives share its folder.
         shared = [settings["fitted_id"]] if "fitted_id" in settings else []
         for other in (*shared, *(settings["params"][part] for part in settings.get("uses", ()))):
@@ -138,6 +141,7 @@ def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
     if not any(settings["scope"] == "none" for settings in known.values()):
         unpruned = [name for name, s in catalog.variants().items() if s["scope"] == "none"]
         yield f"config.methods: {unpruned[0]!r} is missing; every method is compared with it"
+    yield from fitting.training_problems(config.get("training", {}), "config.training")
     fitted = [name for name, settings in known.items() if "fitted_id" in settings]
     if fitted and not config.get("corpus"):
         yield f"config.corpus: missing, but {', '.join(fitted)} must be fitted on it"
@@ -163,6 +167,24 @@ def _comparison_problems(config: Mapping[str, Any]) -> Iterator[str]:
                 if name not in ids:
                     yield f"{where}: the run has no method {name!r}; {did_you_mean(name, ids)}"
         yield from _repeated([" - ".join(pair) for pair in entry["pairs"]], where)
+
+
+def _scope_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Whether a method under the scope `custom` chooses by itself what is kept."""
+    if settings["scope"] == "custom":
+        module, name = catalog.module_of(settings["base"])
+        if signature.has_method(module, name, "keep") is False:
+            yield (
+                f"{where}.scope: {settings['root']!r} has no method `keep`, so it cannot choose "
+                "by itself (custom); choose global, layer or head"
+            )
+
+
+def _trained_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Whether a method's own settings of training fit together."""
+    takes = signature.parameters(*catalog.module_of(settings["base"]), ()) or {}
+    if takes.get("additionalProperties"):
+        yield from fitting.training_problems(settings["params"], f"{where}.params")
 
 
 def _part_problems(

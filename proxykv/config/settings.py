@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from proxykv.config.bounds import TYPES, Bounds, Count, Odd
+from proxykv.config.bounds import TYPES, Bounds, Count, Index, Odd
 from proxykv.config.terms import default_weights, term_weights
 from proxykv.runtime.errors import ConfigError
 
 Positive = Annotated[float, Bounds(above=0)]
 NotNegative = Annotated[float, Bounds(minimum=0)]
-Index = Annotated[int, Bounds(minimum=0)]
 Share = Annotated[float, Bounds(minimum=0, below=1)]
 Variant = Literal["hybrid", "linear"]
 Signal = Literal["kvzip", "prefill"]

@@ -46,6 +46,17 @@ def names(module: str) -> Collection[str]:
     return _definitions(module).keys()
 
 
+def has_method(module: str, name: str, method: str) -> bool | None:
+    """Whether a class, or one that it derives from, defines a method; None if unknown."""
+    origin, node = definition(module, name)
+    if not isinstance(node, ast.ClassDef):
+        return None
+    if any(isinstance(part, ast.FunctionDef) and part.name == method for part in node.body):
+        return True
+    inherited = [has_method(origin, ast.unparse(base), method) for base in node.bases]
+    return True if True in inherited else None if None in inherited else False
+
+
 @dataclass(frozen=True)
 class _Argument:
     name: str

@@ -164,6 +164,64 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
         method(base="proxykv", params={"weights": {"msee": 1}}),
         "config.methods[1].params.weights: unknown key 'msee'; did you mean 'mse'?",
     ),
+    "a loss of zeros": (
+        change(training={"val_contexts": 1, "weights": {"mse": 0}}),
+        "config.training.weights: all are zero; give at least one term a weight",
+    ),
+    "a loss without terms, of a method": (
+        method(base="proxykv", params={"weights": {}}),
+        "config.methods[1].params.weights: all are zero; give at least one term a weight",
+    ),
+    "an even kernel of the mapper": (
+        change(training={"mapper": {"kernel": 4}}),
+        "config.training.mapper.kernel: 4 is even; choose an odd number",
+    ),
+    "an even kernel of the surrogate": (
+        method(base="surrogate", params={"kernel": 4}),
+        "config.methods[1].params.kernel: 4 is even; choose an odd number",
+    ),
+    "a width that the heads do not divide": (
+        change(training={"mapper": {"width": 9}}),
+        "config.training.mapper: width 9 is not a multiple of attention_heads 2; choose a multiple",
+    ),
+    "a width that the heads of a method do not divide": (
+        method(base="proxykv", params={"mapper": {"attention_heads": 5}}),
+        "config.methods[1].params.mapper: width 32 is not a multiple of attention_heads 5; "
+        "choose a multiple",
+    ),
+    "a device that does not exist": (
+        change(training={"device": "gpu0"}),
+        "config.training.device: 'gpu0' is not allowed; expected auto, cpu, cuda or cuda:<number>",
+    ),
+    "chunks of no token": (
+        method(base="kvzip", params={"chunk": 0}),
+        "config.methods[1].params.chunk: 0 is less than the minimum of 1",
+    ),
+    "sinks below zero": (
+        method(base="streaming", params={"sinks": -1}),
+        "config.methods[1].params.sinks: -1 is less than the minimum of 0",
+    ),
+    "a scorer that cannot choose by itself": (
+        method(base="kvzip", scope="custom"),
+        "config.methods[1].scope: 'kvzip' has no method `keep`, so it cannot choose by itself "
+        "(custom); choose global, layer or head",
+    ),
+    "more contexts to choose a step than there are": (
+        change(training={"val_contexts": 999}),
+        "config.training.val_contexts: cannot hold out 999 of the 9 contexts that 'proxykv' is "
+        "fitted on; set it between 1 and 8",
+    ),
+    "all contexts of a length to choose a step": (
+        method(base="proxykv", lengths=[128], params={"val_contexts": 9}),
+        "config.methods[1].params.val_contexts: cannot hold out 9 of the 9 contexts that 'mine' "
+        "is fitted on; set it between 1 and 8",
+    ),
+    "everything held out": (
+        lambda config: config.update(
+            methods=["full", "prior"], corpus=[{**config["corpus"][0], "held_out": 9}]
+        ),
+        "config.methods[1]: the corpus leaves no context to fit 'prior' on",
+    ),
     "class of no module": (
         method(base="nowhere.methods:Mine"),
         "config.methods[1]: no module 'nowhere.methods', in the checkout or installed; "
