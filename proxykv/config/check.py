@@ -11,9 +11,9 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from proxykv.config import benchmarks, catalog, fitting, signature, sources
+from proxykv.config import benchmarks, catalog, signature, sources
 from proxykv.config.cards import SINGLE, method_cards
-from proxykv.config.settings import TrainingSettings
+from proxykv.config.settings import TrainingSettings, training_problems
 
 BUILD_GIVEN = ("task", "tokenizer", "seed", "split", "max_context", "downloads")
 """Arguments of a benchmark's `build` that the run provides."""
@@ -141,7 +141,7 @@ def _method_problems(config: Mapping[str, Any]) -> Iterator[str]:
     if not any(settings["scope"] == "none" for settings in known.values()):
         unpruned = [name for name, s in catalog.variants().items() if s["scope"] == "none"]
         yield f"config.methods: {unpruned[0]!r} is missing; every method is compared with it"
-    yield from fitting.training_problems(config.get("training", {}), "config.training")
+    yield from training_problems(config.get("training", {}), "config.training")
     fitted = [name for name, settings in known.items() if "fitted_id" in settings]
     if fitted and not config.get("corpus"):
         yield f"config.corpus: missing, but {', '.join(fitted)} must be fitted on it"
@@ -184,7 +184,7 @@ def _trained_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
     """Whether a method's own settings of training fit together."""
     takes = signature.parameters(*catalog.module_of(settings["base"]), ()) or {}
     if takes.get("additionalProperties"):
-        yield from fitting.training_problems(settings["params"], f"{where}.params")
+        yield from training_problems(settings["params"], f"{where}.params")
 
 
 def _part_problems(

@@ -5,7 +5,7 @@ The config's schema, the checks, the estimate and the training read them here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -229,3 +229,22 @@ class TrainingSettings:
         """
         if not any(self.weights.values()):
             raise ConfigError("weights: all are zero; give at least one term a weight")
+
+
+def training_problems(values: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Settings of training that the schema admits and that do not fit together.
+
+    Args:
+        values: the section `training`, or the parameters of a method that is trained.
+        where: where they stand in the config.
+    """
+    names = {field.name for field in fields(TrainingSettings)}
+    training = {name: value for name, value in values.items() if name in names}
+    for settings, stated in (
+        (TrainingSettings, training),
+        (MapperSettings, values.get("mapper", {})),
+    ):
+        try:
+            settings(**stated)
+        except ConfigError as error:
+            yield f"{where}.{error}"
