@@ -31,7 +31,7 @@ MODULES = re.compile(r"`((?:proxykv|baselines)(?:\.\w+)+)[`(]")
 SAVED = {
     name
     for page in PAGES
-    for name in re.findall(r"[Ss]aved? (?:\w+ )?as `([^`]+)`", page.read_text("utf-8"))
+    for name in re.findall(r"[Ss]aved?\s(?:\w+\s)?as\s`([^`]+)`", page.read_text("utf-8"))
 }
 """Files that readers make themselves."""
 LINKS = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")

@@ -49,6 +49,8 @@ for FAMILY in RUN.families:
         conda:
             "../envs/proxykv.yaml"
         params:
+            # Not in the command, which is made when the job runs: there FAMILY is the last one.
+            family=FAMILY,
             code=code_digest("proxykv.steps.screen"),
             settings=digest(
                 [
@@ -57,7 +59,7 @@ for FAMILY in RUN.families:
                 ]
             ),
         shell:
-            step(f"screen {shlex.quote(FAMILY)}")
+            step("screen {params.family:q}")
 
 
 rule fit:
