@@ -127,20 +127,19 @@ def costs(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
 def paired(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     """The run's comparisons: method minus reference on the same contexts, for score and KL.
 
-    `retention` is a number as text, or "<=0.3": contexts averaged over all retentions up to there.
+    `retention` is a number as text, or "<=0.3": differences averaged in each context over the
+    retentions up to there that both methods have.
     Holm's correction covers, for each family, benchmark and metric, the comparisons of one `group`
     at "<=0.3" (the main question), and the retentions of one comparison (where does it show?).
     """
     means = context_means(rows, methods)
-    pooled = _pool(means, LOW_RETENTION).assign(retention=LOW)
-    single = means[means.retention < 1].assign(retention=means.retention.map("{:g}".format))
     records = [
-        {"group": group, "tested_with": LOW if main else f"{method} {reference}", **record}
+        {"group": group, "tested_with": LOW if pool else f"{method} {reference}", **record}
         for group, pairs in methods.comparisons.items()
-        for main, frame in ((True, pooled), (False, single))
+        for pool in (True, False)
         for method, reference in pairs
         for metric in ("score", "kl")
-        for record in _differences(frame, method, reference, metric)
+        for record in _differences(means, method, reference, metric, pool=pool)
     ]
     columns = [
         "family",
@@ -203,14 +202,15 @@ TABLES = {
 def context_means(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     """Questions of a context averaged: one line per context, method and retention.
 
-    Adds `oracle`, the oracle's score there (NaN without one), and `seconds` = prefill + scoring.
+    Adds `oracle`, the oracle's score there (NaN in a benchmark that was run without it), and
+    `seconds` = prefill + scoring.
     """
     rows = rows.assign(seconds=rows.prefill_seconds + rows.score_seconds)
     by = [*CELL, *UNIT, *METHOD, "retention"]
     means = rows.groupby(by)[VALUES].mean().reset_index()
     oracle = means[means.method == methods.only("oracle")]
-    if len(oracle):
-        oracle = pd.concat([oracle, means[means.retention == 1]])
+    full = means[means.retention == 1]
+    oracle = pd.concat([oracle, full.merge(oracle[CELL].drop_duplicates(), on=CELL)])
     on = [*CELL, *UNIT, "retention"]
     return means.merge(
         oracle[[*on, "score"]].rename(columns={"score": "oracle"}), on=on, how="left"
@@ -258,12 +258,18 @@ def _strata(group: pd.DataFrame, column: str) -> Strata:
 
 
 def _differences(
-    means: pd.DataFrame, method: str, reference: str, metric: str
+    means: pd.DataFrame, method: str, reference: str, metric: str, *, pool: bool
 ) -> Iterable[dict[str, Any]]:
     on = [*CELL, "retention", *UNIT]
-    one, other = (means.loc[means.method == m, [*on, metric]] for m in (method, reference))
+    pruned = means[means.retention < 1]
+    one, other = (pruned.loc[pruned.method == m, [*on, metric]] for m in (method, reference))
     pairs = one.merge(other, on=on, suffixes=("", "_reference")).dropna()
     pairs["difference"] = pairs[metric] - pairs[f"{metric}_reference"]
+    if pool:
+        low = pairs[pairs.retention <= LOW_RETENTION].groupby([*CELL, *UNIT])
+        pairs = low["difference"].mean().reset_index().assign(retention=LOW)
+    else:
+        pairs["retention"] = pairs.retention.map("{:g}".format)
     for (family, benchmark, retention), group in pairs.sort_values(UNIT).groupby(
         [*CELL, "retention"]
     ):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -206,8 +207,9 @@ def test_a_file_adds_a_plot(
     assert {"answer_length.svg", "answer_length.png"} <= {path.name for path in written}
     build_report(rows, run.dir, run.dir / "report" / "index.html")
     page = (run.dir / "report" / "index.html").read_text("utf-8")
-    assert "Answer length against retention" in page
-    assert "Mean number of new tokens of an answer." in page
+    title, _, caption = (ast.get_docstring(ast.parse(PLOT)) or "").partition("\n")
+    assert title and title.rstrip(".") in page
+    assert caption and " ".join(caption.split()) in page
 
 
 def rows_of(run: Run) -> pd.DataFrame:

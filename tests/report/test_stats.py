@@ -6,10 +6,27 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from independent import (
+    assert_interval,
+    detectable,
+    front,
+    holm_by_steps,
+    mean_of,
+    resampled_means,
+    resampled_ratios,
+    same,
+    sign_flip_p,
+)
 
 from proxykv.report import stats
 
 FLOATS = st.floats(-5, 5).map(lambda x: round(x, 3))
+# Three tasks of unequal size and spread: what ignores the strata or their weights shows.
+UNEVEN = [
+    np.array([0.9, -0.4, 0.2, 0.7, 0.1]),
+    np.array([0.0, 0.3, -0.1]),
+    np.array([2.0, -1.5, 0.6, 1.1]),
+]
 
 
 def test_tasks_weigh_the_same_however_many_contexts_they_have():
@@ -145,3 +162,94 @@ def test_interval_holds_the_mean_and_stays_in_the_data(tasks: list[list[float]])
     floor = np.mean([s.min() for s in strata])
     ceiling = np.mean([s.max() for s in strata])
     assert floor - 1e-9 <= min(low, value) and max(high, value) <= ceiling + 1e-9
+
+
+# --- several tasks, by another route --------------------------------------------------------------
+
+
+def test_interval_of_several_tasks_is_that_of_all_their_resamples():
+    value, low, high = stats.mean_ci(UNEVEN)
+    assert value == same(mean_of([list(task) for task in UNEVEN]))
+    assert_interval(low, high, resampled_means([list(task) for task in UNEVEN]))
+
+
+def test_tasks_are_resampled_independently_of_each_other():
+    # Equal tasks: one stream for both would resample them as one, with an interval 1.4 times as
+    # wide.
+    task = np.array([0.0, 0.1, 0.4, 0.5, 1.0])
+    _, low, high = stats.mean_ci([task, task])
+    assert_interval(low, high, resampled_means([list(task), list(task)]))
+    one = stats.mean_ci([task])
+    assert (high - low) / (one.high - one.low) == pytest.approx(2**-0.5, abs=0.06)
+
+
+def test_interval_of_a_ratio_over_several_tasks_is_that_of_all_resamples():
+    below = [np.array([0.5, 0.9, 0.7]), np.array([0.3, 0.8, 0.6, 0.9])]
+    above = [np.array([0.1, 0.9, 0.4]), np.array([0.3, 0.2, 0.7, 0.4])]
+    value, low, high = stats.ratio_ci(above, below)
+    lists = [[list(task) for task in tasks] for tasks in (above, below)]
+    assert value == same(mean_of(lists[0]) / mean_of(lists[1]))
+    assert_interval(low, high, resampled_ratios(*lists))
+
+
+def test_ratio_has_no_interval_where_a_task_has_one_context():
+    lone = [np.array([0.5]), np.array([0.5, 0.7])]
+    value, low, high = stats.ratio_ci(lone, lone)
+    assert value == 1 and math.isnan(low) and math.isnan(high)
+
+
+def test_permutation_test_weighs_tasks_as_the_mean_does():
+    assert stats.permutation_p(UNEVEN) == same(sign_flip_p([list(task) for task in UNEVEN]))
+    # The second task's lone context weighs as much as the four of the first: both cancel, so that
+    # nothing is less extreme. Without weights their sum is 3, and 12 of 32 are as extreme.
+    assert stats.permutation_p([np.ones(4), np.array([-1.0])]) == 1.0
+
+
+def test_exact_and_drawn_permutations_agree():
+    drawn = stats.permutation_p(UNEVEN, permutations=4000)
+    assert drawn == pytest.approx(sign_flip_p([list(task) for task in UNEVEN]), abs=0.04)
+
+
+def test_all_sign_vectors_are_used_where_there_are_few_enough():
+    d = np.random.default_rng(2).normal(0.4, 1, 13)  # 2^13 = 8192 of at most 9999
+    assert stats.permutation_p([d]) * 2**13 == pytest.approx(
+        round(stats.permutation_p([d]) * 2**13)
+    )
+    exact = sign_flip_p([np.round(d, 3).tolist()])
+    assert stats.permutation_p([np.round(d, 3)]) == same(exact)
+
+
+def test_detectable_effect_of_several_tasks_by_hand():
+    assert stats.detectable_effect(UNEVEN) == same(detectable([list(task) for task in UNEVEN]))
+    # One task by the usual formula: (t(.975) + t(.8)) * sd / sqrt(n), 4 degrees of freedom.
+    one = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert stats.detectable_effect([one]) == pytest.approx((2.776445 + 0.940965) * 0.7071068)
+    # Two equal tasks: the error falls by sqrt(2), and there are 8 degrees of freedom.
+    assert stats.detectable_effect([one, one]) == pytest.approx((2.306004 + 0.88889) * 0.5, 1e-5)
+
+
+def test_detectable_effect_obeys_its_power_and_level():
+    sample = [np.arange(6.0)]
+    assert stats.detectable_effect(sample, power=0.9) > stats.detectable_effect(sample)
+    assert stats.detectable_effect(sample, alpha=0.01) > stats.detectable_effect(sample)
+    half = stats.detectable_effect(sample, power=0.5)  # t(.5) is 0: only the level is left
+    assert half == pytest.approx(2.570582 * np.arange(6.0).std(ddof=1) / 6**0.5)
+
+
+@given(st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), max_size=12))
+def test_holm_by_steps(p_values: list[float]):
+    np.testing.assert_allclose(stats.holm(p_values), holm_by_steps(p_values))
+
+
+@given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=30))
+def test_front_by_comparing_every_pair(points: list[tuple[float, float]]):
+    cost, value = zip(*points, strict=True)
+    assert stats.pareto_front(cost, value).tolist() == front(points)
+
+
+def test_draws_depend_on_the_seed_alone():
+    assert stats.mean_ci(UNEVEN) == stats.mean_ci(UNEVEN)
+    assert stats.mean_ci(UNEVEN, seed=1) != stats.mean_ci(UNEVEN)
+    many = [np.random.default_rng(0).normal(0.2, 1, 30)]
+    assert stats.permutation_p(many) == stats.permutation_p(many)
+    assert stats.permutation_p(many, seed=1) != stats.permutation_p(many)
