@@ -137,7 +137,7 @@ class Guide:
         paths = sorted(self.result("rows").rglob("*.parquet"))
         rows = pd.concat([pd.read_parquet(path) for path in paths])
         for column, value in only.items():
-            rows = rows[rows[column] == value]
+            rows = rows.loc[rows[column] == value]
         return rows
 
 
@@ -210,7 +210,7 @@ def test_the_contract_of_methods_is_checked_for_the_guides(method_guide: Guide) 
 
 def test_the_guides_benchmark_task_and_family_have_rows(extend_guide: Guide) -> None:
     rows = extend_guide.rows()
-    cells = {(r.family, r.benchmark, r.task) for r in rows.itertuples()}
+    cells = {tuple(cell) for cell in rows[["family", "benchmark", "task"]].to_numpy().tolist()}
     tasks = [("recall", "forward"), ("recall", "backward"), ("tiny", "single"), ("tiny", "one")]
     assert cells == {
         (family, *task) for family in extend_guide.config["families"] for task in tasks

@@ -2,7 +2,7 @@
 
 # lm-eval's decorators hide the signatures behind them.
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false
-# pyright: reportTypedDictNotRequiredAccess=false, reportArgumentType=false
+# pyright: reportTypedDictNotRequiredAccess=false, reportArgumentType=false, reportReturnType=false
 
 from __future__ import annotations
 

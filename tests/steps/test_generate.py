@@ -94,14 +94,14 @@ def test_bytes_and_achieved_retention_are_counted(examples: list[Example]) -> No
     model = load_model(MODELS / "tiny" / "target")
     config = model.net.config
     heads = config.num_hidden_layers * config.num_key_value_heads
-    for row in table.itertuples():
-        tokens = next(len(model.encode(e.context)) for e in examples if e.id == row.context_id)
-        assert row.context_tokens == tokens
+    for row in table.to_dict("records"):
+        tokens = next(len(model.encode(e.context)) for e in examples if e.id == row["context_id"])
+        assert row["context_tokens"] == tokens
         budget = {"none": heads * tokens, "global": int(0.3 * heads * tokens)}
-        pairs = budget.get(str(row.scope), heads * int(0.3 * tokens))
-        assert row.kv_bytes == pairs * 2 * config.head_dim * 4  # keys and values, float32
-        assert row.kv_bytes_full == heads * tokens * 2 * config.head_dim * 4
-        assert row.achieved_retention == pairs / (heads * tokens)
+        pairs = budget.get(row["scope"], heads * int(0.3 * tokens))
+        assert row["kv_bytes"] == pairs * 2 * config.head_dim * 4  # keys and values, float32
+        assert row["kv_bytes_full"] == heads * tokens * 2 * config.head_dim * 4
+        assert row["achieved_retention"] == pairs / (heads * tokens)
     assert (table.query("method == 'snapkv'").achieved_retention < 0.3).all()
 
 
