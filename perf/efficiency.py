@@ -7,7 +7,7 @@ Cases take turns at every length; `full` prefills and prunes nothing. The proxy'
 target's device unless `--proxy-device` names another. Peak memory is that of the target's device,
 and counts the proxy's weights there where a case needs them. Decoding is one row: `full` with
 transformers' own attention and cache, the others with a pruned cache. A case that runs out of
-memory is told as such. Writes `<out>.csv`, a line for each figure, and `<out>.svg`; prints medians.
+memory is marked. Writes `<out>.csv`, a line for each figure, and `<out>.svg`; prints medians.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def another_run(config: dict[str, Any]) -> None:
 
 
 FITS = ["fit linear", "fit proxykv"]
-# Its contexts are held against the corpus; what they do not change is not fitted again.
+# Its contexts are compared with the corpus; what they do not change is not fitted again.
 ADDED = ["prepare multikey", "screen_tiny", "generate multikey", "grade multikey"]
 
 
@@ -280,7 +280,7 @@ def test_the_papers_grid_is_planned_in_seconds(checkout: Checkout) -> None:
 
 
 def test_shards_share_a_tasks_contexts(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut anew, a task is not answered anew; its rows are all there, and reported once."""
+    """Other shards answer nothing again; the rows are all there, and reported once."""
     monkeypatch.chdir(checkout.folder)
     before = checkout.rows("single")
     checkout.config["benchmarks"] = [

@@ -252,7 +252,7 @@ class Trainer:
     def resume(self) -> int:
         """Load this run's checkpoint if there is one; return the last step done.
 
-        The log is cut back to that step, so that no step is told twice.
+        The log is cut back to that step, so that no step is logged twice.
         """
         step = self._load()
         if self.log_file.exists():

@@ -86,8 +86,8 @@ class Model:
     def context(self, text: str) -> tuple[int, ...]:
         """Ids of prefix and context.
 
-        They are the first ids of the whole prompt's encoding. A token that holds the end of the
-        prefix and the start of the context counts as context if the context starts with a word.
+        They are the first ids of the whole prompt's encoding, up to the seam with the question. A
+        token that holds the end of the prefix and the start of the context may count as either.
         """
         if self.template:
             whole = self.template.context(text)

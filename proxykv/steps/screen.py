@@ -64,7 +64,7 @@ def require_clean(run: Run, family: str) -> None:
         if card["decontamination"]["dropped"] != dropped:
             raise ConfigError(
                 f"{folder}: new evaluation contexts share text with what it was fitted on; "
-                "run the same command again, which fits it anew"
+                "run the same command again, which fits it again"
             )
 
 

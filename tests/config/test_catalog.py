@@ -53,7 +53,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    """Read every file anew, as the next process would."""
+    """Read every file again, as the next process would."""
     for cached in (
         catalog._parsed,
         catalog._literal,

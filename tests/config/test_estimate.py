@@ -1,4 +1,4 @@
-"""Estimated hours grow with the work as they must, and are told before anything runs."""
+"""Estimated hours grow with the work as they must, and are printed before anything runs."""
 
 from __future__ import annotations
 

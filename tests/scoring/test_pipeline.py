@@ -304,7 +304,7 @@ def test_switching_the_schedule_of_a_run_times_it_anew(
     _, first = rows(trained, "switched")
     again, same = rows(trained, "switched")
     assert len(same) == len(first) == 3  # nothing was missing
-    anew, more = rows(trained, "switched", schedule="parallel")
+    parallel, more = rows(trained, "switched", schedule="parallel")
     assert set(again.schedule) == {"sequential"}
-    assert set(anew.schedule) == {"parallel"}
+    assert set(parallel.schedule) == {"parallel"}
     assert len(more) == 6

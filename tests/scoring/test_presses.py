@@ -78,7 +78,7 @@ def test_nothing_of_a_press_stays_on_the_model(
         return names, hooks, net.config._attn_implementation, dict(ALL_ATTENTION_FUNCTIONS)
 
     before = state()
-    # Imported anew, as in a process that has never seen it.
+    # Imported again, as in a process that has never seen it.
     for name in [m for m in sys.modules if m.split(".")[0] == "kvpress"]:
         del sys.modules[name]
     adakv = KVPress(method_context, name="AdaKVPress", press=SMALL)
