@@ -150,9 +150,9 @@ def load_model(
         ConfigError: if the folder or its architecture cannot be used.
         PermissionError: if this user may not read one of its files.
     """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        require_readable(path)  # first: safetensors calls such a file missing
     config = load_config(folder, rope_scaling)
-    for path in folder.iterdir():
-        require_readable(path)
     digest = weights_digest(folder)
     tokenizer = load_tokenizer(folder)
     try:
