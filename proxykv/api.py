@@ -138,7 +138,7 @@ class PrunedContext:
         Raises:
             ValueError: if there is nothing to read after the context.
         """
-        prompt = [*self.model.encode(question), *self.model.suffix]
+        prompt = self.model.question(question)
         if not prompt:
             raise ValueError("the question is empty: there is nothing to answer")
         ids = answer_from(self.model, self.cache, self.tokens, prompt, max_new_tokens)

@@ -42,8 +42,8 @@ class Model:
     """A causal language model with its tokenizer and the fixed parts of its prompts.
 
     `prefix`: ids before the context; `suffix`: ids between the question and the answer; both are
-    empty where there is no chat template and the tokenizer adds no special tokens. `digest`: of
-    what in its folder decides scores. `template`: the chat template, None where prompts have none.
+    empty where there is no chat template and the tokenizer adds no special tokens. `digest`:
+    SHA-256 of the weights. `template`: the chat template, None where prompts have none.
     """
 
     net: PreTrainedModel
