@@ -13,12 +13,13 @@ import pytest
 from proxykv.config import catalog
 
 DATA = ["runtime", "config"]
-MODELS = [*DATA, "benchmarks", "model", "scoring", "mapper"]
+MODELS = [*DATA, "benchmarks", "kernels", "model", "scoring", "mapper"]
 EVERY = [*MODELS, "report", "runs", "steps", "integrations", "api"]
 MAY_IMPORT = {
     "runtime": ["runtime"],
     **dict.fromkeys(["config", "benchmarks", "report", "runs"], DATA),
-    "model": DATA,
+    "kernels": ["runtime"],
+    "model": [*DATA, "kernels"],
     **{folder: MODELS[: MODELS.index(folder)] for folder in ("scoring", "mapper")},
     "baselines": MODELS,
     **{folder: EVERY[: EVERY.index(folder)] for folder in ("steps", "integrations", "api")},

@@ -1,6 +1,6 @@
 """Models: devices, loading and prompts, attention, KV caches, prefill and decoding.
 
-Imports `config` and `runtime`.
+Imports `kernels`, `config` and `runtime`.
 """
 
 from proxykv.model.context_cache import ATTENTION

@@ -1,0 +1,30 @@
+"""Which implementation runs, and what says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from proxykv.kernels.choice import choose
+from proxykv.runtime.errors import ConfigError
+
+CPU = torch.device("cpu")
+
+
+def test_a_cpu_takes_the_reference() -> None:
+    assert str(choose(CPU, torch.float32, 64)) == "reference (no NVIDIA GPU)"
+
+
+@pytest.mark.parametrize(("dtype", "head_size"), [(torch.float64, 64), (torch.float16, 72)])
+def test_what_no_kernel_can_do_takes_the_reference(
+    dtype: torch.dtype, head_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROXYKV_KERNELS", "triton")
+    choice = choose(CPU, dtype, head_size)
+    assert choice.kernels == "reference" and "no kernel for" in choice.why
+
+
+def test_a_mistyped_override_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROXYKV_KERNELS", "tritn")
+    with pytest.raises(ConfigError, match="PROXYKV_KERNELS='tritn'.*triton or to reference"):
+        choose(CPU, torch.float32, 64)
