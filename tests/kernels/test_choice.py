@@ -26,5 +26,5 @@ def test_what_no_kernel_can_do_takes_the_reference(
 
 def test_a_mistyped_override_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROXYKV_KERNELS", "tritn")
-    with pytest.raises(ConfigError, match="PROXYKV_KERNELS='tritn'.*triton or to reference"):
+    with pytest.raises(ConfigError, match="triton or to reference"):
         choose(CPU, torch.float32, 64)
