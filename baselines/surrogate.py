@@ -23,7 +23,7 @@ from proxykv.mapper.calibration import QuantileCalibration
 from proxykv.mapper.fitted import load_fitted
 from proxykv.mapper.layer_inputs import Inputs, load_inputs
 from proxykv.mapper.stored_scores import Predictor
-from proxykv.mapper.training import train_mapper
+from proxykv.mapper.training.train import train_mapper
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
 from proxykv.runtime.errors import ConfigError
@@ -175,7 +175,7 @@ def fit(
     training: dict[str, Any] = {"lr": 1e-3} | {k: v for k, v in params.items() if k not in others}
     kind = params.get("inputs", "hidden")
     config = TrainingSettings(**training, mapper=own, signal=kind)
-    train_mapper(files, out, config, identity, build=calibrated_net, load=load_inputs)
+    train_mapper(files, out, config, identity, build=initial_network, load=load_inputs)
 
 
 def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
@@ -189,12 +189,12 @@ def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
     return predict
 
 
-def calibrated_net(
-    files: Sequence[Path], overrides: Mapping[str, Any], inputs: str
+def initial_network(
+    files: Sequence[Path], settings: Mapping[str, Any], inputs: str
 ) -> SurrogateNetwork:
     """A fresh network with the normalisation and the mean logits of the training contexts."""
     x, target = load_inputs(files[0], inputs)
-    net = SurrogateNetwork(SurrogateShape(len(x), x.shape[-1], *target.shape[:2], **overrides))
+    net = SurrogateNetwork(SurrogateShape(len(x), x.shape[-1], *target.shape[:2], **settings))
     total = square = logit = torch.zeros(())
     tokens = 0
     for path in files:

@@ -56,7 +56,7 @@ class Mapper(nn.Module):
         return (scores + EPS).log() - (1 - scores + EPS).log()
 
     @torch.no_grad()
-    def calibrate(
+    def set_statistics(
         self,
         mean: Float[Tensor, " proxy"],
         std: Float[Tensor, " proxy"],

@@ -13,7 +13,7 @@ from torch import Tensor
 from proxykv.config.settings import TrainingSettings
 from proxykv.mapper.hybrid import load_mapper
 from proxykv.mapper.stored_scores import Predictor, load_scores
-from proxykv.mapper.training import train_mapper
+from proxykv.mapper.training.train import train_mapper
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import ProxySignal, Scores
 from proxykv.scoring.contract import MethodContext

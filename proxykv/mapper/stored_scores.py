@@ -1,4 +1,4 @@
-"""Stored scores of the training contexts: read them, and start a mapper from their statistics."""
+"""Stored scores of the training contexts: read them, and fit a mapper's statistics to them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.seeded import window
 
 Predictor = Callable[[Path], tuple[Scores, Scores]]
-"""From a stored context to the scores that a fitted method gives its tokens, and the target's."""
+"""From a context's score file to the scores that a fitted method predicts, and the target's."""
 
-Load = Callable[..., tuple[Tensor, Tensor]]
-"""What a module sees of a file and the target's scores: `load_scores`, or alike."""
+LoadContext = Callable[..., tuple[Tensor, Tensor]]
+"""Reads a module's input and the target's scores from a score file: `load_scores`, or a function
+with the same arguments."""
 
-SAMPLE = 512
-"""Tokens of a context, evenly spaced, that tell how scores are distributed."""
+CALIBRATION_TOKENS = 512
+"""Most tokens of a context, evenly spaced, that the quantile calibration is learned from."""
 
 
 def load_scores(
@@ -34,42 +35,56 @@ def load_scores(
     crop: int | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "proxy_layer proxy_head token"], Float[Tensor, "layer kv_head token"]]:
-    """Proxy and target scores of one context, float32; a random window if longer than `crop`.
+    """Read the proxy's and the target's scores of the same tokens of a context.
 
-    `signal` says which of the proxy's scores. Raises ConfigError if the file has no such ones.
+    Args:
+        path: the context's score file.
+        signal: which of the proxy's scores to read (see `proxykv.scoring.proxy.SIGNALS`).
+        device: where to put them.
+        crop: most tokens to read; of a longer context, a random window.
+        generator: draws the window.
+
+    Returns:
+        The proxy's scores and the target's, float32.
+
+    Raises:
+        ConfigError: if the file holds no such scores.
     """
     with tensor_file.opened(path) as stored:
         name = tensor_name(signal)
         if name not in stored.keys():  # noqa: SIM118  (not a mapping)
             raise ConfigError(f"{path}: holds no {signal!r} signal of the proxy")
         proxy, target = stored.get_slice(name), stored.get_slice("target")
-        part = window(target.get_shape()[-1], crop, generator)
-        pieces = [piece[:, :, part].to(device).float() for piece in (proxy, target)]
-    return pieces[0], pieces[1]
+        tokens = window(target.get_shape()[-1], crop, generator)
+        parts = [scores[:, :, tokens].to(device).float() for scores in (proxy, target)]
+    return parts[0], parts[1]
 
 
 def tensor_name(signal: str) -> str:
-    """Name under which a score file holds the proxy's features; KVzip scores are plain `proxy`."""
+    """Name of the proxy's scores in a score file; KVzip scores are called `proxy`."""
     return "proxy" if signal == "kvzip" else f"proxy_{signal}"
 
 
-def calibrated_mapper(
-    files: Sequence[Path], overrides: Mapping[str, Any], signal: str = "kvzip"
+def initial_mapper(
+    files: Sequence[Path], settings: Mapping[str, Any], signal: str = "kvzip"
 ) -> Mapper:
-    """A fresh mapper with the shape, input normalisation and mean logits of the training scores.
+    """Make a mapper with the shape, the input statistics and the mean logits of stored scores.
 
-    Raises ConfigError for a file whose scores are not in [0, 1] or have another shape.
+    Args:
+        files: score files of the training contexts.
+        settings: those of `MapperSettings` that differ from their defaults.
+        signal: which of the proxy's scores the mapper reads.
+
+    Raises:
+        ConfigError: for a file whose scores leave [0, 1] or have another shape.
     """
     mapper: Mapper | None = None
     sums: list[Tensor] = []
     tokens = 0
     for path in files:
-        proxy, target = load_scores(path, signal)
-        for name, scores in (("proxy", proxy), ("target", target)):
-            if not bool(((scores >= 0) & (scores <= 1)).all()):
-                raise ConfigError(f"{path}: {name} scores leave [0, 1]; extract them again")
+        proxy, target = _checked_scores(path, signal)
         (proxy_layers, proxy_heads, _), (layers, heads, _) = proxy.shape, target.shape
-        shape = MapperConfig(proxy_layers, proxy_heads, layers, heads, **overrides)
+        shape = MapperConfig(proxy_layers, proxy_heads, layers, heads, **settings)
         if mapper is None:
             mapper = build_mapper(shape)
             channels = (shape.proxy_channels, shape.proxy_channels, shape.target_channels)
@@ -83,18 +98,35 @@ def calibrated_mapper(
         tokens += len(x)
     assert mapper is not None, "split_contexts leaves at least one training context"
     mean, square, logit = (total / tokens for total in sums)
-    mapper.calibrate(mean, (square - mean.square()).clamp_min(0).sqrt(), logit)
+    mapper.set_statistics(mean, (square - mean.square()).clamp_min(0).sqrt(), logit)
     return mapper
 
 
-def match_distributions(
-    module: Any, files: Sequence[Path], load: Load, signal: str, device: torch.device
+def _checked_scores(path: Path, signal: str) -> tuple[Tensor, Tensor]:
+    proxy, target = load_scores(path, signal)
+    for name, scores in (("proxy", proxy), ("target", target)):
+        if not bool(((scores >= 0) & (scores <= 1)).all()):
+            raise ConfigError(f"{path}: {name} scores leave [0, 1]; extract them again")
+    return proxy, target
+
+
+def calibrate_quantiles(
+    module: Any, files: Sequence[Path], load: LoadContext, signal: str, device: torch.device
 ) -> None:
-    """Let each head's scores be distributed over the contexts of `files` as its true ones are."""
+    """Let a module's `calibration` learn the distribution of each head's true logits.
+
+    Args:
+        module: a mapper, or a module with `score` and `calibration`, not calibrated yet.
+        files: score files of the training contexts, which all count alike.
+        load: reads the module's input and the target's scores from a file.
+        signal: the kind of input that `load` reads.
+        device: where the module is.
+    """
     pairs = []
     for path in files:
-        seen, target = load(path, signal, device)
-        logits = module.score(seen)
-        every = -(-logits.shape[-1] // SAMPLE)
-        pairs.append([t[..., ::every].flatten(0, 1) for t in (logits, target.logit(eps=1e-6))])
-    module.calibration.learn(*(torch.cat(parts, dim=-1) for parts in zip(*pairs, strict=True)))
+        features, target = load(path, signal, device)
+        logits = module.score(features)
+        stride = -(-logits.shape[-1] // CALIBRATION_TOKENS)
+        pairs.append([t[..., ::stride].flatten(0, 1) for t in (logits, target.logit(eps=1e-6))])
+    predicted, true = (torch.cat(parts, dim=-1) for parts in zip(*pairs, strict=True))
+    module.calibration.learn(predicted, true)
