@@ -29,8 +29,9 @@ Every file in `results/<run>/rows/` has these columns. A row is one question, an
 at one retention.
 """
 CLI = """
-The workflow calls the steps. You call `check`, `status`, `forget`, `recover` and `lm-eval`. A
-mistake in a config prints one line for each problem; the exit status is 2.
+The workflow calls the steps. You call `check`, `status`, `audit`, `forget`, `recover` and
+`lm-eval`. A mistake in a config prints one line for each problem; the exit status is 2. `audit`
+ends with 1 if something differs.
 """
 
 

@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--threads", type=int, help="CPU threads for torch")
             claimed = "GPUs to claim, 0 to hide all; by default what the family's file requests"
             sub.add_argument("--gpus", type=int, help=claimed)
+    add(_audit).add_argument("folder", type=Path, help="results/<run>")
     recover = add(_recover)
     recover.add_argument("command", nargs=argparse.REMAINDER, help="snakemake …")
     forget = add(_forget)
@@ -236,6 +237,16 @@ def _report(options: argparse.Namespace) -> None:
     from proxykv.steps.report import report
 
     report(Run.read(options.config, made=True))
+
+
+def _audit(options: argparse.Namespace) -> None:
+    """recompute a run's scores and tables by other code, and print what differs"""
+    from proxykv.runs.audit import audit
+
+    found = audit(options.folder)
+    print(*found.findings, found.summary, sep="\n")
+    if found.findings:
+        sys.exit(1)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What people do with a run's folder: see how far it is, take a part back, go on after a kill.
+"""What people do with a run's folder: see how far it is, audit it, take a part back, go on.
 
-Imports `config` and `runtime`, and never torch.
+Imports `benchmarks`, `config` and `runtime`, and never torch.
 """

@@ -1,0 +1,197 @@
+"""Rows against predictions and data: every planned row is there once, and its score is right."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
+
+from proxykv.benchmarks import contract
+from proxykv.benchmarks.examples import Question, read_jsonl
+from proxykv.config import catalog
+from proxykv.config.jobs import Job
+from proxykv.config.run import Run
+from proxykv.runs.audit.findings import Audit
+
+Row = dict[str, Any]
+Key = tuple[str, int, str, float]
+"""(context id, question, method, retention)."""
+Asked = Mapping[tuple[str, int], Question]
+
+GRADED = {"score", "score_fixed"}
+NULLABLE = {"score_fixed", "nll", "kl"}
+_COLUMNS = set(catalog.schema("row")["properties"])
+COLUMNS = {"rows": _COLUMNS, "predictions": _COLUMNS - GRADED}
+ROUNDING = 1e-9
+
+
+def check_answers(run: Run, folder: Path, audit: Audit) -> list[Row]:
+    """Check the rows of every job; returns all rows.
+
+    Args:
+        run: says which rows there must be.
+        folder: the run's folder.
+        audit: receives counts and findings.
+    """
+    stored = [(job, _read(folder, job, "rows", audit)) for job in run.jobs()]
+    rows = [row for _, of_job in stored for row in of_job]
+    scopes: dict[str, set[str]] = {}
+    for row in rows:
+        scopes.setdefault(row["method"], set()).add(row["scope"])
+    for method, several in scopes.items():
+        if len(several) > 1:
+            audit.say(folder / "rows", f"{method} has several scopes: {sorted(several)}")
+    grid = list(_grid(run, scopes))
+    for job, of_job in stored:
+        _check_job(run, folder, job, of_job, grid, audit)
+    return rows
+
+
+def check_digests(folder: Path, audit: Audit) -> None:
+    """Compare the files of rows with those that the tables were made of."""
+    path = folder / "tables" / "provenance.json"
+    if not path.is_file():
+        audit.say(path, "missing; run `proxykv tabulate`")
+        return
+    published = json.loads(path.read_text("utf-8"))["rows_sha256"]
+    for name, digest in published.items():
+        file = folder / "rows" / name
+        now = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no such file"
+        if now != digest:
+            audit.say(file, f"changed after the tables were made (SHA-256 {digest[:12]}, {now})")
+
+
+def _grid(run: Run, scopes: Mapping[str, set[str]]) -> Iterator[tuple[str, float]]:
+    """Planned (method, retention). A method that never prunes (scope `none`) runs at 1 only."""
+    for entry in run.config["methods"]:
+        method = entry["id"] if isinstance(entry, dict) else entry
+        for retention in run.retentions:
+            if (retention == 1) == ("none" in scopes.get(method, ())):
+                yield method, retention
+
+
+def _check_job(
+    run: Run, folder: Path, job: Job, rows: list[Row], grid: list[tuple[str, float]], audit: Audit
+) -> None:
+    file = _file(folder, job, "rows")
+    predictions = {_key(row): row for row in _read(folder, job, "predictions", audit)}
+    if not job.dataset.path.is_file():
+        audit.say(job.dataset.path, f"missing; the scores of {file} cannot be recomputed")
+        return
+    examples = job.part(read_jsonl(job.dataset.path))
+    asked = {(e.id, i): question for e in examples for i, question in enumerate(e.questions)}
+    _check_plan(file, rows, {(*unit, *point) for unit in asked for point in grid}, audit)
+    unknown = {key[:2] for key, row in predictions.items() if row["kl"] is None}
+    for row in rows:
+        audit.rows += 1
+        key = _key(row)
+        where = _name(file, key)
+        if key not in predictions:
+            audit.say(where, "has no prediction")
+        for column, value in predictions.get(key, {}).items():
+            if row.get(column) != value:
+                audit.differs(f"{where}, {column}", row.get(column), value)
+        if key[:2] in asked:
+            _check_score(where, job, row, asked[key[:2]], audit)
+        if (row["kl"] is None) != (key[:2] in unknown):
+            audit.say(where, "KL is known for some methods of this question only")
+        for problem in _problems(run, job, row):
+            audit.say(where, problem)
+
+
+def _check_plan(file: Path, rows: list[Row], planned: set[Key], audit: Audit) -> None:
+    there = Counter(map(_key, rows))
+    for key in sorted(planned - there.keys()):
+        audit.say(_name(file, key), "missing, though the config plans it")
+    for key in sorted(there.keys() - planned):
+        audit.say(_name(file, key), "the config does not plan this row")
+    for key, times in there.items():
+        if times > 1:
+            audit.say(_name(file, key), f"is there {times} times")
+
+
+def _check_score(where: str, job: Job, row: Row, question: Question, audit: Audit) -> None:
+    """The benchmark's `grade` decides, on the stored prediction and the data's references."""
+    audit.scores += 1
+    if row["references"] != list(question.references):
+        audit.differs(f"{where}, references", row["references"], list(question.references))
+    graded = contract.load(job.benchmark).grade(job.task, row["prediction"], question)
+    for column in sorted(GRADED):
+        if not _equal(row[column], graded.get(column)):
+            audit.differs(f"{where}, {column}", row[column], graded.get(column))
+
+
+def _problems(run: Run, job: Job, row: Row) -> Iterator[str]:
+    """What a row's columns say that cannot be, whatever the model wrote."""
+    expected = {
+        "family": job.family,
+        "benchmark": job.benchmark,
+        "task": job.task,
+        "protocol": run.protocol,
+        "schedule": run.schedule,
+        "seed": run.seed,
+    }
+    for column, value in expected.items():
+        if row[column] != value:
+            yield f"{column} is {row[column]!r}, not {value!r}"
+    if (row["kl"] is None) != (row["nll"] is None):
+        yield f"of NLL ({row['nll']}) and KL ({row['kl']}) one is unknown"
+    for column, least in {"nll": 0.0, "kl": -0.001}.items():
+        value = row[column]
+        if value is not None and not (math.isfinite(value) and value >= least):
+            yield f"{column} is {value}"
+    kept, whole = row["achieved_retention"], row["kv_bytes_full"]
+    if abs(kept * whole - row["kv_bytes"]) > max(1.0, whole) * ROUNDING:
+        yield f"{row['kv_bytes']} of {whole} bytes are not a retention of {kept}"
+    # A budget is rounded down to whole pairs, at worst in each head alone.
+    below = (row["retention"] - kept) * row["context_tokens"]
+    if row["scope"] != "custom" and not -ROUNDING < below < 1:
+        yield f"achieved retention is {kept}, requested {row['retention']}"
+
+
+def _read(folder: Path, job: Job, kind: str, audit: Audit) -> list[Row]:
+    path = _file(folder, job, kind)
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        audit.say(path, "missing")
+        return []
+    except (ArrowException, OSError) as error:
+        audit.say(path, f"damaged ({error})")
+        return []
+    if absent := COLUMNS[kind] - set(table.column_names):
+        audit.say(path, f"lacks the columns {', '.join(sorted(absent))}")
+        return []
+    whole = []
+    for number, row in enumerate(table.to_pylist(), start=1):
+        if empty := [c for c in COLUMNS[kind] - NULLABLE if row[c] is None]:
+            audit.say(f"{path}, row {number}", f"{', '.join(sorted(empty))} is null")
+        else:
+            whole.append(row)
+    return whole
+
+
+def _file(folder: Path, job: Job, kind: str) -> Path:
+    return folder / job.file(kind).relative_to(job.run_dir)
+
+
+def _key(row: Row) -> Key:
+    return row["context_id"], row["question"], row["method"], row["retention"]
+
+
+def _name(file: Path, key: Key) -> str:
+    context, question, method, retention = key
+    return f"{file}, {context} question {question}, {method} at {retention:g}"
+
+
+def _equal(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= ROUNDING

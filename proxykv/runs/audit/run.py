@@ -1,0 +1,29 @@
+"""The audit of a whole run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxykv.config.run import Run
+from proxykv.runs.audit.answers import check_answers, check_digests
+from proxykv.runs.audit.findings import Audit
+
+
+def audit(folder: Path) -> Audit:
+    """Recompute the scores and tables of a run's folder.
+
+    Args:
+        folder: `results/<run>`, or a copy of it. Data are read from the cache of its config.
+
+    Returns:
+        Counts and findings.
+
+    Raises:
+        ConfigError: if the folder holds no run.
+    """
+    run = Run.read(folder / "config.json", made=True)
+    found = Audit()
+    check_answers(run, folder, found)
+    check_digests(folder, found)
+    found.require_counts()
+    return found

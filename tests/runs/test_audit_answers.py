@@ -1,0 +1,169 @@
+"""A row that differs from its prediction, its data or the plan is found and named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from finished_run import edit, finish
+
+from proxykv.cli import main
+from proxykv.runs.audit import Audit, audit
+
+RUN = Path("results/demo")
+SINGLE = Path("tiny/tiny/single@0.parquet")
+MULTIKEY = Path("tiny/tiny/multikey.parquet")
+Change = Callable[[pd.DataFrame], pd.DataFrame | None]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        finish(root)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def run_here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the run to spoil."""
+    root = tmp_path / "copy"
+    shutil.copytree(made, root, symlinks=True)
+    monkeypatch.chdir(root)
+
+
+def found(*parts: str) -> Audit:
+    """An audit with a finding that has all these parts."""
+    result = audit(RUN)
+    assert any(all(part in line for part in parts) for line in result.findings), result.findings
+    return result
+
+
+def put(column: str, value: object) -> Change:
+    """Set a column of the fourth row."""
+
+    def change(rows: pd.DataFrame) -> None:
+        rows[column] = [value if i == 3 else v for i, v in enumerate(rows[column])]
+
+    return change
+
+
+def test_a_clean_run_has_no_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", str(RUN)]) == 0
+    clean = audit(RUN)
+    rows = sum(len(pd.read_parquet(path)) for path in (RUN / "rows").rglob("*.parquet"))
+    assert clean.findings == [] and clean.rows == clean.scores == rows > 300
+    assert capsys.readouterr().out == f"{clean.summary}\n"
+
+
+def test_a_finding_is_a_line_and_the_exit_status_is_not_zero(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    edit(RUN / "rows" / SINGLE, put("score", 0.25))
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", str(RUN)])
+    assert ended.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any("single@0.parquet, single-0 question 0" in line for line in lines)
+    assert lines[-1].startswith("audited: ")
+
+
+@pytest.mark.parametrize("kind", ["rows", "predictions"])
+def test_a_prediction_that_changed_in_one_file_is_named(kind: str) -> None:
+    edit(RUN / kind / SINGLE, put("prediction", "something else"))
+    found("single-0 question 0", "prediction", "something else")
+
+
+def test_a_prediction_that_changed_in_both_files_has_another_score() -> None:
+    for kind in ("rows", "predictions"):
+        edit(RUN / kind / SINGLE, put("prediction", "a1 b1 something else"))
+    lines = found("single-0 question 0", ", score: published").findings
+    assert not any("prediction" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("score", 0.25, "score: published 0.25, recomputed"),
+        ("score_fixed", 0.25, "score_fixed: published 0.25, recomputed None"),
+        ("references", ["other"], "references: published ['other'], recomputed ['a"),
+        ("kl", float("inf"), "kl is inf"),
+        ("kl", -1.0, "kl is -1.0"),
+        ("nll", -1.0, "nll is -1.0"),
+        ("nll", None, "of NLL (None) and KL"),
+        ("kl", None, "KL is known for some methods of this question only"),
+        ("achieved_retention", 0.2, "bytes are not a retention of 0.2"),
+        ("kv_bytes", 1, "1 of 51200 bytes"),
+        ("task", "vt", "task is 'vt', not 'single'"),
+        ("protocol", "query_aware", "protocol is 'query_aware'"),
+        ("seed", 7, "seed is 7, not 0"),
+        ("scope", "head", "kvzip has several scopes: ['global', 'head']"),
+        ("method", None, "row 4: method is null"),
+        ("retention", 0.4, "kvzip at 0.4: the config does not plan this row"),
+        ("method", "other", "other at 0.5: the config does not plan this row"),
+        ("context_id", "other", "other question 0, kvzip at 0.5: has no prediction"),
+        ("question", 9, "single-0 question 0, kvzip at 0.5: missing"),
+    ],
+)
+def test_a_column_that_cannot_be_is_named(column: str, value: object, said: str) -> None:
+    for kind in ("rows", "predictions") if column in ("kl", "nll") else ("rows",):
+        edit(RUN / kind / SINGLE, put(column, value))
+    found(said)
+
+
+def test_an_achieved_retention_far_from_the_requested_one_is_named() -> None:
+    for kind in ("rows", "predictions"):
+        edit(RUN / kind / SINGLE, put("achieved_retention", 0.4))
+        edit(RUN / kind / SINGLE, put("kv_bytes", int(0.4 * 51200)))
+    found("kvzip at 0.5", "achieved retention is 0.4, requested 0.5")
+
+
+def test_a_missing_row_and_a_row_that_is_there_twice_are_named() -> None:
+    edit(RUN / "rows" / SINGLE, lambda rows: rows.drop(index=3))
+    found("single-0 question 0, kvzip at 0.5: missing")
+    edit(RUN / "rows" / MULTIKEY, lambda rows: pd.concat([rows, rows.iloc[[5]]]))
+    found("multikey-0 question 0", "is there 2 times")
+
+
+def test_a_prediction_that_is_missing_is_named() -> None:
+    edit(RUN / "predictions" / SINGLE, lambda rows: rows.drop(index=3))
+    found("single-0 question 0, kvzip at 0.5: has no prediction")
+
+
+@pytest.mark.parametrize("kind", ["rows", "predictions"])
+def test_files_that_are_gone_cut_or_lack_a_column_are_named(kind: str) -> None:
+    path = RUN / kind / SINGLE
+    edit(path, lambda rows: rows.drop(columns=["nll"]))
+    found(str(path), "lacks the columns nll")
+    path.write_bytes(path.read_bytes()[:-9])
+    found(str(path), "damaged")
+    path.unlink()
+    found(str(path), "missing")
+
+
+def test_scores_without_their_data_are_a_finding() -> None:
+    for path in Path("cache").rglob("tiny-single-*.jsonl"):
+        path.unlink()
+    assert found("the scores of", "single@0.parquet cannot be recomputed").scores > 0
+
+
+def test_rows_that_changed_after_the_tables_are_named() -> None:
+    edit(RUN / "rows" / MULTIKEY, put("decode_seconds", 9.0))
+    found(str(RUN / "rows" / MULTIKEY), "changed after the tables were made")
+    (RUN / "tables" / "provenance.json").unlink()
+    found("provenance.json: missing")
+
+
+def test_nothing_checked_is_a_finding() -> None:
+    shutil.rmtree(RUN / "rows")
+    lines = found("audit: no rows were checked").findings
+    assert "audit: no scores were checked" in lines
+
+
+def test_a_folder_without_a_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "results/other"]) == 2
+    assert "results/other/config.json: no such file" in capsys.readouterr().err
