@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from typing import Any
 
 from proxykv.config.benchmarks import Task, tasks
 from proxykv.config.jobs import Dataset
-from proxykv.config.run import Method, Run
+from proxykv.config.models import Shape
+from proxykv.config.run import ROLES, Method, Run
 from proxykv.config.settings import MapperSettings, TrainingSettings
 
 
@@ -80,12 +80,11 @@ class CostShare:
 class ModelCost:
     """A model of a family's file: operations and bytes of its forwards."""
 
-    def __init__(self, model: Mapping[str, Any]) -> None:
-        shape = model["shape"]
+    def __init__(self, shape: Shape, dtype: str) -> None:
         self.layers, self.parameters = shape["layers"], shape["parameters"]
         self.pairs = shape["layers"] * shape["kv_heads"]
         self.heads, self.dim = shape["layers"] * shape["query_heads"], shape["head_dim"]
-        self.size = BYTES[model["dtype"]]
+        self.size = BYTES[dtype]
 
     @property
     def weights(self) -> int:
@@ -134,7 +133,9 @@ class _Family:
     def __init__(self, run: Run, name: str) -> None:
         self.run, self.name = run, name
         family = run.family(name)
-        self.target, self.proxy = ModelCost(family["target"]), ModelCost(family["proxy"])
+        self.target, self.proxy = (
+            ModelCost(run.model_shape(name, role), family[role]["dtype"]) for role in ROLES
+        )
         self.mappers = len(self._that("mapper"))
         self.by_proxy = bool(self._that("proxy_replay"))
         # Methods of one class with the same parameters share a pass of the target.

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from proxykv.config import catalog, check, sources
 from proxykv.config.cards import MethodCards, method_cards
 from proxykv.config.jobs import Dataset, Job
+from proxykv.config.models import Shape, model_folder, model_shape
 from proxykv.runtime import files
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
@@ -93,12 +94,22 @@ class Run:
             ) from None
 
     def require_sources(self) -> None:
-        """Raise ConfigError if a source's path names an environment variable that is not set.
+        """Check that what the run starts from is there: text, records and shapes of models.
 
         Only where a run is planned or checked: what is made already needs no source.
+
+        Raises:
+            ConfigError: with one line for each source that is missing.
         """
         unset = sources.unset_variables(self.config)
-        if problems := unset or sources.missing_paths(self.config):
+        problems = unset or sources.missing_paths(self.config)
+        for family in self.families:
+            for role in ROLES:
+                try:
+                    self.model_shape(family, role)
+                except ConfigError as error:
+                    problems.append(str(error))
+        if problems:
             raise ConfigError("\n".join(problems))
 
     def write(self) -> Path:
@@ -195,6 +206,10 @@ class Run:
         """Transformers folder of a family's target or proxy."""
         return model_folder(self.family(family), role, self.cache)
 
+    def model_shape(self, family: str, role: str) -> Shape:
+        """Shape of a family's target or proxy."""
+        return model_shape(self.family(family), role, self.cache)
+
     def model_ready(self, family: str, role: str) -> Path:
         """A file that exists once the model's folder is complete, and changes with the weights."""
         folder = self.model_dir(family, role)
@@ -279,12 +294,6 @@ class Run:
         path = self.cache / "data" / family / split / name
         place = {"part": entry.get("part", task), "held_out": entry.get("held_out", 0)}
         return Dataset(family, path=path, shards=entry.get("shards", 1), **place, **settings)
-
-
-def model_folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
-    """Transformers folder of a target or proxy: a local one, or the one that it is converted to."""
-    model = family[role]
-    return Path(model["path"]) if "path" in model else cache / "models" / family["family"] / role
 
 
 def methods_of(entries: Sequence[str | Mapping[str, Any]]) -> Mapping[str, Method]:

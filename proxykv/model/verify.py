@@ -11,7 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from proxykv.config import catalog, check
-from proxykv.config.run import ROLES, model_folder
+from proxykv.config.models import (
+    Shape,
+    heads,
+    model_folder,
+    model_shape,
+    require_same_shape,
+)
+from proxykv.config.run import ROLES
 from proxykv.model.loading import load_config, refuse_pickles, require_shared_vocabulary
 from proxykv.model.prompt.template import chat_template
 from proxykv.model.prompt.tokenizer import load_tokenizer
@@ -28,8 +35,8 @@ HEADROOM = 1.1
 def verify(name: str, cache: Path) -> Iterator[str]:
     """Compare a family's configs and tokenizers with its file, and estimate its memory.
 
-    Without the hub, files that are not in the hub's cache cannot be compared. Then two lines say so
-    and what follows from the shapes that the family's file states.
+    Without the hub, files that are not in the hub's cache cannot be compared. Then two lines say
+    so, and estimate memory from the shapes that the family's file states.
 
     Args:
         name: of the family.
@@ -40,7 +47,7 @@ def verify(name: str, cache: Path) -> Iterator[str]:
 
     Raises:
         ConfigError: if there is no such family, its tokenizers differ, an architecture is not
-            supported, or a shape is not the one that the family file states.
+            supported, or the family's file states another shape than a model has.
     """
     families = catalog.families()
     if name not in families:
@@ -50,7 +57,7 @@ def verify(name: str, cache: Path) -> Iterator[str]:
     family = families[name]
     folders = {role: model_folder(family, role, cache) for role in ROLES}
     no_hub = _no_hub(family, folders)
-    lines, tokenizers = [], []
+    lines, tokenizers, shapes = [], [], {}
     for role in ROLES:
         source, options = _source(family[role], folders[role], offline=no_hub is not None)
         try:
@@ -58,23 +65,31 @@ def verify(name: str, cache: Path) -> Iterator[str]:
             tokenizers.append(load_tokenizer(source, **options))
         except OSError as error:
             if no_hub:
-                yield from _by_file(name, family, no_hub)
+                shapes = {role: model_shape(family, role, cache) for role in ROLES}
+                yield from _by_file(_with_shapes(family, shapes), no_hub)
                 return
             why = str(error).split("\n", maxsplit=1)[0]
             raise ConfigError(f"{name} {role}: cannot read {source}: {why}") from error
         if family[role]["chat"]:
             chat_template(tokenizers[-1], family[role].get("chat_options", {}))
-        _compare(config, family[role]["shape"], f"config/families/{name}.yaml, {role}")
-        shown = ", ".join(f"{k} {v:,}" for k, v in family[role]["shape"].items())
-        lines += [f"{role}: {source}: {config.model_type}, {shown}"]
+        shapes[role] = _shape(config)
+        where = f"config/families/{name}.yaml.{role}"
+        require_same_shape(family[role].get("shape", {}), shapes[role], where, source)
+        shown = ", ".join(f"{k}: {v}" for k, v in shapes[role].items())
+        lines += [f"{role}: {source}: {config.model_type}, shape: {{{shown}}}"]
     require_shared_vocabulary(*tokenizers)
     yield from lines
     yield f"tokenizers: identical, {len(tokenizers[0].get_vocab()):,} pieces"
-    yield from _memory(family)
+    yield from _memory(_with_shapes(family, shapes))
 
 
 def bytes_needed(model: Mapping[str, Any], tokens: int) -> dict[str, int]:
-    """Bytes of a family file's model at a context length: weights, KV cache, float32 scores."""
+    """Bytes of a model at a context length: weights, KV cache, float32 scores.
+
+    Args:
+        model: its entry in a family, with `shape` and `dtype`.
+        tokens: of the context.
+    """
     shape = model["shape"]
     size = getattr(torch, model["dtype"]).itemsize
     pairs = shape["layers"] * shape["kv_heads"] * tokens
@@ -105,33 +120,30 @@ def _source(
     raise ConfigError(f"{folder}: not there yet; `snakemake -c1 {folder}/provenance.json` makes it")
 
 
-def _compare(config: Any, shape: Mapping[str, int], where: str) -> None:
+def _shape(config: Any) -> Shape:
+    """Shape of the model that a config describes, without its weights."""
     with torch.device("meta"):
         parameters = AutoModelForCausalLM.from_config(config).num_parameters()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    found = {
-        "layers": config.num_hidden_layers,
-        "query_heads": config.num_attention_heads,
-        "kv_heads": config.num_key_value_heads,
-        "head_dim": width,
-        "parameters": parameters,
-    }
-    if found != shape:
-        raise ConfigError(f"{where}: shape is {dict(shape)}, but the model's is {found}")
+    return {**heads(config.to_dict()), "parameters": parameters}
 
 
-def _by_file(name: str, family: Mapping[str, Any], no_hub: str) -> Iterator[str]:
+def _with_shapes(family: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
+    """A family's entries with the shape of each model."""
+    return {**family, **{role: {**family[role], "shape": shapes[role]} for role in ROLES}}
+
+
+def _by_file(family: Mapping[str, Any], no_hub: str) -> Iterator[str]:
     """What can be said of a family without the hub."""
     yield (
         f"hub not reached ({no_hub}): configs and tokenizers are not compared with "
-        f"config/families/{name}.yaml"
+        f"config/families/{family['family']}.yaml"
     )
     devices = []
     for device, roles, room in _devices(family):
         fitting = [n for n in _lengths(family) if _gigabytes(family, roles, n) <= room]
         fits = f"{fitting[-1]:,} tokens fit" if fitting else "DOES NOT FIT"
         devices.append(f"{device} ({' + '.join(roles)}), {room:.0f} GB: {fits}")
-    yield f"by the file's own shapes, of at most {_lengths(family)[-1]:,} tokens: " + "; ".join(
+    yield f"by the shapes in that file, of at most {_lengths(family)[-1]:,} tokens: " + "; ".join(
         devices
     )
 

@@ -17,8 +17,8 @@ from proxykv.config.estimate import CPU, GPU, ModelCost, estimate, total
 from proxykv.config.run import Run
 
 SHAPE = {"layers": 2, "query_heads": 4, "kv_heads": 2, "head_dim": 8, "parameters": 1000}
-NET = ModelCost({"shape": SHAPE, "dtype": "bfloat16"})
-BIG = ModelCost(catalog.families()["llama-3"]["target"])
+NET = ModelCost(SHAPE, "bfloat16")
+BIG = ModelCost(catalog.families()["llama-3"]["target"]["shape"], "bfloat16")
 
 
 def run(**changes: Any) -> Run:
@@ -54,8 +54,8 @@ def test_operations_and_bytes_by_hand() -> None:
 def test_an_h200_takes_what_was_measured() -> None:
     """Seconds of docs/results/efficiency.md, from 16k tokens up."""
     h200 = replace(GPU, flops={2: 989e12}, bandwidth=4.8e12)
-    small = ModelCost(catalog.families()["llama-3"]["proxy"])
-    qwen = ModelCost(catalog.families()["qwen-2.5"]["target"])
+    small = ModelCost(catalog.families()["llama-3"]["proxy"]["shape"], "bfloat16")
+    qwen = ModelCost(catalog.families()["qwen-2.5"]["target"]["shape"], "bfloat16")
     measured = {
         (BIG, 16384): (0.55, 1.95),
         (BIG, 65536): (3.63, 12.70),

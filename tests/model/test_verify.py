@@ -66,7 +66,7 @@ def swap_two_pieces(path: Path) -> None:
     [
         (lambda f, _: swap_two_pieces(f / "proxy" / "tokenizer.json"), "different vocabularies"),
         (lambda f, _: edit(f / "target" / "config.json", model_type="gemma2"), "gemma2"),
-        (lambda _, mine: mine["target"]["shape"].update(layers=5), "shape is"),
+        (lambda _, mine: mine["target"].update(shape={"layers": 5}), "shape.layers: 5, but"),
         (lambda f, _: (f / "proxy" / "config.json").unlink(), "not there yet"),
     ],
 )
@@ -99,7 +99,7 @@ def test_without_the_hub_the_familys_file_answers_at_once(
     assert first.startswith("hub not reached (")
     assert first.endswith(f"not compared with config/families/{name}.yaml")
     assert "\n" not in first + second
-    assert second.startswith("by the file's own shapes, of at most ")
+    assert second.startswith("by the shapes in that file, of at most ")
 
 
 def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_familys_file_says_what_fits(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     _, line = verify("qwen-3", tmp_path)
     assert line == (
-        "by the file's own shapes, of at most 32,768 tokens: "
+        "by the shapes in that file, of at most 32,768 tokens: "
         "cuda:0 (target), 80 GB: 16,384 tokens fit; cuda:1 (proxy), 80 GB: 32,768 tokens fit"
     )
 

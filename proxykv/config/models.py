@@ -1,0 +1,109 @@
+"""Models of a family before they are loaded: their folders and their shapes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from proxykv.config import catalog
+from proxykv.runtime.errors import ConfigError
+
+Shape = Mapping[str, int]
+"""`layers`, `query_heads` and `kv_heads` per layer, `head_dim`, `parameters`."""
+
+
+def model_folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
+    """Transformers folder of a target or proxy: a local one, or the one that it is converted to."""
+    model = family[role]
+    return Path(model["path"]) if "path" in model else cache / "models" / family["family"] / role
+
+
+def model_shape(family: Mapping[str, Any], role: str, cache: Path) -> Shape:
+    """Shape of a family's model, from its folder if that is there, else from the family's file.
+
+    Args:
+        family: contents of the family's file.
+        role: `target` or `proxy`.
+        cache: the folder that runs share, where converted models are.
+
+    Raises:
+        ConfigError: if neither gives the shape, or the two differ.
+    """
+    stated: Shape = family[role].get("shape", {})
+    # Local folders are below the checkout, wherever the command is called.
+    folder = model_folder(family, role, cache)
+    found = stored_shape(catalog.ROOT / folder if "path" in family[role] else folder)
+    where = f"config/families/{family['family']}.yaml.{role}"
+    require_same_shape(stated, found, where, folder)
+    if not stated and "parameters" not in found:
+        lacks = "weights (*.safetensors)" if found else "config.json"
+        raise ConfigError(
+            f"{where}: no `shape`, and {folder} has no {lacks}; put the model there or add `shape` "
+            f"(`proxykv check --family {family['family']}` shows that of a model on the hub)"
+        )
+    return stated or found
+
+
+def stored_shape(folder: Path) -> Shape:
+    """What a transformers folder says of its model's shape; empty if there is no config.json.
+
+    `parameters` is counted in the headers of the safetensors files, and missing if there are none.
+
+    Raises:
+        ConfigError: if config.json or a header cannot be read.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        shape = heads(config)
+        path = folder / "*.safetensors"
+        sizes = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            sizes |= _tensor_sizes(path)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{path}: cannot be read: {why}") from error
+    if config.get("tie_word_embeddings"):
+        sizes.pop("lm_head.weight", None)  # the embedding a second time
+    return {**shape, "parameters": sum(sizes.values())} if sizes else shape
+
+
+def heads(config: Mapping[str, Any]) -> Shape:
+    """Layers, heads and their width, from the contents of a config.json."""
+    query_heads = config["num_attention_heads"]
+    return {
+        "layers": config["num_hidden_layers"],
+        "query_heads": query_heads,
+        "kv_heads": config.get("num_key_value_heads") or query_heads,
+        "head_dim": config.get("head_dim") or config["hidden_size"] // query_heads,
+    }
+
+
+def require_same_shape(stated: Shape, found: Shape, where: str, source: Path | str) -> None:
+    """Raise ConfigError if a family's file states another shape than the model has.
+
+    Args:
+        stated: `shape` of the family's file; empty if it has none.
+        found: of the model; keys that it lacks are not compared.
+        where: file and key of the model's entry.
+        source: of `found`.
+    """
+    for key, value in found.items():
+        if stated.get(key, value) != value:
+            raise ConfigError(
+                f"{where}.shape.{key}: {stated[key]}, but {source} has {value}; correct it or "
+                "remove `shape`"
+            )
+
+
+def _tensor_sizes(path: Path) -> dict[str, int]:
+    """Number of elements of every tensor of a safetensors file; only its header is read."""
+    with safe_open(path, framework="np") as file:
+        return {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
