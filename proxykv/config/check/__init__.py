@@ -1,0 +1,66 @@
+"""Mistakes in a config, one line each: what, where, how to mend. Nothing here raises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from proxykv.config import catalog, sources
+from proxykv.config.check.data import dataset_problems, length_problems
+from proxykv.config.check.fitting import fitting_problems
+from proxykv.config.check.methods import comparison_problems, method_problems, role_problems
+from proxykv.config.check.schema import did_you_mean, repeated, schema_problems
+
+__all__ = ["card_problems", "config_problems", "did_you_mean", "schema_problems"]
+
+
+def config_problems(config: Mapping[str, Any]) -> list[str]:
+    """Every mistake in a run's config, and in the family files that it names."""
+    problems = schema_problems(config, "config", "config")
+    return problems or [
+        *_family_problems(config),
+        *method_problems(config),
+        *(card_problems() or [*role_problems(config), *fitting_problems(config)]),
+        *comparison_problems(config),
+        *dataset_problems(config),
+        *length_problems(config),
+        *sources.source_problems(config),
+        *_retention_problems(config),
+    ]
+
+
+def card_problems() -> list[str]:
+    """Every mistake in the cards of the catalogue's methods."""
+    return [
+        problem
+        for name, (file, card) in catalog.cards().items()
+        # As JSON, in which a tuple is a list.
+        for problem in schema_problems(
+            json.loads(json.dumps(card)), "card", f"{file}: CARDS.{name}"
+        )
+    ]
+
+
+def _family_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    for name in config["families"]:
+        if name not in catalog.families():
+            hint = did_you_mean(name, catalog.families())
+            yield f"config.families: no file config/families/{name}.yaml; {hint}"
+            continue
+        family = catalog.families()[name]
+        where = f"config/families/{name}.yaml"
+        yield from schema_problems(family, "family", where)
+        if isinstance(family, Mapping) and family.get("family") != name:
+            yield f"{where}.family: {family.get('family')!r} is not the file's name {name!r}"
+    yield from repeated(config["families"], "config.families")
+
+
+def _retention_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    shares = [float(share) for share in config["retentions"]]
+    for i, share in enumerate(shares):
+        if not 0 < share <= 1:  # NaN passes the schema's bounds
+            yield f"config.retentions[{i}]: {share} is not a share of the context in (0, 1]"
+    yield from repeated(shares, "config.retentions")
+    if 1 not in config["retentions"]:
+        yield "config.retentions: 1.0 (the full cache) is missing; the others are compared with it"

@@ -1,0 +1,72 @@
+"""Where a document departs from a JSON schema, one line each."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator, ValidationError, validators
+
+from proxykv.config import catalog
+
+
+def _whole_match(
+    validator: Any, pattern: str, instance: Any, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    """A pattern describes the whole text: `$` alone also matches before a final line break.
+
+    Our schemas describe a pattern in words under `expected`.
+    """
+    if validator.is_type(instance, "string") and not re.fullmatch(pattern, instance):
+        expected = schema.get("expected", f"a text that matches {pattern}")
+        yield ValidationError(f"{instance!r} is not allowed; expected {expected}")
+
+
+Validator = validators.extend(Draft202012Validator, {"pattern": _whole_match})
+
+
+def schema_problems(document: Any, name: str, where: str) -> list[str]:
+    """Where a document departs from a schema of workflow/schemas/, in the document's order."""
+    return departures(document, catalog.schema(name), where)
+
+
+def departures(document: Any, schema: Mapping[str, Any], where: str) -> list[str]:
+    """Where a document departs from a schema, in the document's order."""
+    errors = Validator(schema).iter_errors(document)
+    ordered = sorted(errors, key=lambda e: [str(p) for p in e.path])
+    return [line for error in ordered for line in _explained(error, where)]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt word: the nearest known one, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+
+
+def repeated(values: Iterable[str | float], where: str) -> Iterator[str]:
+    """Values that are listed more than once."""
+    for value, count in Counter(values).items():
+        if count > 1:
+            yield f"{where}: {value!r} is listed {count} times"
+
+
+def _explained(error: ValidationError, where: str) -> Iterator[str]:
+    path = where + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.path)
+    if error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})  # type: ignore[union-attr]
+        for key in sorted(set(error.instance) - set(known)):  # type: ignore[arg-type]
+            yield f"{path}: unknown key {key!r}; {did_you_mean(key, known)}"
+        return
+    if error.validator in ("oneOf", "anyOf") and error.context:
+        best = min(error.context, key=lambda e: (e.validator == "type", -len(e.path)))
+        if best.validator != "type":
+            yield from _explained(best, path)
+            return
+    if error.validator_value == {"multipleOf": 2}:  # under "not"
+        yield f"{path}: {error.instance} is even; choose an odd number"
+        return
+    yield f"{path}: {error.message}"
