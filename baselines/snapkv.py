@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d, max_pool1d
 from transformers import PreTrainedModel
 
-from proxykv.model.attention import window_attention
+from proxykv.kernels.attention import window_attention
 from proxykv.model.context_cache import ContextLayer
 from proxykv.model.loading import bare_model
 from proxykv.model.prefill import Prefill, prefill

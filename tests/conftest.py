@@ -15,7 +15,8 @@ import torch
 pytest_plugins = ["method_fixture", "checkout"]
 torch.set_num_threads(1)
 SHAPED = {
-    "model": ("attention", "context_cache", "decode", "prefill", "pruned_cache", "sweep_cache"),
+    "kernels": ("attention",),
+    "model": ("context_cache", "decode", "prefill", "pruned_cache", "sweep_cache"),
     "scoring": ("hidden_states", "kvzip", "proxy", "selection"),
     "mapper": ("fidelity", "hybrid", "layer_inputs", "loss", "proxykv"),
 }

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from transformers import AttentionInterface, Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from proxykv.model.attention import causal_attention
+from proxykv.kernels.attention import causal_attention
 from proxykv.model.parallel import check
 from proxykv.model.tensors import KeyValues, Queries, Stored
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import Cache
 
-from proxykv.model.attention import PartialAttention, attend_part, blocks, causal_mask, join
+from proxykv.kernels.attention import PartialAttention, attend_part, blocks, causal_mask, join
 from proxykv.model.context_cache import ContextCache, ContextLayer, Layer, Slots
 from proxykv.model.tensors import Keep, KeyValues, Queries
 

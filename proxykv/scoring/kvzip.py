@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from proxykv.model.attention import blocks, causal_attention, causal_mask
+from proxykv.kernels.attention import blocks, causal_attention, causal_mask
 from proxykv.model.context_cache import ContextLayer, Layer
 from proxykv.model.loading import Model, bare_model
 from proxykv.model.prefill import Prefill, prefill

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from proxykv.model.attention import window_attention
+from proxykv.kernels.attention import window_attention
 from proxykv.model.devices import side_stream
 from proxykv.model.loading import Model
 from proxykv.model.parallel import run_in_parallel

@@ -11,8 +11,6 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from proxykv.model.tensors import KeyValues, Queries
-
 
 class PartialAttention(NamedTuple):
     """Attention over some of the keys: output, and log-sum-exp of the logits, both float32."""
@@ -47,7 +45,12 @@ def join(one: PartialAttention, other: PartialAttention) -> PartialAttention:
     )
 
 
-def causal_attention(query: Queries, keys: KeyValues, values: KeyValues, scaling: float) -> Queries:
+def causal_attention(
+    query: Float[Tensor, "row q_head query dim"],
+    keys: Float[Tensor, "row kv_head key dim"],
+    values: Float[Tensor, "row kv_head key dim"],
+    scaling: float,
+) -> Float[Tensor, "row q_head query dim"]:
     """Attention of the last tokens of a text to all of it, or of the text to itself.
 
     Queries have `group` heads for each KV head (GQA).
