@@ -86,18 +86,29 @@ def fill(
     length: int,
     rng: random.Random,
 ) -> str:
-    """The haystack cut to `length` tokens, needles included and in order, spread over all depths.
+    """Cut a haystack to a length and spread needles over all depths of it.
 
-    Ends at white space, at most a few tokens below `length` and never above.
-    Raises ConfigError if the needles leave less than half of the context to the haystack.
+    Args:
+        haystack: longer than the context.
+        needles: in the order in which they are to come.
+        tokenizer: measures the text.
+        length: most tokens of the context, needles included.
+        rng: places the needles.
+
+    Returns:
+        The context. It ends at white space, a few tokens below `length` at most.
+
+    Raises:
+        ConfigError: if the needles leave less than half of the context to the haystack, or the
+            tokenizer counts too few tokens in the haystack.
     """
-    spent = count_tokens(tokenizer, "\n".join(needles))
-    if 2 * spent > length:
+    needle_tokens = count_tokens(tokenizer, "\n".join(needles))
+    if 2 * needle_tokens > length:
         raise ConfigError(
-            f"{len(needles)} needles take {spent} of {length} tokens; use longer contexts"
+            f"{len(needles)} needles take {needle_tokens} of {length} tokens; use longer contexts"
         )
     depths = [(i + rng.random()) / len(needles) for i in range(len(needles))]
-    budget = length - spent
+    budget = length - needle_tokens
     while True:
         kept = _cut(haystack.pieces, tokenizer, budget)
         # The last piece is cut short: nothing follows it.
@@ -112,8 +123,14 @@ def fill(
 def _cut(found: Sequence[Piece], tokenizer: Tokenizer, budget: int) -> list[Piece]:
     """The pieces of the first `budget` tokens; the last one is cut at white space."""
     text = "".join(piece.text for piece in found)
-    end = tokenizer.encode(text, add_special_tokens=False).offsets[budget][0]
-    while not text[end].isspace():
+    offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+    if not 0 <= budget < len(offsets):
+        raise ConfigError(
+            f"the tokenizer makes {len(offsets)} tokens of {len(text)} characters, of which "
+            f"{budget} are to be taken; use another tokenizer"
+        )
+    end = offsets[budget][0]
+    while end > 0 and not text[end].isspace():
         end -= 1
     kept, start = [], 0
     for piece in found:

@@ -15,6 +15,7 @@ from zipfile import BadZipFile, ZipFile
 
 from proxykv.benchmarks.record_schema import problems, record
 from proxykv.runtime import hub
+from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 
 FORMATS = (".jsonl", ".json", ".parquet")
@@ -30,7 +31,7 @@ def read_records(
     source: Mapping[str, Any],
     name: str,
     schema: Mapping[str, Any] | None = None,
-    unique: str | None = None,
+    unique: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Read and check the records of the table called `name`, whatever its format and folder.
 
@@ -45,14 +46,16 @@ def read_records(
         name: of the table.
         schema: what each record must be (see `proxykv.benchmarks.record_schema`); an object by
             default.
-        unique: a field whose value no two records share.
+        unique: fields whose values together no two records share, such as an id. Records that lack
+            one of the fields are not compared.
 
     Returns:
         The records, in the order of the files; at least one.
 
     Raises:
-        ConfigError: if the source is not there, not exactly one table fits, a file cannot be read,
-            or a record departs from the schema. The line names file, record and field.
+        ConfigError: if the source is missing, not exactly one table fits, a file cannot be read,
+            a record departs from the schema, or two records share the values of `unique`. The line
+            names file, record and field.
     """
     if set(source) == {"path"}:
         where, place = f"source {source['path']}", _place(str(source["path"]))
@@ -73,10 +76,10 @@ def read_records(
 
 
 def _read(
-    files: Files, names: Sequence[str], where: str, schema: Mapping[str, Any], unique: str | None
+    files: Files, names: Sequence[str], where: str, schema: Mapping[str, Any], unique: Sequence[str]
 ) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    first: dict[Any, str] = {}
+    first: dict[str, str] = {}
     for name in names:
         found = parse(name, files[name], f"{where}: {name}")
         check(found, schema, f"{where}: {name}", unique, first)
@@ -112,8 +115,8 @@ def check(
     found: Sequence[Any],
     schema: Mapping[str, Any],
     where: str,
-    unique: str | None = None,
-    first: dict[Any, str] | None = None,
+    unique: Sequence[str] = (),
+    first: dict[str, str] | None = None,
 ) -> None:
     """Check the records of a file.
 
@@ -121,21 +124,26 @@ def check(
         found: the records.
         schema: what each must be.
         where: the source and the file, which an error names.
-        unique: a field whose value no two records share.
-        first: the values of that field in files before, and where each is; it is extended.
+        unique: fields whose values together no two records share (see `read_records`).
+        first: the values of these fields in earlier files, and where each is; it is extended.
 
     Raises:
-        ConfigError: for the first record that departs from the schema, or whose value of `unique`
-            another record has.
+        ConfigError: for the first record that departs from the schema, or that shares the values of
+            `unique` with another record.
     """
     first = {} if first is None else first
     for number, one in enumerate(found, start=1):
-        known = one.get(unique) if unique and isinstance(one, dict) else None
-        place = f"{where}, record {number}" + (f" ({unique} {known!r})" if known else "")
+        values = [one.get(field) for field in unique] if isinstance(one, dict) else []
+        place = f"{where}, record {number}"
+        if len(values) == 1 and values[0] is not None:
+            place += f" ({unique[0]} {values[0]!r})"
         for problem in problems(one, schema):
             raise ConfigError(f"{place}: {problem}")
-        if unique and (other := first.setdefault(known, place)) != place:
-            raise ConfigError(f"{place}: the same {unique} as {other}; give each record its own")
+        if not unique or None in values:
+            continue
+        if (other := first.setdefault(digest(values), place)) != place:
+            same = " and ".join(unique)
+            raise ConfigError(f"{place}: the same {same} as {other}; correct one or remove it")
 
 
 def _place(path: str) -> Path:

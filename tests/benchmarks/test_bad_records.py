@@ -128,13 +128,13 @@ def test_a_missing_field_is_named(field: str, tmp_path: Path, offered: dict[str,
 
 def test_an_id_that_comes_twice_is_refused_and_both_records_are_named(tmp_path: Path) -> None:
     def read() -> Any:
-        return read_records({"path": str(tmp_path)}, "qa", unique="_id")
+        return read_records({"path": str(tmp_path)}, "qa", unique=["_id"])
 
     records = [{"_id": name} for name in ("q1", "q7", "q2", "q7")]
     (tmp_path / "qa.json").write_text(json.dumps(records), "utf-8")
     line = refused(read)
     assert "qa.json, record 4 (_id 'q7'): the same _id as" in line
-    assert "qa.json, record 2 (_id 'q7'); give each" in line
+    assert "qa.json, record 2 (_id 'q7'); correct one" in line
     (tmp_path / "qa.json").unlink()
     (tmp_path / "qa").mkdir()
     for i in range(2):  # in two shards of one table
@@ -143,6 +143,61 @@ def test_an_id_that_comes_twice_is_refused_and_both_records_are_named(tmp_path: 
     line = refused(read)
     assert "00001-of-00002.parquet, record 1" in line
     assert "00000-of-00002.parquet, record 1" in line
+
+
+def test_records_without_an_id_are_not_compared(tmp_path: Path) -> None:
+    records = [{"text": "same"}, {"text": "same"}, {"text": "same", "_id": None}]
+    (tmp_path / "qa.json").write_text(json.dumps(records), "utf-8")
+    assert read_records({"path": str(tmp_path)}, "qa", unique=["_id"]) == records
+    line = refused(lambda: read_records({"path": str(tmp_path)}, "qa", unique=["text"]))
+    assert "record 2 (text 'same'): the same text as" in line
+
+
+TWICE: dict[str, tuple[str, str, str, dict[str, Any], str]] = {
+    "LongBench": ("longbench", "qasper", "qasper", RECORD, "_id"),
+    "SCBench": (
+        *("scbench", "kv", "scbench_kv"),
+        {"id": 3, "context": "C", "multi_turns": [{"input": "What?", "answer": "a"}]},
+        "id",
+    ),
+    "SQuAD": (
+        *("ruler", "qa_1", "squad"),
+        {"id": "s", "title": "T", "context": "C", "question": "Q?", "answers": {"text": ["a"]}},
+        "id",
+    ),
+    "HotpotQA": (
+        *("ruler", "qa_2", "hotpotqa"),
+        {"_id": "h", "question": "Q?", "answer": "a", "context": [["T", ["a."]]]},
+        "_id",
+    ),
+    "RULER's ready samples": (
+        *("ruler", "vt", "1024"),
+        {
+            **{"task": "vt", "context": "C", "question": "Q?", "answer_prefix": "A:"},
+            **{"answer": ["a"], "max_new_tokens": 3},
+        },
+        "task and context and question",
+    ),
+}
+"""Benchmark, task, table, a record of it and what no two records share."""
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_no_benchmark_takes_a_record_twice(
+    case: str, tmp_path: Path, offered: dict[str, Any]
+) -> None:
+    benchmark, task, table, record, same = TWICE[case]
+    path = tmp_path / f"{table}.jsonl"
+    path.write_text(2 * f"{json.dumps(record)}\n", "utf-8")
+    source = {"path": str(path)}
+    options: dict[str, Any] = {"source": source}
+    if benchmark == "ruler":
+        named = {"sources": {table: source}, "samples": {"path": str(tmp_path)}}
+        key = "samples" if table == "1024" else "sources"
+        options = {"lengths": [1024], "contexts": 1, key: named[key]}
+    line = refused(lambda: contract.make(benchmark, task, offered=offered, options=options))
+    assert f"{path.name}, record 2" in line
+    assert f": the same {same} as " in line
 
 
 TURN = {"input": "What?", "answer": "a"}
@@ -208,7 +263,8 @@ def test_scbench(fault: str, tmp_path: Path, offered: dict[str, Any]) -> None:
     path.write_text(f"{json.dumps(first)}\n{json.dumps(second | changes)}\n", "utf-8")
     options = {"source": {"path": str(tmp_path)}}
     line = refused(lambda: contract.make("scbench", task, offered=offered, options=options))
-    assert f"scbench_{task}.jsonl, record 2: " in line
+    identity = f" (id {second['id']})" if "id" in second else ""
+    assert f"scbench_{task}.jsonl, record 2{identity}: " in line
     assert message in line
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import ruler_corpus as corpus
@@ -16,6 +18,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from proxykv.benchmarks import ruler
 from proxykv.benchmarks.examples import Example
 from proxykv.benchmarks.ruler.corpora import Corpora, Essays, Words
+from proxykv.benchmarks.ruler.sample import Sample, largest_size
 from proxykv.runtime.errors import ConfigError
 
 
@@ -133,6 +136,55 @@ def test_mistakes_are_one_line(
     with pytest.raises(ConfigError, match=message) as error:
         build(task, length, **options)
     assert "\n" not in str(error.value)
+
+
+class Counter:
+    """A tokenizer of which only the number of tokens matters, by the number of characters."""
+
+    def __init__(self, count: Callable[[int], int]) -> None:
+        self.count, self.measured = count, 0
+
+    def encode_batch_fast(self, texts: list[str], **_: Any) -> list[range]:
+        self.measured += 1
+        return [range(self.count(len(text))) for text in texts]
+
+
+LINES = range(5, sys.maxsize)
+
+
+@pytest.mark.parametrize(
+    ("count", "fits"),
+    [
+        (lambda n: n // 4, True),
+        (lambda n: n**2 // 1000, True),
+        (lambda n: 10 * int(n**0.5), True),
+        (lambda n: 0 if n < 9000 else 3000, True),  # no size fills the length
+        (lambda n: n // 4 + 300 * (n // 100 % 2), True),  # neither grows steadily
+        (lambda n: 1, False),  # all text is one unknown token
+        (lambda n: min(n // 4, 128), False),  # what is longer is cut
+        (lambda n: n.bit_length(), False),
+    ],
+)
+def test_the_search_for_a_size_is_bounded(count: Callable[[int], int], fits: bool) -> None:
+    tokenizer = Counter(count)
+
+    def search() -> int:
+        draw = lambda size: Sample("a" * 20 * size, "", "", ())  # noqa: E731
+        return largest_size(draw, LINES, cast(Tokenizer, tokenizer), 2000)
+
+    if fits:
+        assert count(20 * search()) <= 2000
+    else:
+        with pytest.raises(ConfigError, match=r"the tokenizer makes \d+ tokens of \d+ characters"):
+            search()
+    assert tokenizer.measured < 100
+
+
+@pytest.mark.parametrize("task", ["niah_single_1", "vt", "fwe"])
+def test_a_tokenizer_that_takes_any_text_for_one_token_is_refused(task: str) -> None:
+    tokenizer = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    with pytest.raises(ConfigError, match=f"ruler/{task} of 900 tokens: the tokenizer makes"):
+        ruler.build(task, tokenizer=tokenizer, lengths=[900], contexts=1, seed=1, split="eval")
 
 
 def test_too_many_contexts_and_records_of_another_kind(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def _samples(
 ) -> Iterator[tuple[dict[str, Any], str, str]]:
     """Records that are short enough, with the two parts of their prompts."""
     before, _, after = subset.template.partition("{context}")
-    for record in read_records(source, task, subset.schema, unique="_id"):
+    for record in read_records(source, task, subset.schema, unique=["_id"]):
         context = before + record["context"]
         tokens = len(tokenizer.encode(context, add_special_tokens=False)) if longest else 0
         if longest is None or tokens <= longest:

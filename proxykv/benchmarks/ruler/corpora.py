@@ -117,12 +117,14 @@ class Corpora:
     @cached_property
     def squad(self) -> list[dict[str, Any]]:
         """SQuAD's development set: its own JSON file as one record, or a record per question."""
-        return read_records(self._sources["squad"], "squad_v2/validation", SQUAD)
+        return read_records(self._sources["squad"], "squad_v2/validation", SQUAD, ["id"])
 
     @cached_property
     def hotpotqa(self) -> list[dict[str, Any]]:
         """HotpotQA's development set with distractors."""
-        return read_records(self._sources["hotpotqa"], "hotpot_dev_distractor_v1", HOTPOTQA)
+        return read_records(
+            self._sources["hotpotqa"], "hotpot_dev_distractor_v1", HOTPOTQA, ["_id"]
+        )
 
 
 class Words:

@@ -20,6 +20,9 @@ SAMPLE = record(
     max_new_tokens={"type": "integer", "minimum": 1, "description": "a number of tokens"},
 )
 
+IDENTITY = ("task", "context", "question")
+"""The published records have no ids."""
+
 
 class ReadySamples:
     """Samples of one task, read from `source` (see `read_records`)."""
@@ -39,7 +42,7 @@ class ReadySamples:
         return found[index]
 
     def _read(self, length: int) -> list[Sample]:
-        records = read_records(self._source, str(length), SAMPLE)
+        records = read_records(self._source, str(length), SAMPLE, IDENTITY)
         return [_sample(one) for one in records if one["task"] == self._task]
 
 

@@ -48,7 +48,7 @@ def build(
         raise ConfigError(f"scbench: no task {task!r}; choose from {', '.join(TASKS)}")
     if mode not in prompts.MODES:
         raise ConfigError(f"scbench: no mode {mode!r}; choose from {', '.join(prompts.MODES)}")
-    records = read_records(source, f"{PREFIX}{task}", TASKS[task].schema)
+    records = read_records(source, f"{PREFIX}{task}", TASKS[task].schema, unique=["id"])
     for record in records:
         record["multi_turns"] = [_turn(task, t, record) for t in record["multi_turns"][:max_turns]]
     _add_needles(task, records)
