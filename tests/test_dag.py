@@ -214,10 +214,17 @@ def test_a_task_with_training_text_is_refused_and_the_same_command_fits_anew(
     report = checkout.folder / checkout.run.dir / "report" / "index.html"
     assert "hotpotqa" not in report.read_text("utf-8")
 
+    # Its scores are gone: whatever would fit on it fails.
+    (list_of_scores,) = checkout.run.score_lists("tiny")
+    scores = checkout.folder / list_of_scores.with_name(f"{context_name(seen)}.safetensors")
+    scores.unlink()
     checkout.snakemake()
     card = checkout.folder / checkout.run.fitted_dir("tiny", "proxykv") / "card.json"
     fitted = json.loads(card.read_text("utf-8"))
     assert fitted["decontamination"]["dropped"] == [context_name(seen)]
+    others = {context_name(example) for example in read_jsonl(checkout.folder / train.path)}
+    fitted_on = {*fitted["train_contexts"], *fitted["val_contexts"]}
+    assert fitted_on == others - {context_name(seen)}
     assert set(checkout.rows("hotpotqa")["method"]) == set(METHODS)
     assert "hotpotqa" in report.read_text("utf-8")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,33 @@ def test_halo_is_the_receptive_field(part: dict[str, Any]) -> None:
     moved = (mapper(proxy) != mapper(changed)).any(0).any(0).nonzero().flatten()
     reach = max(abs(int(i) - at) for i in moved)
     assert reach == mapper.halo == {"conv": 4, "time": 4, "variant": 0}.get(next(iter(part), ""), 8)
+
+
+def test_logits_of_the_linear_mapper_by_plain_loops() -> None:
+    """log(S + ε) − log(1 − S + ε), less its mean, over its deviation; weights, then a bias."""
+    mapper, proxy, draws = toy_mapper(variant="linear"), proxy_scores(5), random.Random(3)
+    mean, std = ([draws.uniform(0.5, 2) for _ in range(6)] for _ in range(2))
+    bias = [draws.uniform(-3, 3) for _ in range(8)]
+    mapper.set_statistics(*map(torch.tensor, (mean, std, bias)))
+    weights = mapper.map.weight.tolist()
+    features = [
+        [math.log(s + 1e-4) - math.log(1 - s + 1e-4) for s in head]
+        for layer in proxy.tolist()
+        for head in layer
+    ]
+    found = mapper(proxy).flatten(0, 1).tolist()
+    for target in range(8):
+        for token in range(5):
+            expected = bias[target] + sum(
+                weights[target][p] * (features[p][token] - mean[p]) / std[p] for p in range(6)
+            )
+            assert found[target][token] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_proxy_heads_that_never_differ_are_not_blown_up() -> None:
+    mapper = toy_mapper()
+    mapper.set_statistics(torch.zeros(6), torch.zeros(6), torch.zeros(8))
+    assert (mapper.get_buffer("std") == 1e-3).all()
 
 
 def test_extreme_scores_give_finite_ranked_logits() -> None:

@@ -7,56 +7,39 @@ from typing import Any
 
 import pytest
 import torch
-from random_models import random_net
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast
 
-from proxykv.benchmarks import tiny
+from proxykv.benchmarks.examples import read_jsonl
+from proxykv.config import catalog
 from proxykv.config.run import Run
+from proxykv.mapper.corpus import context_name
 from proxykv.mapper.stored_scores import load_scores
-from proxykv.model.context_cache import ATTENTION
-from proxykv.model.loading import Model
+from proxykv.model.loading import context_ids, load
+from proxykv.model.prefill import prefill
 from proxykv.runtime.errors import ConfigError
-from proxykv.steps import extract as extraction
+from proxykv.scoring.kvzip import replays, score_replays
+from proxykv.steps.extract import extract, stored
 from proxykv.steps.prepare import prepare
 
 CONTEXTS = 5
+DATASET = {"benchmark": "tiny", "tasks": ["single"], "contexts": CONTEXTS, "lengths": [80]}
 
 
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Random models in place of the family's; the contexts that they score."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny.make_tokenizer())
-
-    def load(run: Run, family: str, role: str) -> Model:
-        layers = {"target": 3, "proxy": 2}[role]
-        net = random_net("llama", ATTENTION, vocab_size=512, num_hidden_layers=layers)
-        return Model(net, tokenizer, prefix=(), suffix=(), digest=role)
-
-    done: list[str] = []
-    store = extraction._store
-
-    def noted(target: Any, proxy: Any, example: Any, *rest: Any) -> None:
-        done.append(example.id)
-        store(target, proxy, example, *rest)
-
-    monkeypatch.setattr(extraction, "load", load)
-    monkeypatch.setattr(extraction, "_store", noted)
-    return done
-
-
-def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Run:
-    if not (tmp_path / "models").exists():
-        (tmp_path / "models").symlink_to(Path(__file__).parents[2] / "models")
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "models").symlink_to(catalog.ROOT / "models")
     monkeypatch.chdir(tmp_path)
-    dataset = {"benchmark": "tiny", "tasks": ["single"], "contexts": CONTEXTS, "lengths": [80]}
+    return tmp_path
+
+
+def make_run(**changes: Any) -> Run:
     config = {
         "run": "r",
         "families": ["tiny"],
         "retentions": [0.1, 1.0],
         "methods": ["full", "prior"],
-        "benchmarks": [dataset],
-        "corpus": [dataset],
+        "benchmarks": [DATASET],
+        "corpus": [DATASET],
         "training": {"val_contexts": 1},
         **changes,
     }
@@ -66,43 +49,70 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) ->
     return run
 
 
-def test_shards_share_the_contexts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, computed: list[str]
-) -> None:
-    run = make_run(tmp_path, monkeypatch, score_shards=2)
-    lists = [extraction.extract(run, "tiny", shard) for shard in (0, 1)]
-    assert lists == run.score_lists("tiny")
-    files, pair = extraction.stored(lists)
-    assert len(set(files)) == len(computed) == len(set(computed)) == CONTEXTS
-    assert pair["target_hash"] == "target" and pair["proxy_hash"] == "proxy"
-    assert load_file(files[0])["target"].dtype == torch.float32
-    for signal in ("kvzip", "prefill"):
-        proxy, target = load_scores(files[0], signal)
-        assert proxy.shape == (2, 2, 80) and target.shape == (3, 2, 80)
+def score_files() -> dict[Path, int]:
+    """Every score file, and an id that changes when it is written again."""
+    return {path: path.stat().st_ino for path in Path("cache/scores").rglob("*.safetensors")}
 
 
-def test_what_is_there_is_not_computed_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, computed: list[str]
-) -> None:
-    run = make_run(tmp_path, monkeypatch)
-    files, _ = extraction.stored([extraction.extract(run, "tiny", 0)])
+def test_shards_divide_the_contexts() -> None:
+    run = make_run(score_shards=2)
+    first = extract(run, "tiny", 0)
+    of_first = score_files()
+    assert len(of_first) == 3  # of five: each shard computes its own, and no other's
+    second = extract(run, "tiny", 1)
+    both = score_files()
+    assert len(both) == CONTEXTS and both.items() >= of_first.items()
+    assert [first, second] == run.score_lists("tiny")
+    files, pair = stored([first, second])
+    assert len(files) == CONTEXTS and set(files) == set(both)
+    (data,) = run.datasets("tiny", "train")
+    examples = read_jsonl(data.path)
+    assert {path.stem for path in files} == {context_name(example) for example in examples}
+    models = {role: load(run, "tiny", role) for role in ("target", "proxy")}
+    assert {role: pair[f"{role}_hash"] for role in models} == {
+        role: model.digest for role, model in models.items()
+    }
+    assert pair["family"] == "tiny" and pair["models"] == run.models("tiny")
+
+
+def test_a_file_holds_kvzips_scores_of_both_models() -> None:
+    run = make_run()
+    files, _ = stored([extract(run, "tiny", 0)])
+    (data,) = run.datasets("tiny", "train")
+    example = read_jsonl(data.path)[3]
+    (path,) = (file for file in files if file.stem == context_name(example))
+    assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float32}
+    proxy_scores, target_scores = load_scores(path)
+    for role, scores in (("target", target_scores), ("proxy", proxy_scores)):
+        model = load(run, "tiny", role)
+        prefilled = prefill(model, context_ids(model, example.context), len(model.prefix))
+        expected = score_replays(prefilled, replays(model, prefilled.context))
+        assert torch.allclose(scores, expected.float(), atol=1e-5)
+    assert load_scores(path, "prefill")[0].shape == proxy_scores.shape
+
+
+def test_what_is_there_is_not_computed_again() -> None:
+    run = make_run()
+    files, _ = stored([extract(run, "tiny", 0)])
     files[1].unlink()
     files[2].write_bytes(files[2].read_bytes()[:100])  # a disk that filled up
-    computed.clear()
+    before = score_files()
     # A corpus with one more context, in two jobs: only what is missing or damaged is computed.
-    dataset = {**run.config["corpus"][0], "contexts": CONTEXTS + 1}
-    wider = make_run(tmp_path, monkeypatch, corpus=[dataset], score_shards=2)
-    again, _ = extraction.stored([extraction.extract(wider, "tiny", shard) for shard in (0, 1)])
-    assert set(files) < set(again)
-    assert sorted(computed) == [f"tiny-single-train-0-{i:05d}" for i in (1, 2, CONTEXTS)]
+    wider = make_run(corpus=[{**DATASET, "contexts": CONTEXTS + 1}], score_shards=2)
+    again, _ = stored([extract(wider, "tiny", shard) for shard in (0, 1)])
+    assert len(again) == len(set(again)) == CONTEXTS + 1 and set(files) < set(again)
+    after = score_files()
+    computed = {path for path in after if after[path] != before.get(path)}
+    assert computed == {files[1], files[2], *(set(again) - set(files))}
+    assert not any(path.stat().st_size <= 100 for path in again)
 
 
-def test_scores_of_different_weights_do_not_mix(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, computed: list[str]
-) -> None:
-    run = make_run(tmp_path, monkeypatch, score_shards=2)
-    lists = [extraction.extract(run, "tiny", shard) for shard in (0, 1)]
+def test_scores_of_different_weights_do_not_mix() -> None:
+    run = make_run(score_shards=2)
+    lists = [extract(run, "tiny", shard) for shard in (0, 1)]
     text = lists[1].read_text("utf-8")
-    lists[1].write_text(text.replace('"target"', '"other"'), "utf-8")
+    digest = load(run, "tiny", "target").digest
+    assert digest in text
+    lists[1].write_text(text.replace(digest, "other"), "utf-8")
     with pytest.raises(ConfigError, match="scores of different weights"):
-        extraction.stored(lists)
+        stored(lists)

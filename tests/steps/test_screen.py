@@ -92,6 +92,22 @@ def test_shared_contexts_are_reported_and_left_out(run: Run) -> None:
     assert kept(files, dropped(run)) == files[1:]
 
 
+@pytest.mark.parametrize(("limit", "kept_shares"), [(0.5, [0.5, 0.25]), (0.49, [0.25])])
+def test_a_context_is_dropped_only_above_the_limit(
+    run: Run, limit: float, kept_shares: list[float]
+) -> None:
+    """Of four runs of words each, two, one and all are in an evaluation context."""
+    run = Run({**run.config, "decontamination": {"ngram": 1, "limit": limit}})
+    texts = {"half": "one two x y", "quarter": "one a b c", "all": "one two two one"}
+    write(run, "train", texts)
+    write(run, "eval", {"b-1": "one two"})
+    report = json.loads(screen(run, "tiny").read_text("utf-8"))
+    assert report["largest_share_kept"] == max(kept_shares)
+    left_out = {name.partition("-")[0] for name in dropped(run)}
+    assert left_out == {"all"} | ({"half"} if limit < 0.5 else set())
+    assert sorted(report["dropped"]) == dropped(run)
+
+
 def dropped(run: Run) -> list[str]:
     return json.loads(run.dropped("tiny").read_text("utf-8"))
 
