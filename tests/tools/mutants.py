@@ -1,0 +1,324 @@
+"""Which small edits of the code does no test notice? A seeded sample, made with mutmut's operators.
+
+`make mutants` changes one place of a copy of the last commit at a time, runs the tests of its
+module, and writes `docs/results/mutants.md`. Killed mutants are noted in a journal: a second call
+goes on, and tries the survivors again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import libcst as cst
+import libcst.matchers as m
+import yaml
+from mutmut.mutation.mutators import mutation_operators, operator_string
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "results" / "mutants.md"
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.yaml")
+JOURNAL = ROOT / "results" / "mutants.jsonl"
+LOGGING = m.Call(m.Attribute(m.Name("log")))
+SLOWEST = 300  # seconds; a test that hangs has noticed the mutant
+PRELOADED = ["numpy", "pandas", "scipy.stats", "torch", "transformers", "seaborn", "hypothesis"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modules, the tests that must notice a change of them, and how many mutants to try."""
+
+    sources: tuple[str, ...]
+    tests: tuple[str, ...]
+    count: int
+
+
+GROUPS = {
+    "grading": Group(
+        (
+            "proxykv/benchmarks/text.py",
+            "proxykv/benchmarks/longbench/__init__.py",
+            "proxykv/benchmarks/longbench/metrics.py",
+            "proxykv/benchmarks/ruler/__init__.py",
+            "proxykv/benchmarks/ruler/tasks.py",
+            "proxykv/benchmarks/scbench/__init__.py",
+            "proxykv/benchmarks/scbench/metrics.py",
+            "proxykv/benchmarks/scbench/repoqa.py",
+            "proxykv/steps/grade.py",
+        ),
+        ("tests/benchmarks", "tests/steps/test_grade.py"),
+        35,
+    ),
+    "keys": Group(
+        (
+            *(
+                f"proxykv/config/{name}.py"
+                for name in ("signature", "catalog", "run", "jobs", "settings", "benchmarks")
+            ),
+            "proxykv/runtime/digest.py",
+        ),
+        ("tests/config",),
+        35,
+    ),
+    "report": Group(
+        tuple(
+            f"proxykv/report/{name}.py"
+            for name in ("tables", "stats", "verdict", "ablations", "cells", "tabulate", "explorer")
+        ),
+        ("tests/report",),
+        50,
+    ),
+    "decontamination": Group(
+        ("proxykv/mapper/corpus.py", "proxykv/steps/screen.py"),
+        ("tests/steps/test_screen.py", "tests/mapper/test_train.py"),
+        15,
+    ),
+    "training": Group(
+        ("proxykv/mapper", "proxykv/steps/fit.py"),
+        ("tests/mapper", "tests/steps/test_screen.py", "tests/steps/test_transfer.py"),
+        40,
+    ),
+    "controls": Group(
+        ("baselines", "proxykv/scoring/kvzip.py"),
+        (
+            "tests/scoring/test_methods.py",
+            "tests/scoring/test_contract.py",
+            "tests/scoring/test_presses.py",
+            "tests/scoring/test_refusals.py",
+            "tests/mapper/test_surrogate.py",
+            "tests/parity",
+        ),
+        40,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One node of a file, and what replaces it."""
+
+    path: str
+    line: int
+    before: str
+    after: str
+    occurrence: int
+    """Which of the file's places that read like this."""
+    module: cst.Module
+    node: cst.CSTNode
+    replacement: cst.CSTNode
+
+    @property
+    def text(self) -> str:
+        """The whole file."""
+        return self.module.deep_replace(self.node, self.replacement).code
+
+    def draw(self, seed: int) -> str:
+        """Decides whether it is in the sample; other lines of the file do not matter."""
+        what = (seed, self.path, self.before, self.after, self.occurrence)
+        return hashlib.sha256(repr(what).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        """The lines that differ."""
+        lines = list(difflib.ndiff(self.module.code.splitlines(), self.text.splitlines()))
+        before, after = (
+            " ".join(line[2:].strip() for line in lines if line.startswith(sign)) for sign in "-+"
+        )
+        return f"`{self.path}:{self.line}`: `{before}` → `{after}`"
+
+
+class Places(cst.CSTVisitor):
+    """Nodes with their replacements; not of annotations, texts, log lines and error messages."""
+
+    LEFT_ALONE = (cst.Annotation, cst.Decorator, cst.Import, cst.Raise, cst.SimpleString)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[cst.CSTNode, list[cst.CSTNode]]] = []
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        """Note a node's replacements; False where nothing below it is to be replaced."""
+        if isinstance(node, self.LEFT_ALONE) or m.matches(node, LOGGING):
+            return False
+        operators = [op for kind, op in mutation_operators if isinstance(node, kind)]
+        made = [new for op in operators if op is not operator_string for new in op(node)]
+        if made:
+            self.found.append((node, made))
+        return True
+
+
+def mutants(root: Path, path: Path, seed: int) -> Iterator[Mutant]:
+    """One mutant of each place of a file that mutmut can change."""
+    parsed = cst.metadata.MetadataWrapper(cst.parse_module(path.read_text("utf-8")))
+    positions = parsed.resolve(cst.metadata.PositionProvider)
+    module, places, seen = parsed.module, Places(), Counter()
+    module.visit(places)
+    for node, replacements in places.found:
+        before = module.code_for_node(node)
+        made = [
+            Mutant(
+                path=path.relative_to(root).as_posix(),
+                line=positions[node].start.line,
+                before=before,
+                after=module.code_for_node(new),
+                occurrence=seen[before],
+                module=module,
+                node=node,
+                replacement=new,
+            )
+            for new in replacements
+        ]
+        seen[before] += 1
+        yield min(made, key=lambda mutant: mutant.draw(seed))
+
+
+def sample(root: Path, group: Group, seed: int) -> list[Mutant]:
+    """A group's mutants with the smallest hashes."""
+    paths = [path for source in group.sources for path in files(root / source)]
+    known = [mutant for path in paths for mutant in mutants(root, path, seed)]
+    return sorted(known, key=lambda mutant: mutant.draw(seed))[: group.count]
+
+
+def files(path: Path) -> list[Path]:
+    """Python files of a folder, or the file."""
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def outcome(root: Path, group: Group, mutant: Mutant) -> str:
+    """How the group's tests end with this mutant in a copy: killed, survived or timeout."""
+    path = root / mutant.path
+    original = path.read_text("utf-8")
+    path.write_text(mutant.text, "utf-8")
+    try:
+        return run_tests(root, ordered(root, group.tests, Path(mutant.path)))
+    finally:
+        path.write_text(original, "utf-8")
+
+
+def ordered(root: Path, tests: tuple[str, ...], module: Path) -> list[Path]:
+    """Test files, those first that are named after the module or its folder."""
+    words = module.with_suffix("").parts[1:]
+    found = [path for test in tests for path in files(root / test) if "test_" in path.name]
+    return sorted(found, key=lambda path: -sum(word in path.stem for word in words))
+
+
+def run_tests(root: Path, tests: list[Path]) -> str:
+    """Run pytest in a process that has imported the libraries already."""
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_pytest, args=(root, list(map(str, tests)))
+    )
+    process.start()
+    process.join(SLOWEST)
+    if process.exitcode is None and process.pid:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        return "timeout"
+    return "killed" if process.exitcode else "survived"
+
+
+def _pytest(root: Path, tests: list[str]) -> None:
+    import pytest
+
+    os.setsid()  # so that whatever a test starts ends with it
+    os.chdir(root)
+    os.environ["PYTHONPATH"] = str(root)
+    sys.path.insert(0, str(root))
+    sys.dont_write_bytecode = True  # a mutant must not be mistaken for the next one
+    with Path("pytest.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+
+
+def page(tried: dict[str, list[tuple[Mutant, str]]], equivalent: dict[str, str], facts: str) -> str:
+    """The page of results."""
+    shown = {
+        name: [(one, "equivalent" if str(one) in equivalent else how) for one, how in pairs]
+        for name, pairs in tried.items()
+    }
+    kinds = ("killed", "timeout", "equivalent", "survived")
+    counts = {name: Counter(how for _, how in pairs) for name, pairs in shown.items()}
+    total = sum(counts.values(), Counter())
+    lines = [
+        "# Mutants: which edits of the code does no test notice?",
+        "",
+        f"Tests notice {total['killed'] + total['timeout']} of {total.total()} edits of one place; "
+        f"{total['equivalent']} change nothing and {total['survived']} go unnoticed.",
+        "",
+        "```console",
+        "$ make mutants",
+        "```",
+        "",
+        "The command draws places of the code by a seed, changes one at a time with an operator of",
+        "[mutmut](https://mutmut.readthedocs.io) (texts, log lines and error messages are left alone), and runs the tests of the",
+        "module. A test that takes longer than five minutes has noticed the edit.",
+        "",
+        facts,
+        "",
+        f"| part | tried | {' | '.join(kinds)} |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, count in [*counts.items(), ("**all**", total)]:
+        cells = " | ".join(str(count[kind]) for kind in kinds)
+        lines.append(f"| {name} | {count.total()} | {cells} |")
+    for kind in ("survived", "equivalent", "timeout", "killed"):
+        lines += ["", f"## {kind.capitalize()}", ""]
+        for pairs in shown.values():
+            lines += [
+                f"- {one}" + (f": {equivalent[str(one)]}" if kind == "equivalent" else "")
+                for one, how in pairs
+                if how == kind
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Try the sample, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--groups", nargs="*", choices=GROUPS, default=list(GROUPS))
+    args = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    JOURNAL.touch()
+    journal = [json.loads(line) for line in JOURNAL.read_text("utf-8").splitlines()]
+    done = {entry["draw"]: entry["outcome"] for entry in journal}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "copy"
+        subprocess.run(["git", "clone", "-q", "--shared", ROOT, root], check=True)
+        tried = {}
+        for name in args.groups:
+            group = GROUPS[name]
+            if run_tests(root, ordered(root, group.tests, Path())) != "survived":
+                raise SystemExit((root / "pytest.log").read_text("utf-8")[-2000:])
+            tried[name] = []
+            for mutant in sample(root, group, args.seed):
+                key = mutant.draw(args.seed)
+                if done.get(key, "survived") == "survived":
+                    done[key] = outcome(root, group, mutant)
+                    with JOURNAL.open("a", encoding="utf-8") as file:
+                        line = {"draw": key, "outcome": done[key], "mutant": str(mutant)}
+                        file.write(json.dumps(line) + "\n")
+                    print(name, done[key], mutant, flush=True)
+                tried[name].append((mutant, done[key]))
+    commit = subprocess.check_output(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, text=True
+    )
+    listed = yaml.safe_load(EQUIVALENT.read_text("utf-8")) or {}
+    facts = f"{date.today()}, commit `{commit.strip()}`, seed {args.seed}."
+    PAGE.write_text(page(tried, listed, facts), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
