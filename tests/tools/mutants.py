@@ -203,14 +203,14 @@ def outcome(root: Path, group: Group, mutant: Mutant) -> str:
     original = path.read_text("utf-8")
     path.write_text(mutant.text, "utf-8")
     try:
-        return run_tests(root, ordered(root, group.tests, Path(mutant.path)))
+        return run_tests(root, ordered(root, group.tests, mutant.path))
     finally:
         path.write_text(original, "utf-8")
 
 
-def ordered(root: Path, tests: tuple[str, ...], module: Path) -> list[Path]:
+def ordered(root: Path, tests: tuple[str, ...], module: str = "") -> list[Path]:
     """Test files, those first that are named after the module or its folder."""
-    words = module.with_suffix("").parts[1:]
+    words = module.removesuffix(".py").split("/")[1:]
     found = [path for test in tests for path in files(root / test) if "test_" in path.name]
     return sorted(found, key=lambda path: -sum(word in path.stem for word in words))
 
@@ -260,9 +260,10 @@ def page(tried: dict[str, list[tuple[Mutant, str]]], equivalent: dict[str, str],
         "$ make mutants",
         "```",
         "",
-        "The command draws places of the code by a seed, changes one at a time with an operator of",
-        "[mutmut](https://mutmut.readthedocs.io) (texts, log lines and error messages are left alone), and runs the tests of the",
-        "module. A test that takes longer than five minutes has noticed the edit.",
+        "The command draws places of the code by a seed, changes one at a time with an operator",
+        "of [mutmut](https://mutmut.readthedocs.io) and runs the tests of the module. Texts, log",
+        "lines and error messages are left alone. Tests that take over five minutes have noticed",
+        "the edit.",
         "",
         facts,
         "",
@@ -300,7 +301,7 @@ def main() -> None:
         tried = {}
         for name in args.groups:
             group = GROUPS[name]
-            if run_tests(root, ordered(root, group.tests, Path())) != "survived":
+            if run_tests(root, ordered(root, group.tests)) != "survived":
                 raise SystemExit((root / "pytest.log").read_text("utf-8")[-2000:])
             tried[name] = []
             for mutant in sample(root, group, args.seed):
