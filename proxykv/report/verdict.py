@@ -75,8 +75,7 @@ class _Verdict:
 
     def _against_oracle(self) -> Iterator[Finding]:
         if self.oracle not in self.there:
-            text = f"{self.oracle_name} was not run: recovery is undefined."
-            yield Finding("warning", text)
+            yield Finding("warning", f"{self.oracle_name} was not run: recovery is undefined.")
             return
         test = self._test(self.oracle, LOW)
         if self.subject not in self.low.index or test is None:
@@ -189,8 +188,7 @@ class _Verdict:
         board = self.cell["leaderboard"]
         full = board[board.retention == 1]["mean"]
         if full.empty:
-            text = "The full cache was not run: there is no ceiling to compare with."
-            yield Finding("warning", text)
+            yield Finding("warning", "The full cache was not run: there is no ceiling.")
         elif full.iloc[0] < 0.2:
             yield Finding("warning", f"The full cache itself scores only {full.iloc[0]:.2f}.")
         low = board[(board.method == self.oracle) & (board["mean"] < FLOOR)].retention
