@@ -1,0 +1,127 @@
+"""Attention of many rows over one shared context, of which each row sees a part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from proxykv.kernels.attention import blocks, causal_mask
+from proxykv.kernels.choice import choose
+from proxykv.kernels.layout import Entries, Place, Slots
+
+WORD = 32
+"""Rows of a word of bits."""
+
+BLOCK_ELEMENTS = 1 << 24
+"""Attention logits that the reference computes at a time (64 MiB in float32)."""
+
+PART_ELEMENTS = 1 << 26
+"""Elements of the parts that the kernel writes at a time (256 MiB in float32)."""
+
+
+def masked_attention(
+    query: Float[Tensor, "row q_head new dim"],
+    entries: Entries,
+    slots: Slots,
+    place: Place,
+    scaling: float,
+) -> Float[Tensor, "row q_head new dim"]:
+    """Attention of rows over {the entries that their bits mark} and {their own valid tokens}.
+
+    Args:
+        query: queries after RoPE.
+        entries: the whole context, with bits.
+        slots: each row's own tokens, the new ones included, which attention reads causally.
+        place: where the new tokens stand in the slots.
+        scaling: factor of the logits.
+    """
+    rows, q_heads, new, dim = query.shape
+    heads = len(entries.counts)
+    if choose(query.device, query.dtype, dim).kernels == "triton":
+        from proxykv.kernels.split_triton import attention  # noqa: PLC0415 (needs Triton)
+
+        row = max(place.plan) * (q_heads // heads) * new * dim
+        block = max(WORD, PART_ELEMENTS // row // WORD * WORD)
+        parts = [
+            attention(query[part], entries, slots, place, scaling, part.start)
+            for part in blocks(0, rows, block)
+        ]
+    else:
+        keys = entries.counts[0] + place.before + new
+        block = max(1, BLOCK_ELEMENTS // (q_heads * new * keys))
+        parts = [
+            _reference(query[part], entries, slots, place.before, scaling, part)
+            for part in blocks(0, rows, block)
+        ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def pack(
+    visible: Sequence[Bool[Tensor, "layer kv_head key"]], rows: Sequence[int]
+) -> Int[Tensor, "layer word entry"]:
+    """Pack what each row sees into one bit an entry.
+
+    Args:
+        visible: kinds of rows: the keys of a context that they see.
+        rows: each row's index into `visible`.
+
+    Returns:
+        Bits, int32, as `Entries` holds them.
+    """
+    layers = len(visible[0])
+    words = -(-len(rows) // WORD)
+    bits = visible[0].new_zeros(layers, words, visible[0][0].numel(), dtype=torch.int32)
+    for row, kind in enumerate(rows):
+        bits[:, row // WORD] |= visible[kind].reshape(layers, -1).int() << (row % WORD)
+    return bits
+
+
+def _reference(
+    query: Tensor, entries: Entries, slots: Slots, before: int, scaling: float, part: slice
+) -> Tensor:
+    rows, q_heads, new, dim = query.shape
+    heads, split = len(entries.counts), entries.counts[0]
+    group, end = q_heads // heads, before + new
+    context_keys, context_values = (
+        each.view(heads, split, dim) for each in (entries.keys, entries.values)
+    )
+    own_keys, own_values = (
+        each[part, :, :end].transpose(0, 1) for each in (slots.keys, slots.values)
+    )
+    # [kv_head, row, group * new, dim]: all rows share one matrix product with the context.
+    q = (query * scaling).reshape(rows, heads, -1, dim).transpose(0, 1)
+    logits = q.new_empty(*q.shape[:3], split + end)
+    shared = q.reshape(heads, -1, dim) @ context_keys.mT
+    logits[..., :split] = shared.view(*q.shape[:3], split)
+    logits[..., split:] = q @ own_keys.mT
+    by_token = logits.view(heads, rows, group, new, split + end)
+    by_token[..., :split].masked_fill_(_hidden(entries, part)[:, :, None, None], -torch.inf)
+    by_token[..., split:].masked_fill_(_hidden_own(slots, part, before, new), -torch.inf)
+    weights = logits.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+    out = (weights[..., :split].reshape(heads, -1, split) @ context_values).view_as(q)
+    out = out + weights[..., split:] @ own_values
+    return out.transpose(0, 1).reshape(rows, q_heads, new, dim)
+
+
+def _hidden(entries: Entries, part: slice) -> Bool[Tensor, "kv_head row key"]:
+    """Mark the entries that rows do not see."""
+    assert entries.bits is not None
+    rows = torch.arange(part.start, part.stop, device=entries.bits.device)
+    bit = torch.ones_like(rows, dtype=torch.int32) << (rows % WORD)
+    words = entries.bits[rows // WORD] if part.stop > WORD else entries.bits[:1]
+    hidden = (words & bit[:, None]) == 0
+    return hidden.view(len(rows), len(entries.counts), -1).transpose(0, 1)
+
+
+def _hidden_own(
+    slots: Slots, part: slice, before: int, new: int
+) -> Bool[Tensor, "row 1 new own"] | Bool[Tensor, "new own"]:
+    """Mark the slots that rows do not see: padding, and what comes later."""
+    end = before + new
+    later = causal_mask(new, end, slots.keys.device)
+    if slots.valid is None:
+        return later
+    return (slots.valid[part, None, None, :end] == 0) | later

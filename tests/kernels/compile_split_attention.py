@@ -1,0 +1,67 @@
+"""Compile every launch of the split attention, at full size; a line and an error for a bad one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from compiling import SHARED, compiling
+
+from proxykv.kernels import layout, split_triton
+
+HOPPER_PROCESSORS = 132
+
+
+class Launch(NamedTuple):
+    """One new token, or a question of 40; `rows` share a context with bits, or one is ragged."""
+
+    dtype: torch.dtype
+    dim: int
+    rows: int
+    new: int
+
+
+LAUNCHES = [
+    *(Launch(torch.bfloat16, 128, rows, new) for rows, new in product((1, 150), (1, 40))),
+    Launch(torch.bfloat16, 80, 10, 1),
+    Launch(torch.float16, 64, 1, 1),
+    Launch(torch.float32, 128, 10, 1),
+]
+
+
+def launch(case: Launch, heads: int = 8, group: int = 4, keys: int = 4000, room: int = 300) -> None:
+    masked = case.rows > 1
+    flat = torch.empty(heads * keys, case.dim, dtype=case.dtype)
+    bits = torch.zeros(-(-case.rows // 32), heads * keys, dtype=torch.int32) if masked else None
+    entries = layout.Entries(flat, flat, [keys] * heads, bits)
+    own = torch.empty(case.rows, heads, room, case.dim, dtype=case.dtype)
+    valid = torch.ones(case.rows, room, dtype=torch.int8) if masked else None
+    slots = layout.Slots(own, own, valid)
+    with mock.patch.object(layout, "multiprocessors", lambda device: HOPPER_PROCESSORS):
+        table = layout.Table([(entries, slots)], group)
+    place = layout.Place(3, torch.tensor([3]), table.layers[0], table.plan)
+    query, new = (
+        torch.empty(case.rows, case.new, count, case.dim, dtype=case.dtype).transpose(1, 2)
+        for count in (group * heads, heads)
+    )
+    split_triton.write(new, new, slots, place)
+    split_triton.attention(query, entries, slots, place, case.dim**-0.5)
+
+
+def problems(capability: int) -> Iterator[str]:
+    with compiling(capability) as found:
+        for case in LAUNCHES:
+            seen = len(found)
+            launch(case)
+            for kernel in found[seen:]:
+                print(capability, case, kernel, flush=True)
+                if kernel.spilled or kernel.shared > SHARED[capability]:
+                    yield f"sm_{capability}, {case}: {kernel}"
+
+
+if __name__ == "__main__":
+    sys.exit("\n".join([*problems(90), *problems(80)]) or 0)
