@@ -2,7 +2,9 @@
 # `snakemake --cores all` runs config.yaml; `--configfile config/<preset>.yaml` runs a preset.
 import sys
 
-from proxykv.config.catalog import code_digest, module_of
+from proxykv.config import paths
+from proxykv.config.catalog import module_of
+from proxykv.config.keys.code import code_digest, method_digest
 from proxykv.runtime.digest import digest
 from proxykv.runtime.lock import Lock
 from proxykv.config.run import ROLES, SPLITS, Run

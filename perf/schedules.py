@@ -24,7 +24,7 @@ import torch
 from matplotlib.figure import Figure
 from shapes import Family
 
-from proxykv.config.run import methods_of
+from proxykv.config.catalog import methods_of
 from proxykv.mapper.hybrid import Mapper, build_mapper, save_mapper
 from proxykv.model.loading import Model, load_model
 from proxykv.model.tensors import Ids, Keep, Scores

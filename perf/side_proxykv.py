@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from baselines.snapkv import PRESETS
-from proxykv.config.run import methods_of
+from proxykv.config.catalog import methods_of
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.decode import TokenizedQuestion
 from proxykv.model.loading import Model, load_model

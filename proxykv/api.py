@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxykv.config.run import methods_of
+from proxykv.config.catalog import methods_of
 from proxykv.mapper.fitted import load_card
 from proxykv.model.decode import answer_from
 from proxykv.model.loading import (

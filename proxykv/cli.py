@@ -18,10 +18,11 @@ from typing import Any
 
 import yaml
 
-from proxykv.config import catalog
+from proxykv.config import catalog, paths
 from proxykv.config.cards import methods_table
 from proxykv.config.check import card_problems
 from proxykv.config.estimate import estimate, table, total
+from proxykv.config.models import model_folder
 from proxykv.config.run import ROLES, Run
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.gpu_claims import VISIBLE, claim
@@ -156,7 +157,7 @@ def _convert(options: argparse.Namespace) -> None:
 
     run = Run.read(options.config)
     model = run.family(options.family)[options.role]
-    folder = run.model_dir(options.family, options.role)
+    folder = model_folder(run.family(options.family), options.role, run.cache)
     with _alone(folder):
         convert(model, folder)
 
@@ -174,7 +175,7 @@ def _extract(options: argparse.Namespace) -> None:
     from proxykv.steps.extract import extract
 
     run, shard = Run.read(options.config), int(options.shard) - 1
-    with _hardware(options, run), _alone(run.score_lists(options.family)[shard]):
+    with _hardware(options, run), _alone(paths.score_lists(run, options.family)[shard]):
         extract(run, options.family, shard)
 
 
@@ -190,7 +191,7 @@ def _fit(options: argparse.Namespace) -> None:
     from proxykv.steps.fit import fit
 
     run = Run.read(options.config)
-    with _hardware(options, run), _alone(run.fitted_dir(options.family, options.method)):
+    with _hardware(options, run), _alone(paths.fitted_dir(run, options.family, options.method)):
         fit(run, options.family, options.method)
 
 

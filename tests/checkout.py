@@ -20,6 +20,7 @@ import yaml
 import baselines
 from proxykv.config import catalog
 from proxykv.config.jobs import Job
+from proxykv.config.keys import code
 from proxykv.config.run import Run
 
 CONTEXTS = 5
@@ -159,7 +160,7 @@ def copy_project(folder: Path) -> Path:
 
 def forget_files() -> None:
     """Read every file of the catalogue again, as the next process would."""
-    for cached in vars(catalog).values():
+    for cached in (*vars(catalog).values(), *vars(code).values()):
         if hasattr(cached, "cache_clear"):
             cached.cache_clear()
 

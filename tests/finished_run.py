@@ -11,7 +11,7 @@ import pandas as pd
 from rows_fixture import make_rows
 
 from proxykv.benchmarks.examples import Example, Question, read_jsonl, write_jsonl
-from proxykv.config import catalog
+from proxykv.config import catalog, paths
 from proxykv.config.jobs import Job
 from proxykv.config.run import Run
 from proxykv.report.ablations import write_ablations
@@ -62,8 +62,8 @@ def finish(root: Path) -> Run:
 
 def tabulate(run: Run) -> None:
     """Write the run's tables."""
-    write_tables(run.row_files(), run.cards, run.dir / "tables")
-    write_ablations(run.row_files(), run.dir)
+    write_tables(paths.row_files(run), run.cards, run.dir / "tables")
+    write_ablations(paths.row_files(run), run.dir)
 
 
 def edit(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> None:

@@ -16,7 +16,7 @@ from checkout import CONFIG, CONTEXTS, DATASET, METHODS, TASKS, Checkout, copy_p
 
 from proxykv.benchmarks.examples import read_jsonl
 from proxykv.cli import main
-from proxykv.config import catalog
+from proxykv.config import catalog, paths
 from proxykv.config.check import schema_problems
 from proxykv.mapper.corpus import context_name
 from proxykv.report.tables import LEADERBOARD_COLUMNS
@@ -86,10 +86,10 @@ def test_one_family_can_be_forgotten(checkout: Checkout, monkeypatch: pytest.Mon
     run, other = checkout.run, "qwen-coder"
     jobs = [job for job in run.jobs() if job.family == other]
     for path in [
-        *(run.model_ready(other, role) for role in ("target", "proxy")),
+        *(paths.model_ready(run, other, role) for role in ("target", "proxy")),
         *(data.path for split in ("train", "eval") for data in run.datasets(other, split)),
-        *(*run.score_lists(other), run.screening(other), run.dropped(other)),
-        *(run.fitted_dir(other, fitted_id) / "card.json" for fitted_id in run.fitted_ids),
+        *(*paths.score_lists(run, other), paths.screening(run, other), paths.dropped(run, other)),
+        *(paths.fitted_dir(run, other, fitted_id) / "card.json" for fitted_id in run.fitted_ids),
         *(job.file(kind) for kind in ("predictions", "rows") for job in jobs),
     ]:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,9 @@ def test_what_is_added_is_scheduled_and_nothing_else(
 
 
 def test_mappers_are_fitted_anew_where_other_contexts_are_dropped(checkout: Checkout) -> None:
-    (checkout.folder / checkout.run.dropped("tiny")).write_text('["tiny-single-train-0-00000"]')
+    (checkout.folder / paths.dropped(checkout.run, "tiny")).write_text(
+        '["tiny-single-train-0-00000"]'
+    )
     assert checkout.planned() == sorted([*FITS, *CHAINS, *REPORTING])
 
 
@@ -215,11 +217,11 @@ def test_a_task_with_training_text_is_refused_and_the_same_command_fits_anew(
     assert "hotpotqa" not in report.read_text("utf-8")
 
     # Its scores are gone: whatever would fit on it fails.
-    (list_of_scores,) = checkout.run.score_lists("tiny")
+    (list_of_scores,) = paths.score_lists(checkout.run, "tiny")
     scores = checkout.folder / list_of_scores.with_name(f"{context_name(seen)}.safetensors")
     scores.unlink()
     checkout.snakemake()
-    card = checkout.folder / checkout.run.fitted_dir("tiny", "proxykv") / "card.json"
+    card = checkout.folder / paths.fitted_dir(checkout.run, "tiny", "proxykv") / "card.json"
     fitted = json.loads(card.read_text("utf-8"))
     assert fitted["decontamination"]["dropped"] == [context_name(seen)]
     others = {context_name(example) for example in read_jsonl(checkout.folder / train.path)}

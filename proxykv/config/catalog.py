@@ -1,38 +1,25 @@
 """What a checkout offers: methods and families, one file each (`benchmarks` has the benchmarks).
 
 Method files are read as syntax, never imported, so that a workflow can be planned
-without loading torch. A digest of that syntax changes with the code and not with comments.
+without loading torch.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec, resolve_name
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from proxykv.config.settings import TrainingSettings, schema_of
-from proxykv.runtime.digest import digest
-from proxykv.runtime.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
-
-NUMBERLESS = frozenset(
-    f"proxykv.{name}"
-    for name in (
-        *("config.benchmarks", "config.catalog", "config.check", "config.fitting", "config.jobs"),
-        *("config.run", "config.signature"),
-        *("runtime.errors", "runtime.files", "runtime.journal", "runtime.lock", "runtime.parquet"),
-        *("runtime.scratch", "config.cards"),
-    )
-)
-"""Modules that decide what runs and where it is kept, but none of the numbers."""
-
 
 METHOD_FOLDERS = ("baselines", "proxykv/mapper")
 """Folders of methods: one of the rivals and controls, one of the mapper and its method."""
@@ -121,6 +108,45 @@ def _derived(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Mapping[str, 
     return made | ({"fitted_id": entry["id"]} if refit else {})
 
 
+@dataclass(frozen=True)
+class Method:
+    """A method of a run.
+
+    `scope` is how its budget is shared among heads (`none`: it does not prune); `fitted_id` the
+    method whose fitted folder it loads, if any; `uses` the methods whose scores it combines;
+    `inputs` whether it is fitted on the inputs of the target's layers, too; `corpus` the parts of
+    the corpus and `lengths` the context lengths that it is fitted on, all where empty.
+    """
+
+    id: str
+    base: str
+    scope: str
+    params: Mapping[str, Any]
+    fitted_id: str | None
+    uses: tuple[str, ...]
+    inputs: bool = False
+    corpus: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
+
+
+def methods_of(listed: Sequence[str | Mapping[str, Any]]) -> Mapping[str, Method]:
+    """A config's methods by id: ids of the catalogue, or such ids with other settings."""
+    return {
+        name: Method(
+            id=name,
+            base=known["base"],
+            scope=known["scope"],
+            params=known["params"],
+            fitted_id=known.get("fitted_id"),
+            uses=tuple(known["params"][parameter] for parameter in known.get("uses", ())),
+            inputs=known.get("inputs", False),
+            corpus=tuple(known.get("corpus", ())),
+            lengths=tuple(known.get("lengths", ())),
+        )
+        for name, known in entries(listed).items()
+    }
+
+
 def module_of(base: str) -> tuple[str, str]:
     """Module and name in it of a method's class: `METHOD` of a file, or a user's `module:Class`."""
     module, colon, name = base.partition(":")
@@ -150,32 +176,6 @@ def schema(name: str) -> Mapping[str, Any]:
     return content
 
 
-def code_digest(*modules: str) -> str:
-    """Digest of the code that these modules reach by their imports.
-
-    The project's code counts, and that of the packages that the modules are in. Comments,
-    docstrings and formatting do not, only the syntax tree does; nor do cards of methods (`CARDS`),
-    the `NUMBERLESS` modules and what only they import.
-
-    Raises:
-        ConfigError: if one of the modules is not there.
-    """
-    counted = {"proxykv", "baselines", *(name.split(".", maxsplit=1)[0] for name in modules)}
-    for module in modules:
-        if source(module) is None:
-            raise ConfigError(f"no module {module!r}, in the checkout or installed")
-    trees: dict[str, str] = {}
-    pending = list(modules)
-    while pending:
-        module = pending.pop()
-        if module in trees or module.split(".", maxsplit=1)[0] not in counted:
-            continue
-        if path := source(module):  # else a name inside a module
-            trees[module], imported = _parsed(module, path)
-            pending += () if module in NUMBERLESS else imported
-    return digest({name: tree for name, tree in trees.items() if name not in NUMBERLESS})
-
-
 def source(module: str) -> Path | None:
     """The file of a module of the checkout, or of an installed one; nothing is imported."""
     parts = module.split(".")
@@ -190,38 +190,6 @@ def source(module: str) -> Path | None:
             if file.is_file():
                 return file
     return None
-
-
-@cache
-def _parsed(module: str, path: Path) -> tuple[str, tuple[str, ...]]:
-    """Syntax without docstrings, and the names of modules that might be imported."""
-    tree = ast.parse(path.read_text("utf-8"))
-    tree.body = [node for node in tree.body if not _is_card(node)]
-    package = module if path.stem == "__init__" else module.rpartition(".")[0]
-    names: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            origin = resolve_name("." * node.level + (node.module or ""), package)
-            names += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
-    return ast.dump(tree), tuple(names)
-
-
-def _is_text(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
-
-
-def _is_card(node: ast.AST) -> bool:
-    """Whether a statement says how methods are shown, which changes no number."""
-    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CARDS"
 
 
 @cache

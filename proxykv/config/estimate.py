@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 
 from proxykv.config.benchmarks import Task, tasks
+from proxykv.config.catalog import Method
 from proxykv.config.jobs import Dataset
 from proxykv.config.models import Shape
-from proxykv.config.run import ROLES, Method, Run
+from proxykv.config.run import ROLES, Run
 from proxykv.config.settings import MapperSettings, TrainingSettings
 
 

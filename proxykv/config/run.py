@@ -1,13 +1,9 @@
-"""Config to typed, frozen objects: what a run consists of, and the path of every part.
-
-This is the only module that the Snakefile imports; it does not import torch.
-"""
+"""What a run consists of: its config as typed, frozen objects. `paths` says where they are kept."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,41 +11,13 @@ from typing import Any, Literal
 from proxykv.config import catalog, check, sources
 from proxykv.config.cards import MethodCards, method_cards
 from proxykv.config.jobs import Dataset, Job
-from proxykv.config.models import Shape, model_folder, model_shape
+from proxykv.config.models import Shape, model_shape
 from proxykv.runtime import files
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 
 ROLES = ("target", "proxy")
 SPLITS = ("eval", "train")
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of a run.
-
-    `scope` is how its budget is shared among heads (`none`: it does not prune); `fitted_id` the
-    method whose fitted folder it loads, if any; `uses` the methods whose scores it combines;
-    `inputs` whether it is fitted on the inputs of the target's layers, too; `corpus` the parts of
-    the corpus and `lengths` the context lengths that it is fitted on, all where empty.
-    """
-
-    id: str
-    base: str
-    scope: str
-    params: Mapping[str, Any]
-    fitted_id: str | None
-    uses: tuple[str, ...]
-    inputs: bool = False
-    corpus: tuple[str, ...] = ()
-    lengths: tuple[int, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """Changes with the method's settings and with the code that it runs."""
-        module, _ = catalog.module_of(self.base)
-        code = catalog.code_digest(module, "proxykv.steps.generate")
-        return digest([self.base, self.scope, dict(self.params), code])
 
 
 class Run:
@@ -125,9 +93,9 @@ class Run:
         return digest(self.config)
 
     @cached_property
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Mapping[str, catalog.Method]:
         """Methods by id, in the config's order."""
-        return methods_of(self.config["methods"])
+        return catalog.methods_of(self.config["methods"])
 
     @cached_property
     def cards(self) -> MethodCards:
@@ -194,61 +162,17 @@ class Run:
         self._require("job", " ".join(wanted), map(" ".join, self._jobs))
         return self._jobs[wanted]
 
-    def row_files(self) -> list[Path]:
-        """Files of rows that are there, of the run's own jobs.
-
-        The folder may hold others: of tasks that the config no longer names, or that it cuts
-        otherwise.
-        """
-        return [path for job in self.jobs() if (path := job.file("rows")).exists()]
-
-    def model_dir(self, family: str, role: str) -> Path:
-        """Transformers folder of a family's target or proxy."""
-        return model_folder(self.family(family), role, self.cache)
-
     def model_shape(self, family: str, role: str) -> Shape:
         """Shape of a family's target or proxy."""
         return model_shape(self.family(family), role, self.cache)
-
-    def model_ready(self, family: str, role: str) -> Path:
-        """A file that exists once the model's folder is complete, and changes with the weights."""
-        folder = self.model_dir(family, role)
-        if "path" not in self.family(family)[role]:
-            return folder / "provenance.json"
-        return min(folder.glob("*.safetensors"), default=folder / "model.safetensors")
-
-    def score_lists(self, family: str) -> list[Path]:
-        """Lists of the stored scores of the corpus, one per extraction job.
-
-        The score files beside them belong to the pair, whatever corpus or run asked for them.
-        """
-        pair = digest(self.models(family))
-        stored = ["inputs"] if self.stores_inputs else []
-        corpus = digest([*(str(d.path) for d in self.datasets(family, "train")), *stored])
-        folder = self.cache / "scores" / f"{family}-{pair}"
-        shards: int = self.config["score_shards"]
-        return [folder / f"{corpus}-{i + 1}-of-{shards}.json" for i in range(shards)]
 
     @property
     def stores_inputs(self) -> bool:
         """Whether a method is fitted on what `proxykv.mapper.layer_inputs` stores."""
         return any(method.inputs for method in self.methods.values())
 
-    def screening(self, family: str) -> Path:
-        """What training and evaluation contexts share (see `proxykv.steps.screen`)."""
-        return self.dir / "mappers" / family / "screening.json"
-
-    def dropped(self, family: str) -> Path:
-        """Names of the training contexts that a family's mappers may not see.
-
-        The file's name tells what is screened and how, not against which evaluation contexts.
-        """
-        corpus = [str(d.path) for d in self.datasets(family, "train")]
-        name = f"dropped-{digest([corpus, self.config['decontamination']])}.json"
-        return self.dir / "mappers" / family / name
-
     @cached_property
-    def grid(self) -> tuple[tuple[Method, float], ...]:
+    def grid(self) -> tuple[tuple[catalog.Method, float], ...]:
         """Every (method, retention) that is run: `full` at 1, the others below."""
         return tuple(
             (method, retention)
@@ -257,14 +181,10 @@ class Run:
             if (retention == 1) == (method.scope == "none")
         )
 
-    def fitted_method(self, method_id: str) -> Method:
+    def fitted_method(self, method_id: str) -> catalog.Method:
         """A method that is fitted; ConfigError if the run fits none of that name."""
         self._require("fitted method", method_id, self.fitted_ids)
         return self.methods[method_id]
-
-    def fitted_dir(self, family: str, method_id: str) -> Path:
-        """Folder of a fitted method."""
-        return self.dir / "mappers" / family / method_id
 
     @property
     def fitted_ids(self) -> tuple[str, ...]:
@@ -294,21 +214,3 @@ class Run:
         path = self.cache / "data" / family / split / name
         place = {"part": entry.get("part", task), "held_out": entry.get("held_out", 0)}
         return Dataset(family, path=path, shards=entry.get("shards", 1), **place, **settings)
-
-
-def methods_of(entries: Sequence[str | Mapping[str, Any]]) -> Mapping[str, Method]:
-    """A config's methods by id: ids of the catalogue, or such ids with other settings."""
-    return {
-        name: Method(
-            id=name,
-            base=known["base"],
-            scope=known["scope"],
-            params=known["params"],
-            fitted_id=known.get("fitted_id"),
-            uses=tuple(known["params"][parameter] for parameter in known.get("uses", ())),
-            inputs=known.get("inputs", False),
-            corpus=tuple(known.get("corpus", ())),
-            lengths=tuple(known.get("lengths", ())),
-        )
-        for name, known in catalog.entries(entries).items()
-    }

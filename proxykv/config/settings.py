@@ -5,12 +5,14 @@ The config's schema, the checks, the estimate and the training read them here.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from proxykv.config.bounds import TYPES, Bounds, Count, Index, Odd
-from proxykv.config.terms import default_weights, term_weights
 from proxykv.runtime.errors import ConfigError
 
 Positive = Annotated[float, Bounds(above=0)]
@@ -26,6 +28,27 @@ Device = Annotated[
 COUNTLESS = ("choice", "switch", "dimensionless")
 """Units of values that count nothing."""
 WEIGHT = {"type": "number", "minimum": 0}
+
+LOSS = Path(__file__).resolve().parents[1] / "mapper" / "loss.py"
+"""The terms of the loss. They are read from its source, since it loads torch."""
+DECORATOR, SUFFIX = "loss_term", "_loss"
+
+
+@cache
+def term_weights() -> Mapping[str, float]:
+    """Default weight of every term, in the order of the source; 0 for a term that is off."""
+    return {
+        node.name.removesuffix(SUFFIX): float(ast.literal_eval(call.args[0]))
+        for node in ast.parse(LOSS.read_text("utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+        for call in node.decorator_list
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == DECORATOR
+    }
+
+
+def default_weights() -> dict[str, float]:
+    """Terms that are trained with where a config states no weights."""
+    return {name: weight for name, weight in term_weights().items() if weight}
 
 
 def about(meaning: str, unit: str, schema: Mapping[str, Any] | None = None) -> Mapping[str, Any]:

@@ -24,8 +24,8 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import simple_parse_args_string
 
+from proxykv.config.catalog import methods_of
 from proxykv.config.check import did_you_mean
-from proxykv.config.run import methods_of
 from proxykv.integrations.prompts import (
     PromptIds,
     answer_limit,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from proxykv.benchmarks.examples import Example, read_jsonl
-from proxykv.config.run import Method, Run
+from proxykv.config.catalog import Method
+from proxykv.config.run import Run
 from proxykv.runtime.digest import digest
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from proxykv.config.models import model_folder
 from proxykv.config.run import Run
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.devices import device_of
@@ -177,7 +178,7 @@ def load(run: Run, family: str, role: str) -> Model:
     """Load a family's target or proxy as its file says."""
     model = run.family(family)[role]
     return load_model(
-        local(run.model_dir(family, role)),
+        local(model_folder(run.family(family), role, run.cache)),
         dtype=model["dtype"],
         device=model["device"],
         chat=model["chat"],

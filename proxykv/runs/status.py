@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from proxykv.config import paths
 from proxykv.config.check import did_you_mean
 from proxykv.config.jobs import Job
 from proxykv.config.run import Run
@@ -38,7 +39,7 @@ def status(run: Run) -> list[dict[str, Any]]:
 def fits(run: Run) -> list[dict[str, Any]]:
     """How far everything that is fitted is: of a training, the last `step` `of` so many."""
     return [
-        {"family": family, "fitted": fitted_id, **_fit(run.fitted_dir(family, fitted_id))}
+        {"family": family, "fitted": fitted_id, **_fit(paths.fitted_dir(run, family, fitted_id))}
         for family in run.families
         for fitted_id in run.fitted_ids
     ]
@@ -77,7 +78,7 @@ def forget(run: Run, wanted: Mapping[str, str], fitted: bool = False) -> int:
         if fitted:
             fitted_id = str(run.methods[wanted["method"]].fitted_id)
             for family in {job.family for job in jobs}:
-                shutil.rmtree(run.fitted_dir(family, fitted_id), ignore_errors=True)
+                shutil.rmtree(paths.fitted_dir(run, family, fitted_id), ignore_errors=True)
     if fitted or any(dropped.values()):
         (run.dir / "report" / "index.html").unlink(missing_ok=True)
     return sum(dropped.values())

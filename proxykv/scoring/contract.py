@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from proxykv.config import catalog
-from proxykv.config.run import Method
+from proxykv.config.catalog import Method
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Ids, Keep, ProxySignal, Scores
 from proxykv.runtime.errors import ConfigError

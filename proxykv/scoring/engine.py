@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from proxykv.config.run import Method
+from proxykv.config.catalog import Method
 from proxykv.model.decode import Answer, TokenizedQuestion, answer
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from proxykv.benchmarks.examples import Example, read_jsonl
-from proxykv.config import catalog
+from proxykv.config import paths
+from proxykv.config.keys.code import code_digest
 from proxykv.config.run import Run
 from proxykv.mapper import tensor_file
 from proxykv.mapper.corpus import context_name
@@ -46,14 +47,14 @@ def extract(run: Run, family: str, shard: int) -> Path:
     context.
     Where a method of the run is fitted on them, inputs of the target's layers are stored as well.
     """
-    path = run.score_lists(family)[shard]
+    path = paths.score_lists(run, family)[shard]
     path.parent.mkdir(parents=True, exist_ok=True)
     contexts = [e for d in run.datasets(family, "train") for e in read_jsonl(d.path)]
     mine = contexts[shard :: run.config["score_shards"]]
     target, proxy = load(run, family, "target"), load(run, family, "proxy")
     require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
-    made_by = digest([target.digest, proxy.digest, catalog.code_digest("proxykv.scoring.proxy")])
-    inputs_by = digest([target.digest, catalog.code_digest("proxykv.mapper.layer_inputs")])
+    made_by = digest([target.digest, proxy.digest, code_digest("proxykv.scoring.proxy")])
+    inputs_by = digest([target.digest, code_digest("proxykv.mapper.layer_inputs")])
     for i, example in enumerate(mine):
         file = path.with_name(_file(example))
         if _made_by(file) != made_by:

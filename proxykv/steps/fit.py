@@ -6,7 +6,7 @@ import importlib
 import json
 from pathlib import Path
 
-from proxykv.config import catalog
+from proxykv.config import catalog, paths
 from proxykv.config.run import Run
 from proxykv.mapper.corpus import fitted_on
 from proxykv.runtime.digest import digest
@@ -23,8 +23,8 @@ def fit(run: Run, family: str, fitted_id: str) -> Path:
     corpus excludes. Raises ConfigError if none is left.
     """
     method = run.fitted_method(fitted_id)
-    files, pair = stored(run.score_lists(family))
-    dropped = json.loads(run.dropped(family).read_text("utf-8"))
+    files, pair = stored(paths.score_lists(run, family))
+    dropped = json.loads(paths.dropped(run, family).read_text("utf-8"))
     wanted = fitted_on(run, family, method)
     clean = [path for path in kept(files, dropped) if path.stem in wanted]
     if not clean:
@@ -34,7 +34,7 @@ def fit(run: Run, family: str, fitted_id: str) -> Path:
     corpus = digest(sorted(path.name for path in clean))
     screening = {**run.config["decontamination"], "dropped": dropped}
     identity = {**pair, "corpus": corpus, "decontamination": screening}
-    out = run.fitted_dir(family, fitted_id)
+    out = paths.fitted_dir(run, family, fitted_id)
     module = importlib.import_module(catalog.module_of(method.base)[0])
     module.fit(clean, out, {"seed": run.seed, **run.training, **method.params}, identity)
     return out

@@ -13,8 +13,12 @@ import pandas as pd
 import torch
 
 from proxykv.benchmarks.examples import Example, read_jsonl
+from proxykv.config import paths
+from proxykv.config.catalog import Method
 from proxykv.config.jobs import Job
-from proxykv.config.run import ROLES, Method, Run
+from proxykv.config.keys.code import method_digest
+from proxykv.config.models import model_folder
+from proxykv.config.run import ROLES, Run
 from proxykv.model.decode import Answer, TokenizedQuestion
 from proxykv.model.loading import (
     Model,
@@ -59,7 +63,9 @@ class Generator:
         self.examples = read_jsonl(job.dataset.path)
         self.journal = Journal(job.journal)
         self.timelines = Journal(job.timelines)
-        folders = {role: local(run.model_dir(job.family, role)) for role in ROLES}
+        folders = {
+            role: local(model_folder(run.family(job.family), role, run.cache)) for role in ROLES
+        }
         self.pair = {f"{role}_hash": weights_digest(folders[role]) for role in ROLES}
         self.digests = {m.id: self._digest(m) for m in run.methods.values()}
 
@@ -239,7 +245,7 @@ class Generator:
         return proxy
 
     def _fitted_dir(self, fitted_id: str) -> Path:
-        return self.run.fitted_dir(self.job.family, fitted_id)
+        return paths.fitted_dir(self.run, self.job.family, fitted_id)
 
     def _digest(self, method: Method) -> str:
         """Digest of the method with all weights it meets and the methods it combines."""
@@ -247,4 +253,4 @@ class Generator:
         used = [self._digest(self.run.methods[m]) for m in method.uses]
         family = self.run.models(self.job.family)
         run = (self.run.seed, self.run.protocol, self.run.schedule)
-        return digest([method.digest, weights, used, family, self.pair, *run])
+        return digest([method_digest(method), weights, used, family, self.pair, *run])

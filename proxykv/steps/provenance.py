@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from proxykv.config import catalog
+from proxykv.config.keys.code import code_digest
 from proxykv.config.run import Run
 from proxykv.model.loading import Model
 
@@ -21,7 +22,7 @@ def provenance(run: Run, family: str, target: Model) -> dict[str, Any]:
         "proxy": _source(run.family(family)["proxy"]),
         "seed": run.seed,
         "config_hash": run.digest,
-        "code_hash": catalog.code_digest("proxykv.steps.generate"),
+        "code_hash": code_digest("proxykv.steps.generate"),
         "commit": commit(),
         "device": device_name(target.device),
         "dtype": str(target.net.dtype).removeprefix("torch."),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from proxykv.config import paths
 from proxykv.config.run import Run
 from proxykv.report.build import build_report
 
 
 def report(run: Run) -> None:
     """Write the report of a run."""
-    build_report(run.row_files(), run.dir, run.dir / "report" / "index.html")
+    build_report(paths.row_files(run), run.dir, run.dir / "report" / "index.html")

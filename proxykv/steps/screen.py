@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from proxykv.benchmarks.examples import Example, read_jsonl
+from proxykv.config import paths
 from proxykv.config.run import Run
 from proxykv.mapper.corpus import context_name
 from proxykv.runtime.errors import ConfigError
@@ -48,18 +49,18 @@ def screen(run: Run, family: str) -> Path:
         "dropped": dropped,
         "largest_share_kept": max(shares[name] for name in shares if name not in dropped),
     }
-    path = run.dropped(family)
+    path = paths.dropped(run, family)
     if not path.exists() or json.loads(path.read_text("utf-8")) != sorted(dropped):
         write_json(path, sorted(dropped))
-    write_json(run.screening(family), report)
-    return run.screening(family)
+    write_json(paths.screening(run, family), report)
+    return paths.screening(run, family)
 
 
 def require_clean(run: Run, family: str) -> None:
     """Raise ConfigError if a method was fitted without just those contexts that are dropped now."""
-    dropped = json.loads(run.dropped(family).read_text("utf-8"))
+    dropped = json.loads(paths.dropped(run, family).read_text("utf-8"))
     for fitted_id in run.fitted_ids:
-        folder = run.fitted_dir(family, fitted_id)
+        folder = paths.fitted_dir(run, family, fitted_id)
         card = json.loads((folder / "card.json").read_text("utf-8"))
         if card["decontamination"]["dropped"] != dropped:
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxykv.config import paths
 from proxykv.config.cards import MethodCards
 from proxykv.config.run import Run
 from proxykv.report.ablations import write_ablations
@@ -17,6 +18,6 @@ def tabulate(run: Run) -> None:
     """
     for family in run.families if run.fitted_ids else ():
         require_clean(run, family)
-    rows = run.row_files()
+    rows = paths.row_files(run)
     write_tables(rows, MethodCards.read(run.dir), run.dir / "tables")
     write_ablations(rows, run.dir)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from proxykv.config import catalog
+from proxykv.config import catalog, paths
 from proxykv.config.run import Run
 from proxykv.mapper.corpus import contexts
 from proxykv.mapper.fidelity import fidelity, rank_correlation
@@ -64,11 +64,11 @@ def fidelity_table(run: Run) -> pd.DataFrame:
 
 def _figures(run: Run, family: str) -> Iterator[dict[str, Any]]:
     """Every figure of every fitted method on every held-out context."""
-    files = {path.stem: path for path in stored(run.score_lists(family))[0]}
+    files = {path.stem: path for path in stored(paths.score_lists(run, family))[0]}
     for fitted_id in run.fitted_ids:
         method = run.methods[fitted_id]
         fitting = importlib.import_module(catalog.module_of(method.base)[0])
-        predict = fitting.predictor(run.fitted_dir(family, fitted_id), method.params)
+        predict = fitting.predictor(paths.fitted_dir(run, family, fitted_id), method.params)
         for context in contexts(run, family):
             if not context.held_out:
                 continue

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxykv.config import catalog
+from proxykv.config.keys import code
+from proxykv.config.keys.code import code_digest
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 
@@ -55,7 +57,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def forget() -> None:
     """Read every file again, as the next process would."""
     for cached in (
-        catalog._parsed,
+        code._parsed,
         catalog._literal,
         catalog._method_files,
         catalog.variants,
@@ -70,7 +72,7 @@ def edited(checkout: Path, name: str, old: str, new: str) -> str:
     assert old in text
     path.write_text(text.replace(old, new), "utf-8")
     forget()
-    return catalog.code_digest("baselines.mine")
+    return code_digest("baselines.mine")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def edited(checkout: Path, name: str, old: str, new: str) -> str:
 def test_the_digest_ignores_what_changes_no_number(
     checkout: Path, name: str, old: str, new: str
 ) -> None:
-    before = catalog.code_digest("baselines.mine")
+    before = code_digest("baselines.mine")
     assert edited(checkout, name, old, new) == before
 
 
@@ -104,7 +106,7 @@ def test_the_digest_ignores_what_changes_no_number(
     ],
 )
 def test_the_digest_notices_code(checkout: Path, name: str, old: str, new: str) -> None:
-    before = catalog.code_digest("baselines.mine")
+    before = code_digest("baselines.mine")
     assert edited(checkout, name, old, new) != before
 
 
@@ -113,20 +115,20 @@ def test_the_digest_notices_code(checkout: Path, name: str, old: str, new: str) 
 )
 def test_a_module_that_is_not_there_has_no_digest(checkout: Path, module: str) -> None:
     with pytest.raises(ConfigError, match=f"no module '{module}'"):
-        catalog.code_digest("baselines.mine", module)
+        code_digest("baselines.mine", module)
 
 
 @pytest.mark.parametrize(("name", "old"), [("method", "C = C"), ("part", "C = 3")])
 def test_a_class_of_the_users_is_code_too(checkout: Path, name: str, old: str) -> None:
     module, _ = catalog.module_of("theirs.method:Theirs")
-    before = catalog.code_digest(module)
+    before = code_digest(module)
     path = checkout / "theirs" / f"{name}.py"
     path.write_text(path.read_text("utf-8").replace(old, f"{old}  # a comment"), "utf-8")
     forget()
-    assert catalog.code_digest(module) == before
+    assert code_digest(module) == before
     path.write_text(path.read_text("utf-8").replace(old, "D = C = 4"), "utf-8")
     forget()
-    assert catalog.code_digest(module) != before
+    assert code_digest(module) != before
 
 
 def test_sources_are_found_in_the_checkout_and_among_installed_packages(checkout: Path) -> None:
@@ -178,8 +180,7 @@ def test_every_method_of_the_project_has_its_settings() -> None:
 def test_every_method_reaches_the_code_it_runs() -> None:
     """Digests differ between methods, so an edit of one file leaves the others' results alone."""
     digests = {
-        s["base"]: catalog.code_digest(catalog.module_of(s["base"])[0])
-        for s in catalog.variants().values()
+        s["base"]: code_digest(catalog.module_of(s["base"])[0]) for s in catalog.variants().values()
     }
     assert len(set(digests.values())) == len(digests)
 
@@ -202,9 +203,10 @@ def test_planning_loads_no_torch(module: str) -> None:
         "import sys, yaml\n"
         f"import proxykv.{module}\n"
         "from proxykv.config.run import Run\n"
+        "from proxykv.config.keys.code import method_digest\n"
         "run = Run(yaml.safe_load(open('config.yaml')))\n"
         "[(job.dataset.path, job.file('rows')) for job in run.jobs()]\n"
-        "[method.digest for method in run.methods.values()]\n"
+        "[method_digest(method) for method in run.methods.values()]\n"
         "assert not {'torch', 'transformers'} & set(sys.modules), 'planning loads torch'\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=catalog.ROOT, check=True)

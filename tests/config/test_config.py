@@ -11,6 +11,7 @@ from valid_config import Config, valid
 from proxykv.cli import main
 from proxykv.config import catalog
 from proxykv.config.check import config_problems
+from proxykv.config.keys.code import method_digest
 from proxykv.config.run import Run
 from proxykv.runtime.errors import ConfigError
 
@@ -32,7 +33,7 @@ def test_methods_with_a_colon_are_classes() -> None:
     ]
     assert methods["kvpress:KnormPress"].params == {"name": "KnormPress"}
     assert methods["adakv"].params == {"name": "AdaKVPress", **adakv["params"]}
-    assert len({method.digest for method in methods.values()}) == 5
+    assert len({method_digest(method) for method in methods.values()}) == 5
 
 
 def test_a_task_s_own_seed_gives_other_contexts_and_leaves_all_else() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from baselines import surrogate
 from baselines.surrogate import Surrogate
-from proxykv.config import catalog
+from proxykv.config import catalog, paths
 from proxykv.config.run import Run
 from proxykv.mapper import layer_inputs
 from proxykv.mapper.fidelity import fidelity
@@ -231,7 +231,7 @@ def test_a_run_stores_inputs_fits_and_scores_without_another_prefill(
     (folder,) = (tmp_path / "cache" / "scores").iterdir()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
     assert len(before) == 3
-    assert run.score_lists("tiny") != other.score_lists("tiny")
+    assert paths.score_lists(run, "tiny") != paths.score_lists(other, "tiny")
     extract(run, "tiny", 0)
     stored = {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
     assert stored.keys() == before.keys() | {inputs_file(path) for path in before}

@@ -18,7 +18,7 @@ from checkout import forget_files
 from rows_fixture import make_rows
 
 from proxykv.cli import main
-from proxykv.config import catalog
+from proxykv.config import catalog, paths
 from proxykv.config.cards import MethodCards, method_cards, methods_table
 from proxykv.config.check import config_problems
 from proxykv.config.estimate import estimate
@@ -74,12 +74,12 @@ def finished(run: Run) -> Run:
     (job,) = run.jobs()
     write_parquet(job.file("rows"), renamed[renamed.method.isin(list(run.methods))])
     # As screening and fitting leave them: nothing was dropped.
-    run.dropped("tiny").parent.mkdir(parents=True)
-    run.dropped("tiny").write_text("[]")
+    paths.dropped(run, "tiny").parent.mkdir(parents=True)
+    paths.dropped(run, "tiny").write_text("[]")
     for method in run.fitted_ids:
-        run.fitted_dir("tiny", method).mkdir()
+        paths.fitted_dir(run, "tiny", method).mkdir()
         card = '{"decontamination": {"dropped": []}}'
-        (run.fitted_dir("tiny", method) / "card.json").write_text(card)
+        (paths.fitted_dir(run, "tiny", method) / "card.json").write_text(card)
     return run
 
 
@@ -202,7 +202,7 @@ def test_a_file_adds_a_plot(
     (folder / "answer_length.py").write_text(PLOT, "utf-8")
     monkeypatch.setattr(plots, "__path__", [*plots.__path__, str(folder)])
     run = finished(Run(config()))
-    rows = run.row_files()
+    rows = paths.row_files(run)
     written = plots.draw_figures(rows, run.dir, run.dir / "figures")
     assert {"answer_length.svg", "answer_length.png"} <= {path.name for path in written}
     build_report(rows, run.dir, run.dir / "report" / "index.html")
@@ -213,4 +213,4 @@ def test_a_file_adds_a_plot(
 
 
 def rows_of(run: Run) -> pd.DataFrame:
-    return pd.concat([pd.read_parquet(path) for path in run.row_files()])
+    return pd.concat([pd.read_parquet(path) for path in paths.row_files(run)])

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from proxykv.cli import main
-from proxykv.config import catalog
+from proxykv.config import catalog, paths
 from proxykv.config.jobs import Job
 from proxykv.config.run import Run
 from proxykv.runs.status import fits, forget, status, status_table
@@ -110,10 +110,10 @@ def test_status_from_the_command_line(run: Run, capsys: pytest.CaptureFixture[st
 def test_status_tells_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     trained = Run({**CONFIG, "methods": ["full", "prior", "proxykv"]})
     assert {fit["state"] for fit in fits(trained)} == {"missing"}
-    folder = trained.fitted_dir("tiny", "proxykv")
+    folder = paths.fitted_dir(trained, "tiny", "proxykv")
     folder.mkdir(parents=True)
     (folder / "log.jsonl").write_text('{"step": 1, "steps": 9}\n{"step": 2, "steps": 9}\n{"st')
-    (prior := trained.fitted_dir("tiny", "prior")).mkdir()
+    (prior := paths.fitted_dir(trained, "tiny", "prior")).mkdir()
     (prior / "card.json").touch()
     assert fits(trained) == [
         {"family": "tiny", "fitted": "prior", "state": "done", "step": None, "of": None},
@@ -154,7 +154,7 @@ def test_what_another_cut_of_a_task_has_answered_is_forgotten_too(run: Run) -> N
 
 
 def test_a_fitted_method_can_be_forgotten_with_what_was_fitted(run: Run) -> None:
-    folder = run.fitted_dir("tiny", "prior")
+    folder = paths.fitted_dir(run, "tiny", "prior")
     folder.mkdir(parents=True)
     (folder / "card.json").write_text("{}")
     forget(run, {"method": "prior"})

@@ -9,7 +9,8 @@ import torch
 from method_fixture import METHODS, RETENTION, fill
 
 from proxykv.config import catalog
-from proxykv.config.run import Method, Run
+from proxykv.config.catalog import Method
+from proxykv.config.run import Run
 from proxykv.model.decode import TokenizedQuestion, answer
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill

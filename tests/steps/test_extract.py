@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from proxykv.benchmarks.examples import read_jsonl
-from proxykv.config import catalog
+from proxykv.config import catalog, paths
 from proxykv.config.run import Run
 from proxykv.mapper.corpus import context_name
 from proxykv.mapper.stored_scores import load_scores
@@ -62,7 +62,7 @@ def test_shards_divide_the_contexts() -> None:
     second = extract(run, "tiny", 1)
     both = score_files()
     assert len(both) == CONTEXTS and both.items() >= of_first.items()
-    assert [first, second] == run.score_lists("tiny")
+    assert [first, second] == paths.score_lists(run, "tiny")
     files, pair = stored([first, second])
     assert len(files) == CONTEXTS and set(files) == set(both)
     (data,) = run.datasets("tiny", "train")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from proxykv.benchmarks.examples import read_jsonl
-from proxykv.config import catalog
+from proxykv.config import catalog, paths
 from proxykv.config.run import Run
 from proxykv.mapper.corpus import context_name
 from proxykv.mapper.fitted import load_fitted
@@ -45,7 +45,7 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> R
     run = Run(config)
     for data in run.datasets("tiny", "train"):
         prepare(run, data)
-    (scores,) = run.score_lists("tiny")
+    (scores,) = paths.score_lists(run, "tiny")
     draws = torch.Generator().manual_seed(0)
     for name in names(run):
         scores.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> R
         save_file(tensors, scores.with_name(f"{name}.safetensors"))
     listed = [f"{name}.safetensors" for name in names(run)]
     write_json(scores, {"files": listed, "pair": PAIR})
-    write_json(run.dropped("tiny"), [])
+    write_json(paths.dropped(run, "tiny"), [])
     return run
 
 
@@ -66,7 +66,7 @@ def names(run: Run) -> list[str]:
 def make_unreadable(run: Run, contexts: Collection[str]) -> None:
     """Leave nothing to read: whatever reads such a context fails."""
     for name in contexts:
-        run.score_lists("tiny")[0].with_name(f"{name}.safetensors").unlink()
+        paths.score_lists(run, "tiny")[0].with_name(f"{name}.safetensors").unlink()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -75,7 +75,7 @@ def test_dropped_contexts_are_not_read(
 ) -> None:
     run = make_run(tmp_path, monkeypatch)
     dropped = [names(run)[1], names(run)[4]]
-    write_json(run.dropped("tiny"), dropped)
+    write_json(paths.dropped(run, "tiny"), dropped)
     make_unreadable(run, dropped)
     _, card = load_fitted(fit(run, "tiny", method))
     assert card["decontamination"] == {**run.config["decontamination"], "dropped": dropped}
@@ -90,7 +90,7 @@ def test_all_other_contexts_are_read(
 ) -> None:
     run = make_run(tmp_path, monkeypatch)
     for name in names(run):
-        file = run.score_lists("tiny")[0].with_name(f"{name}.safetensors")
+        file = paths.score_lists(run, "tiny")[0].with_name(f"{name}.safetensors")
         content = file.read_bytes()
         file.unlink()
         with pytest.raises(FileNotFoundError):
@@ -113,7 +113,7 @@ def test_another_set_of_contexts_is_another_corpus(
     run = make_run(tmp_path, monkeypatch)
     corpora = []
     for dropped in ([], names(run)[:1], names(run)[1:2]):
-        write_json(run.dropped("tiny"), dropped)
+        write_json(paths.dropped(run, "tiny"), dropped)
         corpora.append(load_fitted(fit(run, "tiny", "prior"))[1]["corpus"])
     assert len(set(corpora)) == 3
 
@@ -135,6 +135,6 @@ def test_nothing_left_to_fit_on_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, monkeypatch)
-    write_json(run.dropped("tiny"), names(run))
+    write_json(paths.dropped(run, "tiny"), names(run))
     with pytest.raises(ConfigError, match="prior: no context is left to fit on"):
         fit(run, "tiny", "prior")

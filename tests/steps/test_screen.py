@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxykv.benchmarks.examples import Example, write_jsonl
+from proxykv.config import paths
 from proxykv.config.run import Run
 from proxykv.mapper.corpus import context_name
 from proxykv.runtime.errors import ConfigError
@@ -109,18 +110,18 @@ def test_a_context_is_dropped_only_above_the_limit(
 
 
 def dropped(run: Run) -> list[str]:
-    return json.loads(run.dropped("tiny").read_text("utf-8"))
+    return json.loads(paths.dropped(run, "tiny").read_text("utf-8"))
 
 
 def test_the_list_that_mappers_depend_on_is_written_only_if_it_changes(run: Run) -> None:
     write(run, "train", {"a-1": TEXT, "a-2": OWN})
     write(run, "eval", {"b-1": f"before {TEXT} after"})
     screen(run, "tiny")
-    os.utime(run.dropped("tiny"), (1, 1))
+    os.utime(paths.dropped(run, "tiny"), (1, 1))
     write(run, "eval", {"b-1": f"{TEXT} after", "b-2": "a task that shares no text"})
     screen(run, "tiny")
     assert dropped(run) == [context_name(example("a-1", TEXT))]
-    assert run.dropped("tiny").stat().st_mtime == 1
+    assert paths.dropped(run, "tiny").stat().st_mtime == 1
     write(run, "eval", {"b-2": "some words of its own"})
     screen(run, "tiny")
     assert dropped(run) == [context_name(example("a-2", OWN))]
@@ -130,7 +131,7 @@ def test_a_mapper_that_has_seen_what_is_dropped_now_is_refused(run: Run) -> None
     write(run, "train", {"a-1": TEXT, "a-2": OWN})
     write(run, "eval", {"b-1": f"before {TEXT} after"})
     screen(run, "tiny")
-    card = run.fitted_dir("tiny", "prior") / "card.json"
+    card = paths.fitted_dir(run, "tiny", "prior") / "card.json"
     card.parent.mkdir()
     card.write_text(json.dumps({"decontamination": {"dropped": []}}))
     with pytest.raises(ConfigError, match=r"prior: .* run the same command again"):

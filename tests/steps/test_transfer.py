@@ -17,7 +17,7 @@ from method_fixture import PREFIX
 from safetensors.torch import save_file
 
 from proxykv.cli import main
-from proxykv.config import catalog
+from proxykv.config import catalog, paths
 from proxykv.config.run import Run
 from proxykv.mapper.corpus import contexts, fitted_on
 from proxykv.mapper.fidelity import rank_correlation
@@ -91,7 +91,7 @@ def test_the_corpus_has_parts_lengths_and_contexts_that_nothing_is_fitted_on(fit
 
 
 def test_a_part_or_a_length_is_fitted_anew_and_another_scope_is_not(fitted: Run) -> None:
-    folders = {a: fitted.fitted_dir("tiny", a) for a in fitted.fitted_ids}
+    folders = {a: paths.fitted_dir(fitted, "tiny", a) for a in fitted.fitted_ids}
     learnt = ("prior", "kvzip_iam", "surrogate", "proxykv", "proxykv_single", "prior_96")
     assert tuple(folders) == learnt
     cards = {a: json.loads((folder / "card.json").read_text()) for a, folder in folders.items()}

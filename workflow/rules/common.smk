@@ -96,7 +96,8 @@ def asks(step):
 def models(wildcards):
     """Files that exist once the family's models are there."""
     return [
-        str(RUN.model_ready(wildcards.family, role)) for role in ("target", "proxy")
+        str(paths.model_ready(RUN, wildcards.family, role))
+        for role in ("target", "proxy")
     ]
 
 

@@ -6,7 +6,7 @@ rule generate:
         models,
         dataset=lambda wildcards: str(job(wildcards).dataset.path),
         fitted=lambda wildcards: [
-            str(RUN.fitted_dir(wildcards.family, fitted_id) / "card.json")
+            str(paths.fitted_dir(RUN, wildcards.family, fitted_id) / "card.json")
             for fitted_id in RUN.fitted_ids
         ],
     output:
@@ -21,7 +21,7 @@ rule generate:
     resources:
         **asks("generate"),
     params:
-        methods=digest({m.id: m.digest for m in RUN.methods.values()}),
+        methods=digest({m.id: method_digest(m) for m in RUN.methods.values()}),
         retentions=digest(RUN.retentions),
         how=digest([RUN.seed, RUN.protocol, RUN.schedule]),
         family=lambda wildcards: digest(RUN.models(wildcards.family)),

@@ -42,8 +42,10 @@ for FAMILY in RUN.families:
                 for d in RUN.datasets(FAMILY, split)
             ],
         output:
-            str(RUN.screening(FAMILY)),
-            [] if RUN.dropped(FAMILY).exists() else str(RUN.dropped(FAMILY)),
+            str(paths.screening(RUN, FAMILY)),
+            []
+            if paths.dropped(RUN, FAMILY).exists()
+            else str(paths.dropped(RUN, FAMILY)),
         log:
             f"{LOGS}/screen/{FAMILY}.log",
         conda:
@@ -64,8 +66,10 @@ for FAMILY in RUN.families:
 
 rule fit:
     input:
-        lambda wildcards: [str(path) for path in RUN.score_lists(wildcards.family)],
-        lambda wildcards: str(RUN.dropped(wildcards.family)),
+        lambda wildcards: [
+            str(path) for path in paths.score_lists(RUN, wildcards.family)
+        ],
+        lambda wildcards: str(paths.dropped(RUN, wildcards.family)),
     output:
         str(RUN.dir / "mappers/{family}/{method}/card.json"),
     log:
@@ -101,9 +105,13 @@ rule fit:
 # Not part of a run: `snakemake transfer` needs fitted methods and stored scores, no rows.
 rule transfer:
     input:
-        [str(path) for family in RUN.families for path in RUN.score_lists(family)],
         [
-            str(RUN.fitted_dir(family, fitted_id) / "card.json")
+            str(path)
+            for family in RUN.families
+            for path in paths.score_lists(RUN, family)
+        ],
+        [
+            str(paths.fitted_dir(RUN, family, fitted_id) / "card.json")
             for family in RUN.families
             for fitted_id in RUN.fitted_ids
         ],

@@ -10,7 +10,7 @@ rule tabulate:
     input:
         ROWS,
         # Mappers that have seen evaluation text are refused here.
-        [str(RUN.screening(family)) for family in RUN.families if RUN.fitted_ids],
+        [str(paths.screening(RUN, family)) for family in RUN.families if RUN.fitted_ids],
     output:
         report(
             str(RUN.dir / "tables/leaderboard.csv"),

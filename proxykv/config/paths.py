@@ -1,0 +1,61 @@
+"""Where the parts of a run are kept. All paths are relative to the checkout.
+
+Models, data and stored scores lie in the cache that runs share; the rest in the run's own folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxykv.config.models import model_folder
+from proxykv.config.run import Run
+from proxykv.runtime.digest import digest
+
+
+def model_ready(run: Run, family: str, role: str) -> Path:
+    """A file that exists once the model's folder is complete, and changes with the weights."""
+    folder = model_folder(run.family(family), role, run.cache)
+    if "path" not in run.family(family)[role]:
+        return folder / "provenance.json"
+    return min(folder.glob("*.safetensors"), default=folder / "model.safetensors")
+
+
+def score_lists(run: Run, family: str) -> list[Path]:
+    """Lists of the stored scores of the corpus, one for each extraction job.
+
+    The score files next to them belong to the pair, whatever corpus or run asked for them.
+    """
+    pair = digest(run.models(family))
+    stored = ["inputs"] if run.stores_inputs else []
+    corpus = digest([*(str(d.path) for d in run.datasets(family, "train")), *stored])
+    folder = run.cache / "scores" / f"{family}-{pair}"
+    shards: int = run.config["score_shards"]
+    return [folder / f"{corpus}-{i + 1}-of-{shards}.json" for i in range(shards)]
+
+
+def screening(run: Run, family: str) -> Path:
+    """Report on the text that training and evaluation contexts share (see `steps.screen`)."""
+    return run.dir / "mappers" / family / "screening.json"
+
+
+def dropped(run: Run, family: str) -> Path:
+    """Names of the training contexts that a family's mappers may not see.
+
+    The name of the file says what is screened and how, not against which evaluation contexts.
+    """
+    corpus = [str(d.path) for d in run.datasets(family, "train")]
+    name = f"dropped-{digest([corpus, run.config['decontamination']])}.json"
+    return run.dir / "mappers" / family / name
+
+
+def fitted_dir(run: Run, family: str, fitted_id: str) -> Path:
+    """Folder of a fitted method."""
+    return run.dir / "mappers" / family / fitted_id
+
+
+def row_files(run: Run) -> list[Path]:
+    """Files of rows that exist, of the run's own jobs.
+
+    The folder may hold others: of tasks that the config no longer names, or shards differently.
+    """
+    return [path for job in run.jobs() if (path := job.file("rows")).exists()]
