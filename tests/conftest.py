@@ -14,7 +14,7 @@ import jaxtyping
 import pytest
 import torch
 
-pytest_plugins = ["method_fixture", "checkout"]
+pytest_plugins = ["method_fixture", "checkout", "finished_run"]
 torch.set_num_threads(1)
 SHAPED = {
     "kernels": ("attention",),

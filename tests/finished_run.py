@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 from rows_fixture import make_rows
 
 from proxykv.benchmarks.examples import Example, Question, read_jsonl, write_jsonl
@@ -44,6 +47,25 @@ CONFIG: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with the finished run `demo`, to be read only."""
+    root = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        finish(root)
+    return root
+
+
+@pytest.fixture
+def finished_here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to spoil, as the working directory; returns the run's folder."""
+    root = tmp_path / "copy"
+    shutil.copytree(finished, root, symlinks=True)
+    monkeypatch.chdir(root)
+    return Path("results/demo")
+
+
 def finish(root: Path) -> Run:
     """Write data, predictions, rows and tables of a run into `root`, the working directory."""
     (root / "models").symlink_to(catalog.ROOT / "models")
@@ -56,6 +78,11 @@ def finish(root: Path) -> Run:
     for job in run.jobs():
         _predict(run, job, draw)
         grade(job)
+    for seed, method in enumerate(("proxykv", "proxykv_seed1", "linear")):
+        folder = paths.fitted_dir(run, "tiny", method)
+        folder.mkdir(parents=True)
+        metrics = {"mass@0.1": 0.7 + seed / 9, "head_overlap@0.1": 0.5, "mse": 0.1}
+        (folder / "card.json").write_text(json.dumps({"metrics": metrics}))
     tabulate(run)
     return run
 

@@ -21,7 +21,7 @@ import pandas as pd
 
 from proxykv.config.cards import MethodCards
 from proxykv.config.settings import default_weights
-from proxykv.report.stats import Strata, mean_ci
+from proxykv.report.stats import UNDEFINED, Strata, mean_ci
 from proxykv.report.tables import CELL, LOW, LOW_RETENTION, UNIT, context_means, read_rows
 from proxykv.runtime.digest import digest
 from proxykv.runtime.parquet import write_csv
@@ -80,10 +80,11 @@ def ablations(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> pd.Dat
     """Every variant minus the subject: `score`, `kl` and the fidelity of its mapper.
 
     `retention` is a number as text, or "<=0.3": retentions up to there averaged in each context.
-    Intervals are over contexts, with a variant's seeds averaged first. Fidelity is measured on the
-    mapper's held-out contexts (see `proxykv.mapper.fidelity`) and has no interval. `seed_spread` is
-    the largest difference between two seeds of one variant. `verdict` is `none` if the difference
-    is no larger than that, or if its interval contains 0. Empty for a run without variants.
+    Intervals are over contexts, with a variant's seeds averaged first; a difference covers the
+    contexts and retentions that both have. Fidelity is measured on the mapper's held-out contexts
+    (see `proxykv.mapper.fidelity`) and has no interval. `seed_spread` is the largest difference
+    between two seeds of one variant. `verdict` is `none` if the difference is no larger than that,
+    or if its interval contains 0. Empty for a run without variants.
     """
     config = json.loads((run_dir / "config.json").read_text("utf-8"))
     found = variants(config, methods.only("subject"))
@@ -114,43 +115,40 @@ def _group(params: Mapping[str, Any], terms: Mapping[str, float]) -> str:
 
 def _from_rows(means: pd.DataFrame, found: list[AblationVariant]) -> Iterator[dict[str, Any]]:
     means = means[means.method.isin([m for v in found for m in v.methods])]
-    low = means[means.retention <= LOW_RETENTION].groupby([*CELL, *UNIT, "method"])
-    pooled = low[["score", "kl"]].mean().reset_index().assign(retention=LOW)
-    single = means.assign(retention=means.retention.map("{:g}".format))
-    columns = [*CELL, *UNIT, "method", "retention", "score", "kl"]
-    every = pd.concat([pooled[columns], single[columns]])
-    for (*cell, retention), group in every.groupby([*CELL, "retention"], sort=False):
+    low = means[means.retention <= LOW_RETENTION].assign(label=LOW)
+    every = pd.concat([low, means.assign(label=means.retention.map("{:g}".format))])
+    for (*cell, label), group in every.groupby([*CELL, "label"], sort=False):
         for metric in ("score", "kl"):
-            table = group.pivot(index=UNIT, columns="method", values=metric).sort_index()
-            tasks = table.index.get_level_values("task")
-            by_seed = {v.id: [table[m] for m in v.methods if m in table] for v in found}
-            spread = _spread(
-                [[mean_ci(_strata(s, tasks)).value for s in x] for x in by_seed.values()]
-            )
-            reference = pd.concat(by_seed[found[0].id], axis=1).mean(axis=1)
-            for variant in found:
-                if not by_seed[variant.id]:
-                    continue
-                values = pd.concat(by_seed[variant.id], axis=1).mean(axis=1)
-                mean = mean_ci(_strata(values, tasks))
-                difference = mean_ci(_strata(values - reference, tasks))
-                clear = difference.low > 0 or difference.high < 0
-                yield {
-                    **dict(zip(CELL, cell, strict=True)),
-                    "group": variant.group,
-                    "variant": variant.id,
-                    "seeds": len(by_seed[variant.id]),
-                    "metric": metric,
-                    "retention": retention,
-                    "mean": mean.value,
-                    "ci_low": mean.low,
-                    "ci_high": mean.high,
-                    "difference": difference.value,
-                    "difference_low": difference.low,
-                    "difference_high": difference.high,
-                    "seed_spread": spread,
-                    "verdict": _verdict(difference.value, spread, clear, metric == "kl"),
-                }
+            where = dict(zip(CELL, cell, strict=True)) | {"metric": metric, "retention": label}
+            yield from (where | record for record in _differences(group, found, metric))
+
+
+def _differences(
+    group: pd.DataFrame, found: list[AblationVariant], metric: str
+) -> Iterator[dict[str, Any]]:
+    """Each variant minus the subject, over the contexts and retentions that both have."""
+    table = group.pivot(index=[*UNIT, "retention"], columns="method", values=metric)
+    by_seed = {v.id: [table[m] for m in v.methods if m in table] for v in found}
+    spread = _spread([[mean_ci(_strata(s)).value for s in seeds] for seeds in by_seed.values()])
+    averages = {v: pd.concat(s, axis=1).mean(axis=1) for v, s in by_seed.items() if s}
+    for variant in (v for v in found if v.id in averages):
+        values, reference = averages[variant.id], averages.get(found[0].id)
+        mean = mean_ci(_strata(values))
+        difference = UNDEFINED if reference is None else mean_ci(_strata(values - reference))
+        clear = difference.low > 0 or difference.high < 0
+        yield {
+            "group": variant.group,
+            "variant": variant.id,
+            "seeds": len(by_seed[variant.id]),
+            "mean": mean.value,
+            "ci_low": mean.low,
+            "ci_high": mean.high,
+            "difference": difference.value,
+            "difference_low": difference.low,
+            "difference_high": difference.high,
+            "seed_spread": spread,
+            "verdict": _verdict(difference.value, spread, clear, metric == "kl"),
+        }
 
 
 def _from_fits(run_dir: Path, found: list[AblationVariant]) -> Iterator[dict[str, Any]]:
@@ -199,5 +197,7 @@ def _verdict(difference: float, spread: float, clear: bool, lower_is_better: boo
     return "better" if (difference < 0) == lower_is_better else "worse"
 
 
-def _strata(values: pd.Series, tasks: pd.Index) -> Strata:
-    return [part.to_numpy() for _, part in values.groupby(tasks)]
+def _strata(values: pd.Series) -> Strata:
+    """Each context's mean over its known retentions, one array per task."""
+    contexts = values.dropna().groupby(level=UNIT).mean()
+    return [part.to_numpy() for _, part in contexts.groupby(level="task")]

@@ -25,7 +25,7 @@ class Audit:
 
     def require_counts(self) -> None:
         """Add a finding for everything of which nothing was checked."""
-        for what in ("rows", "scores"):
+        for what in ("rows", "scores", "cells"):
             if not getattr(self, what):
                 self.say("audit", f"no {what} were checked")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from proxykv.config.run import Run
 from proxykv.runs.audit.answers import check_answers, check_digests
 from proxykv.runs.audit.findings import Audit
+from proxykv.runs.audit.tables import check_tables
 
 
 def audit(folder: Path) -> Audit:
@@ -23,7 +24,8 @@ def audit(folder: Path) -> Audit:
     """
     run = Run.read(folder / "config.json", made=True)
     found = Audit()
-    check_answers(run, folder, found)
-    check_digests(folder, found)
+    rows = check_answers(run, folder, found)
+    check_digests(run, folder, found)
+    check_tables(rows, run.config, folder, found)
     found.require_counts()
     return found

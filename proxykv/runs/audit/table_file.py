@@ -1,0 +1,63 @@
+"""A published table, and its comparison with recomputed lines."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from proxykv.runs.audit.cells import Cell
+from proxykv.runs.audit.findings import Audit
+
+Key = tuple[str, ...]
+Line = tuple[Key, dict[str, Cell]]
+"""A line's key (the texts of the table's key columns) and its other cells."""
+Published = list[dict[str, str]]
+
+
+def read_table(path: Path) -> Published:
+    """The lines of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def key_of(line: Mapping[str, str], keys: Sequence[str]) -> Key:
+    """A published line's key."""
+    return tuple(line.get(name) or "" for name in keys)
+
+
+def compare(
+    path: Path, keys: Sequence[str], published: Published, lines: Iterable[Line], audit: Audit
+) -> None:
+    """Compare a table's published lines with the recomputed ones.
+
+    Args:
+        path: of the table.
+        keys: columns that name a line.
+        published: lines of the table.
+        lines: recomputed ones.
+        audit: receives counts and findings.
+    """
+    there: dict[Key, dict[str, str]] = {}
+    for line in published:
+        key = key_of(line, keys)
+        if key in there:
+            audit.say(_name(path, key), "this line is there more than once")
+        there[key] = line
+    for key, cells in lines:
+        line = there.pop(key, None)
+        if line is None:
+            audit.say(_name(path, key), "this line is missing")
+            continue
+        for name in line.keys() - {*keys, *cells}:
+            audit.say(f"{_name(path, key)}, {name}", "nothing is known about this column")
+        for name, cell in cells.items():
+            audit.cells += 1
+            if not cell.agrees(text := line.get(name) or ""):
+                audit.differs(f"{_name(path, key)}, {name}", text or "nothing", cell)
+    for key in there:
+        audit.say(_name(path, key), "the rows do not give this line")
+
+
+def _name(path: Path, key: Key) -> str:
+    return f"{path}, {' '.join(filter(None, key))}"
