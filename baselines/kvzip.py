@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxykv.config.bounds import Count
+from proxykv.config.settings.bounds import Count
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
 from proxykv.runtime.errors import ConfigError
@@ -13,6 +13,8 @@ VARIANTS = {
     "kvzip": {"scope": "global"},
     "kvzip_head": {"scope": "head"},
     "kvzip_plus": {"scope": "global", "params": {"plus": True}},
+    "kvzip_local": {"scope": "global", "params": {"local": True}},
+    "kvzip_local_head": {"scope": "head", "params": {"local": True}},
 }
 CARDS = {
     "kvzip": {
@@ -37,6 +39,20 @@ CARDS = {
         "about": "KVzip with attention weighted by what the value adds to the residual stream",
         "cost": ["target_replay"],
     },
+    "kvzip_local": {
+        "label": "KVzip, local replay",
+        "role": "baseline",
+        "about": "KVzip whose replay of a chunk attends to that chunk alone; linear in the context",
+        "color": "#004C7A",
+        "marker": "s",
+        "cost": ["target_local_replay"],
+    },
+    "kvzip_local_head": {
+        "label": "KVzip, local replay, per head",
+        "role": "baseline",
+        "about": "scores of the local replay under the same budget for every head",
+        "cost": ["target_local_replay"],
+    },
 }
 
 
@@ -50,15 +66,24 @@ class KVzip:
         first: str = FIRST,
         following: str = NEXT,
         plus: bool = False,
+        local: bool = False,
     ) -> None:
         """The authors' setting by default; kvpress' is a chunk of 2048 and no space at the end.
 
-        `chunk`: context tokens replayed at a time; `first`, `following`: the requests to repeat
-        the first and every other chunk; `plus`: KVzip+ (see `score_replays`).
+        Args:
+            context: holds what methods share.
+            chunk: context tokens replayed at a time.
+            first: the request to repeat the first chunk.
+            following: the request to repeat every other chunk.
+            plus: KVzip+ (see `score_replays`).
+            local: a replay attends to its chunk alone (see the same).
+
+        Raises:
+            ConfigError: if a chunk has no token.
         """
         if chunk < 1:
             raise ConfigError(f"kvzip replays chunks of at least one token, not {chunk}")
-        self.chunk, self.requests, self.plus = chunk, (first, following), plus
+        self.chunk, self.requests, self.plus, self.local = chunk, (first, following), plus, local
         self.ledger = context.ledger
 
     def score(self, prefill: Prefill) -> Scores:
@@ -66,9 +91,9 @@ class KVzip:
 
         def compute() -> Scores:
             pairs = replays(prefill.model, prefill.context, self.chunk, *self.requests)
-            return score_replays(prefill, pairs, self.plus)
+            return score_replays(prefill, pairs, self.plus, self.local)
 
-        key = ("kvzip", self.chunk, self.requests, self.plus)
+        key = ("kvzip", self.chunk, self.requests, self.plus, self.local)
         return self.ledger.once(prefill, key, compute)
 
 

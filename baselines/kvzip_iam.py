@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proxykv.config.settings.signals import Signal
 from proxykv.mapper.fitted import load_fitted, save_fitted
 from proxykv.mapper.stored_scores import Predictor, load_scores
 from proxykv.model.prefill import Prefill
@@ -39,7 +40,7 @@ CARDS = {
         "about": "each target head takes the most similar proxy head's scores (arXiv 2507.11953)",
         "color": "#332288",
         "marker": "8",
-        "cost": ["proxy_replay"],
+        "cost": ["proxy"],
     },
     "kvzip_iam_rescaled": {
         "label": "KVzip+IAM, rescaled",
@@ -47,7 +48,7 @@ CARDS = {
         "about": "KVzip+IAM with the target head's usual mean and spread",
         "color": "#6A51A3",
         "marker": (3, 0, 45),
-        "cost": ["proxy_replay"],
+        "cost": ["proxy"],
     },
     "kvzip_iam_head": {
         "label": "KVzip+IAM, per head",
@@ -55,7 +56,7 @@ CARDS = {
         "about": "KVzip+IAM's scores under the same budget for every head",
         "color": "#AA99DD",
         "marker": (3, 0, 135),
-        "cost": ["proxy_replay"],
+        "cost": ["proxy"],
     },
 }
 
@@ -68,7 +69,7 @@ class KVzipIAM:
         self.fitted, card = load_fitted(fitted, context.pair)
         self.proxy, self.ledger, self.rescaled = context.proxy, context.ledger, rescaled
         self.key = ("kvzip_iam", card["weights_sha256"], rescaled)
-        self.signal, self.during_prefill = "kvzip", True
+        self.signal, self.during_prefill = Signal(), True
 
     def score(self, prefill: Prefill) -> Scores:
         """The aligned scores, where the target is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from proxykv.config.bounds import Index
+from proxykv.config.settings.bounds import Index
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Scores
 from proxykv.scoring.contract import MethodContext

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from proxykv.config.bounds import Index, Odd
-from proxykv.config.settings import TrainingSettings
+from proxykv.config.settings.bounds import Index, Odd
+from proxykv.config.settings.signals import SETTINGS
+from proxykv.config.settings.training import TrainingSettings
 from proxykv.mapper.calibration import QuantileCalibration
 from proxykv.mapper.fitted import load_fitted
 from proxykv.mapper.layer_inputs import Inputs, load_inputs
@@ -171,7 +172,7 @@ def fit(
     """Train on stored scores and inputs; other `params` are TrainingSettings, as ProxyKV's."""
     own = {name: params[name] for name in ("width", "kernel") if name in params}
     # What the run's mappers look like, and what they see of the proxy, is none of its business.
-    others = {*own, "inputs", "mapper", "signal"}
+    others = {*own, "inputs", "mapper", *SETTINGS}
     training: dict[str, Any] = {"lr": 1e-3} | {k: v for k, v in params.items() if k not in others}
     kind = params.get("inputs", "hidden")
     config = TrainingSettings(**training, mapper=own, signal=kind)

@@ -40,7 +40,9 @@ def pages() -> dict[str, str]:
     schemas = "workflow/schemas/{}.schema.yaml"
     config = [
         "# Config reference",
-        NOTE.format(source=f"{schemas.format('{config,family}')} and proxykv/config/settings.py"),
+        NOTE.format(
+            source=f"{schemas.format('{config,family}')} and proxykv/config/settings/training.py"
+        ),
         CONFIG.strip(),
         "## A run",
         settings(catalog.schema("config")),

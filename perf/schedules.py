@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from shapes import Family
 
 from proxykv.config.catalog import methods_of
+from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import Mapper, build_mapper, save_mapper
 from proxykv.model.loading import Model, load_model
 from proxykv.model.tensors import Ids, Keep, Scores
@@ -32,7 +33,8 @@ from proxykv.runtime import files
 from proxykv.scoring.contract import MethodContext, ProxyScorer
 from proxykv.scoring.engine import ContextAtWork, Engine
 from proxykv.scoring.ledger import Ledger
-from proxykv.scoring.proxy import Proxy, Schedule, proxy_signals
+from proxykv.scoring.proxy import Proxy, Schedule
+from proxykv.scoring.signals import proxy_signals
 from proxykv.scoring.timeline import Timeline
 from proxykv.steps.provenance import commit, device_name
 
@@ -75,11 +77,11 @@ class Case:
         timeline = Timeline()
         ids = self.ids.to(self.proxy.device)
         prefix_len = len(self.target.prefix)
-        signals = proxy_signals(self.target, self.proxy, ids, prefix_len, {"kvzip"}, timeline)
+        signals = proxy_signals(self.target, self.proxy, ids, prefix_len, [Signal()], timeline)
         scorer = self.engines["sequential"].scorers["proxykv"]
         assert isinstance(scorer, ProxyScorer)
         with timeline.phase("mapper", self.proxy.device, "proxykv"):
-            scorer.map(signals["kvzip"])
+            scorer.map(signals[Signal()])
         return timeline
 
     def pruned(self, method: str, schedule: Schedule = "sequential") -> Timeline:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from proxykv.benchmarks import tiny
 from proxykv.config import catalog
 from proxykv.config.run import Run
+from proxykv.config.settings.signals import Signal
 from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.loading import Model, context_ids
@@ -23,7 +24,8 @@ from proxykv.model.tensors import Scores
 from proxykv.scoring.contract import MethodContext, build, scores_of
 from proxykv.scoring.kvzip import replays, score_replays
 from proxykv.scoring.ledger import Ledger
-from proxykv.scoring.proxy import Proxy, proxy_signals
+from proxykv.scoring.proxy import Proxy
+from proxykv.scoring.signals import proxy_signals
 
 PREFIX = 3
 RETENTION = 0.13
@@ -127,7 +129,7 @@ def method_context(
         filled = prefill(target, ids, PREFIX)
         scores = {
             "target": score_replays(filled, replays(target, filled.context)),
-            "proxy": proxy_signals(target, proxy, ids, PREFIX, {"kvzip"})["kvzip"],
+            "proxy": proxy_signals(target, proxy, ids, PREFIX, [Signal()])[Signal()],
         }
         save_file({name: t.half().contiguous() for name, t in scores.items()}, path)
         save_file(sample_inputs(target, ids, PREFIX, path.name), inputs_file(path))

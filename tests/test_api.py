@@ -15,14 +15,15 @@ from safetensors.torch import load_file, save_file
 import proxykv
 from proxykv.benchmarks import tiny
 from proxykv.config import catalog
+from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import load_mapper, save_mapper
 from proxykv.model.context_cache import ContextCache
 from proxykv.model.decode import TokenizedQuestion, answer
 from proxykv.model.loading import context_ids
 from proxykv.model.prefill import prefill
 from proxykv.runtime.errors import ConfigError
-from proxykv.scoring.proxy import proxy_signals
 from proxykv.scoring.selection import select
+from proxykv.scoring.signals import proxy_signals
 
 TINY = catalog.ROOT / "models" / "tiny"
 MAPPER = Path("results/tiny/mappers/tiny/proxykv")
@@ -54,8 +55,8 @@ def test_answers_are_those_of_the_harness(pair: proxykv.Pair, text: str, trained
     mapper, _ = load_mapper(trained / MAPPER)
     proxy = pair.engine.proxy.model
     ids = context_ids(target, text)
-    signals = proxy_signals(target, proxy, ids, len(target.prefix), {"kvzip"})
-    scores = mapper.score(signals["kvzip"])
+    signals = proxy_signals(target, proxy, ids, len(target.prefix), [Signal()])
+    scores = mapper.score(signals[Signal()])
     keep = select(scores, RETENTION, "head")
     questions = [f"Question : code {key}" for key in ("Fivu", "Lado", "Fivu")]
     asks = [TokenizedQuestion(target.encode(question), (), 6) for question in questions]

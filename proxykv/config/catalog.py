@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from proxykv.config.settings import TrainingSettings, schema_of
+from proxykv.config.settings.training import TrainingSettings, schema_of
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
@@ -167,7 +167,7 @@ def families() -> Mapping[str, Mapping[str, Any]]:
 def schema(name: str) -> Mapping[str, Any]:
     """A JSON schema of workflow/schemas/ by name (card, config, family, row).
 
-    The settings of training are not in the file but in `proxykv.config.settings`.
+    The settings of training are not in the file but in `proxykv.config.settings.training`.
     """
     path = ROOT / "workflow" / "schemas" / f"{name}.schema.yaml"
     content = yaml.safe_load(path.read_text("utf-8"))

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
+from math import ceil
 
 from proxykv.config.benchmarks import Task, tasks
 from proxykv.config.catalog import Method
 from proxykv.config.jobs import Dataset
 from proxykv.config.models import Shape
 from proxykv.config.run import ROLES, Run
-from proxykv.config.settings import MapperSettings, TrainingSettings
+from proxykv.config.settings.signals import CHUNK, Signal
+from proxykv.config.settings.training import MapperSettings, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,6 @@ REFERENCE_SHARE = 1 / 4
 """Length of a reference; that of an answer is what it may be at most (the slowest row decides)."""
 LOGIT_BYTES = 20
 """Moved for each attention logit of a sweep: product, mask, softmax in float32, product."""
-REPLAYED = 2000
-"""Tokens that KVzip replays at a time; scores need the logits of them and of their replay."""
 STEP_SECONDS = 0.03
 """What a training step takes besides the mapper's own operations: losses, ranks, the optimizer."""
 MAPPER_USED = 0.1
@@ -104,12 +104,33 @@ class ModelCost:
         """Seconds for n tokens, each of which sees those before it."""
         return self._computing(self.flops(n, n / 2), device)
 
-    def replay(self, n: float, device: Device) -> float:
-        """Seconds of KVzip's pass: every token again, now with a view of all n, and scores."""
-        weights, attention = self.flops(n, 0), self.flops(n, n) - self.flops(n, 0)
-        logits = self.heads * n * 2 * min(n, REPLAYED)
+    def replay(self, n: float, device: Device, chunk: int = CHUNK, *, local: bool = False) -> float:
+        """Seconds of KVzip's pass over n tokens, a chunk at a time: every token again, and scores.
+
+        A token sees all n of them, or, in a `local` replay, its chunk and what was replayed of it.
+        """
+        chunk = min(chunk, ceil(n))
+        keys = 1.5 * chunk if local else n
+        weights, attention = self.flops(n, 0), self.flops(n, keys) - self.flops(n, 0)
+        logits = self.heads * n * 2 * chunk
         moving = device.scored * logits / (device.bandwidth * device.moved)
         return self._computing(weights + attention / device.replay, device) + moving
+
+    def signal(self, signal: Signal, n: float, device: Device) -> float:
+        """Seconds that a signal takes a proxy besides a prefill of the whole context."""
+        match signal.kind:
+            case "prefill":
+                return 0.0
+            case "kvzip":
+                seconds = self.replay(n, device, signal.chunk)
+            case "local":
+                seconds = self.replay(n, device, signal.chunk, local=True)
+            case "windowed":
+                windows = ceil(n / signal.chunk)
+                length = n / windows
+                read = self.prefill(length + signal.overlap, device)
+                seconds = windows * read + self.replay(n, device, ceil(length), local=True)
+        return signal.layers * seconds
 
     def sweep(self, n: float, rows: int, tokens: float, device: Device) -> float:
         """Seconds of a forward of `tokens` new tokens for each of `rows` rows over one context.
@@ -138,12 +159,15 @@ class _Family:
             ModelCost(run.model_shape(name, role), family[role]["dtype"]) for role in ROLES
         )
         self.mappers = len(self._that("mapper"))
-        self.by_proxy = bool(self._that("proxy_replay"))
+        self.signals = {
+            Signal.of({**run.training, **method.params}) for method in self._that("proxy")
+        }
         # Methods of one class with the same parameters share a pass of the target.
-        self.replays, self.prefills = (
-            len({(method.base, str(method.params)) for method in self._that(what)})
-            for what in ("target_replay", "target_prefill")
-        )
+        self.prefills = len(self._passes("target_prefill"))
+
+    def _passes(self, cost: str) -> list[Method]:
+        """Methods whose cards name a cost, one for each class and parameters."""
+        return list({(m.base, str(m.params)): m for m in self._that(cost)}.values())
 
     def _that(self, cost: str) -> list[Method]:
         """The run's methods whose cards name a cost."""
@@ -169,8 +193,8 @@ class _Family:
         jobs = self.run.config["score_shards"]
         seconds = jobs * self._start(with_proxy=True)
         for count, n in contexts:
-            for net in (self.target, self.proxy):
-                seconds += count * (net.prefill(n, device) + net.replay(n, device))
+            target = self.target.prefill(n, device) + self.target.replay(n, device)
+            seconds += count * (target + self._proxy_side(n, device))
         return self._part("extract", "", jobs, contexts, seconds)
 
     def _fit(self) -> CostShare:
@@ -193,7 +217,7 @@ class _Family:
 
     def _generate(self, benchmark: str, jobs: int, data: Sequence[Dataset]) -> CostShare:
         device = self._device("generate")
-        seconds = jobs * self._start(self.by_proxy)
+        seconds = jobs * self._start(bool(self.signals))
         for dataset in data:
             for count, n in _contexts(dataset):
                 seconds += count * self._context(n, *_asked(dataset), device)
@@ -204,10 +228,12 @@ class _Family:
     def _context(self, n: float, questions: int, answer: int, device: Device) -> float:
         """Seconds of a context: prefill, scoring, and its questions with all kept sets."""
         prefill = self.target.prefill(n, device)
-        scoring = self.replays * self.target.replay(n, device) + self.prefills * prefill
-        scoring += self._mapping(self.mappers * n, device)
-        if self.by_proxy:
-            scoring += self.proxy.prefill(n, device) + self.proxy.replay(n, device)
+        scoring = self.prefills * prefill + self._mapping(self.mappers * n, device)
+        for cost, local in (("target_replay", False), ("target_local_replay", True)):
+            for method in self._passes(cost):
+                chunk = method.params.get("chunk", CHUNK)
+                scoring += self.target.replay(n, device, chunk, local=local)
+        scoring += self._proxy_side(n, device)
         if self.run.protocol == "query_aware":  # over context and question, for each question
             scoring = questions * (scoring + prefill)
         # Every method at every retention, and the full cache that they are compared with.
@@ -220,6 +246,12 @@ class _Family:
             answering += answer * self.target.sweep(n, rows, 1, device)
             left -= rows
         return prefill + scoring + answering
+
+    def _proxy_side(self, n: float, device: Device) -> float:
+        """Seconds of the proxy for all signals of a context; they share prefills."""
+        prefills = {s.prefilled: s.layers for s in self.signals if s.prefilled}.values()
+        shared = sum(prefills) * self.proxy.prefill(n, device)
+        return shared + sum(self.proxy.signal(s, n, device) for s in self.signals)
 
     def _mapping(self, tokens: float, device: Device) -> float:
         """Seconds that a mapper takes: its cross-attention between heads, which costs most."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from proxykv.config.models import model_folder
 from proxykv.config.run import Run
+from proxykv.config.settings.signals import Signal
 from proxykv.runtime.digest import digest
 
 
@@ -27,6 +28,7 @@ def score_lists(run: Run, family: str) -> list[Path]:
     """
     pair = digest(run.models(family))
     stored = ["inputs"] if run.stores_inputs else []
+    stored += [signal.name for signal in run.stored_signals if signal != Signal()]
     corpus = digest([*(str(d.path) for d in run.datasets(family, "train")), *stored])
     folder = run.cache / "scores" / f"{family}-{pair}"
     shards: int = run.config["score_shards"]

@@ -12,6 +12,7 @@ from proxykv.config import catalog, check, sources
 from proxykv.config.cards import MethodCards, method_cards
 from proxykv.config.jobs import Dataset, Job
 from proxykv.config.models import Shape, model_shape
+from proxykv.config.settings.signals import Signal, stored_signals
 from proxykv.runtime import files
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
@@ -165,6 +166,12 @@ class Run:
     def model_shape(self, family: str, role: str) -> Shape:
         """Shape of a family's target or proxy."""
         return model_shape(self.family(family), role, self.cache)
+
+    @property
+    def stored_signals(self) -> tuple[Signal, ...]:
+        """The proxy's signals that the run's methods are fitted on."""
+        fitted = [method.params for method in self.methods.values() if method.fitted_id]
+        return stored_signals(fitted, self.training)
 
     @property
     def stores_inputs(self) -> bool:

@@ -13,7 +13,7 @@ from importlib.util import resolve_name
 from typing import Any
 
 from proxykv.config import catalog
-from proxykv.config.bounds import TYPES, Bounds
+from proxykv.config.settings.bounds import TYPES, Bounds
 
 
 def parameters(module: str, name: str, given: Collection[str]) -> Mapping[str, Any] | None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from proxykv.config.settings import SUFFIX
+from proxykv.config.settings.training import SUFFIX
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.selection import budget
 
@@ -37,7 +37,7 @@ def loss_term(weight: float) -> Callable[[AnyTerm], AnyTerm]:
     """Make a function a term of the loss, called by its name without `_loss`.
 
     `weight`, a literal, is the term's weight in a config that states none. It is read from the
-    source (`proxykv.config.settings`); 0 means that the term is off by default.
+    source (`proxykv.config.settings.training`); 0 means that the term is off by default.
     """
     assert weight >= 0
 

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from proxykv.config.settings import TrainingSettings
+from proxykv.config.settings.signals import Signal
+from proxykv.config.settings.training import TrainingSettings
 from proxykv.mapper.hybrid import load_mapper
 from proxykv.mapper.stored_scores import Predictor, load_scores
 from proxykv.mapper.training.train import train_mapper
@@ -34,7 +35,7 @@ CARDS = {
         "about": "the proxy's KVzip scores, mapped to the target's heads (arXiv 2605.16360)",
         "color": "#D55E00",
         "marker": "D",
-        "cost": ["proxy_replay", "mapper", "training"],
+        "cost": ["proxy", "mapper", "training"],
     },
     "proxykv_head": {
         "label": "ProxyKV, per head",
@@ -42,7 +43,7 @@ CARDS = {
         "about": "ProxyKV's scores under the same budget for every head",
         "color": "#F4A582",
         "marker": "<",
-        "cost": ["proxy_replay", "mapper", "training"],
+        "cost": ["proxy", "mapper", "training"],
     },
     "proxykv_shuffled": {
         "label": "Shuffled proxy (control)",
@@ -51,7 +52,7 @@ CARDS = {
         "shows": "what the proxy knows of this context does not show in accuracy there",
         "color": "#7B4B2A",
         "marker": "p",
-        "cost": ["proxy_replay", "mapper", "training"],
+        "cost": ["proxy", "mapper", "training"],
     },
 }
 
@@ -69,7 +70,7 @@ class ProxyKV:
         self.proxy, self.ledger, self.shuffled = context.proxy, context.ledger, shuffled
         self.mapper, card = load_mapper(fitted, expected=context.pair)
         self.key = ("proxykv", card["weights_sha256"], shuffled)
-        self.signal: str = card["training"]["signal"]
+        self.signal = Signal.of(card["training"])
         self.during_prefill = not shuffled
 
     def score(self, prefill: Prefill) -> Scores:
@@ -104,7 +105,7 @@ def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
     mapper, card = load_mapper(folder)
 
     def predict(path: Path) -> tuple[Scores, Scores]:
-        seen, target = load_scores(path, card["training"]["signal"])
+        seen, target = load_scores(path, Signal.of(card["training"]).name)
         return mapper.score(seen), target
 
     return predict

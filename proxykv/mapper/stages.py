@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from proxykv.config.settings import MapperSettings
+from proxykv.config.settings.training import MapperSettings
 
 
 @dataclass(frozen=True)

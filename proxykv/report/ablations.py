@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from proxykv.config.cards import MethodCards
-from proxykv.config.settings import default_weights
+from proxykv.config.settings.training import default_weights
 from proxykv.report.stats import UNDEFINED, Strata, mean_ci
 from proxykv.report.tables import CELL, LOW, LOW_RETENTION, UNIT, context_means, read_rows
 from proxykv.runtime.digest import digest

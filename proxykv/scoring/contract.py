@@ -12,6 +12,7 @@ import torch
 
 from proxykv.config import catalog
 from proxykv.config.catalog import Method
+from proxykv.config.settings.signals import Signal
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Ids, Keep, ProxySignal, Scores
 from proxykv.runtime.errors import ConfigError
@@ -35,16 +36,20 @@ class ProxyScorer(Scorer, Protocol):
 
     Attributes:
         key: the key of its scores in the ledger.
-        signal: the kind of proxy scores that `map` reads (`proxykv.scoring.proxy.SIGNALS`).
+        signal: the proxy's scores that `map` reads.
         during_prefill: whether `map` of this context's proxy scores gives this method's scores.
     """
 
     key: Hashable
-    signal: str
+    signal: Signal
     during_prefill: bool
 
     def map(self, proxy_scores: ProxySignal) -> Scores:
-        """Map scores of the proxy's heads to the target's, on the proxy's device."""
+        """Map scores of the proxy's heads to the target's, on the proxy's device.
+
+        Returns:
+            Scores [layer, kv_head, token]; a size of 1 stands for the same scores in all of them.
+        """
         ...
 
 
@@ -63,13 +68,13 @@ class SelfPruning(Protocol):
 class ProxyScores(Protocol):
     """The proxy, as methods see it."""
 
-    def scores(self, prefill: Prefill, ids: Ids, signal: str = "kvzip") -> ProxySignal:
+    def scores(self, prefill: Prefill, ids: Ids, signal: Signal | None = None) -> ProxySignal:
         """Score prefix + context with the proxy.
 
         Args:
             prefill: the context that is charged for the scores.
             ids: prefix + context, 1-D; of this context or of another.
-            signal: the kind of scores (`proxykv.scoring.proxy.SIGNALS`).
+            signal: which scores; the proxy's KVzip scores by default.
 
         Returns:
             Scores in [0, 1], [proxy_layer, proxy_head, token].

@@ -106,7 +106,8 @@ class Engine:
         for method, scores in request.mapped.items():
             scorer = mappers[method]
             seconds = request.timeline.wait(method, scorer.signal)
-            self.ledger.put(prefilled, scorer.key, scores.to(prefilled.model.device), seconds)
+            scores = scores.to(prefilled.model.device).expand(prefilled.shape)
+            self.ledger.put(prefilled, scorer.key, scores, seconds)
 
 
 @dataclass(frozen=True)

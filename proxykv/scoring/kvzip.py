@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
+from proxykv.config.settings.signals import CHUNK
 from proxykv.kernels.attention import blocks, causal_attention, causal_mask
 from proxykv.model.context_cache import ContextLayer, Layer
 from proxykv.model.loading import Model, bare_model
@@ -18,11 +19,10 @@ from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Ids, KeyValues, Queries, Scores, Stored
 from proxykv.scoring.hidden_states import observed
 
-CHUNK = 2000
 FIRST = "\n\nRepeat the previous context exactly."
 NEXT = "\n\nRepeat the part of the previous context exactly, starting with "
 OVERLAP = 8
-"""Ids of the previous chunk that tell the model where to go on."""
+"""Ids of the previous chunk that say where to go on."""
 
 ROWS = {"cpu": 384}
 """Query rows (times query heads of a KV head) at a time: enough for a matrix product, few enough
@@ -43,14 +43,31 @@ def replays(
     the chat suffix that opens the answer (a line break where there is no chat template), and the
     chunk itself.
     """
-    suffix = _like(context, model.suffix or model.encode("\n"))
     pairs: list[Replay] = []
     before = context[:0]
     for piece in context.split(chunk):
-        request = _like(context, model.encode(following if pairs else first))
-        pairs.append((piece, torch.cat([request, before, suffix, piece])))
-        before = piece[-OVERLAP:]
+        pairs.append(replay_of(model, piece, before, first, following))
+        before = piece
     return pairs
+
+
+def replay_of(
+    model: Model, chunk: Ids, before: Ids, first: str = FIRST, following: str = NEXT
+) -> Replay:
+    """The replay input of a chunk.
+
+    Args:
+        model: encodes the request.
+        chunk: ids of the chunk.
+        before: ids of the context before it, of which the last ones start the request; none for
+            the first chunk.
+        first: the request to repeat the first chunk.
+        following: the request to repeat another.
+    """
+    request = model.encode(following if len(before) else first)
+    suffix = model.suffix or model.encode("\n")
+    asked = [_like(chunk, request), before[-OVERLAP:], _like(chunk, suffix), chunk]
+    return chunk, torch.cat(asked)
 
 
 def replay_scores(
@@ -72,11 +89,20 @@ def replay_scores(
 
 
 @torch.inference_mode()
-def score_replays(prefill: Prefill, replays: Sequence[Replay], plus: bool = False) -> Scores:
+def score_replays(
+    prefill: Prefill, replays: Sequence[Replay], plus: bool = False, local: bool = False
+) -> Scores:
     """KVzip scores [layer, kv_head, token] from one replay forward per chunk.
 
-    `plus` weighs attention as KVzip+ does, before the maximum: times ‖W_o v‖ of the KV pair, over
-    ‖h‖ of the replayed token's input to the attention layer (NVIDIA kvpress; arXiv 2601.07891).
+    Args:
+        prefill: the context.
+        replays: its chunks in order, each with its replay input.
+        plus: weigh attention as KVzip+ does, before the maximum: times ‖W_o v‖ of the KV pair, over
+            ‖h‖ of the replayed token's input to the attention layer (NVIDIA kvpress; arXiv
+            2601.07891).
+        local: let a replay attend to {prefix, its chunk, itself} only, instead of to the whole
+            context. The cost is then linear in the context; the scores are KVzip's where the
+            context is one chunk.
 
     Raises:
         ValueError: if the chunks do not cover the context.
@@ -86,18 +112,34 @@ def score_replays(prefill: Prefill, replays: Sequence[Replay], plus: bool = Fals
         raise ValueError(f"chunks cover {covered} of {len(prefill.context)} context tokens")
     if any(len(ids) == 0 for _, ids in replays):
         raise ValueError("a replay input is empty: there is no query to score with")
-    model = prefill.model
     parts: list[Scores] = []
     start = prefill.prefix_len
-    for chunk, ids in replays:
-        cache = ReplayCache(prefill, slice(start, start + len(chunk)))
-        first = len(prefill.input_ids)
-        positions = torch.arange(first, first + len(ids), device=model.device)
-        with observed(model, cache.note) if plus else nullcontext(), suppress(_Scored):
-            model.hidden(ids.to(positions.device)[None], positions[None], cache)
-        parts.append(torch.stack([layer.scores for layer in cache.layers]))
-        start += len(chunk)
+    for replay in replays:
+        parts.append(score_chunk(prefill, start, replay, plus, local))
+        start += len(replay[0])
     return torch.cat(parts, dim=-1)
+
+
+@torch.inference_mode()
+def score_chunk(
+    prefill: Prefill, start: int, replay: Replay, plus: bool = False, local: bool = False
+) -> Scores:
+    """KVzip scores [layer, kv_head, token] of one chunk.
+
+    Args:
+        prefill: the context.
+        start: the chunk's first token, counted from the prefix's.
+        replay: the chunk and its replay input.
+        plus: see `score_replays`.
+        local: the same.
+    """
+    chunk, ids = replay
+    model, first = prefill.model, len(prefill.input_ids)
+    cache = ReplayCache(prefill, slice(start, start + len(chunk)), local)
+    positions = torch.arange(first, first + len(ids), device=model.device)
+    with observed(model, cache.note) if plus else nullcontext(), suppress(_Scored):
+        model.hidden(ids.to(positions.device)[None], positions[None], cache)
+    return torch.stack([layer.scores for layer in cache.layers])
 
 
 class ReplayCache(Cache):
@@ -105,12 +147,15 @@ class ReplayCache(Cache):
 
     layers: list[ReplayLayer]
 
-    def __init__(self, prefill: Prefill, chunk: slice) -> None:
-        """`chunk`: the replayed tokens' place among prefix + context."""
+    def __init__(self, prefill: Prefill, chunk: slice, local: bool) -> None:
+        """`chunk`: the replayed tokens' place among prefix + context; `local`: attend to no other.
+
+        (See `score_replays`.)
+        """
         last = len(prefill.cache.layers) - 1
         super().__init__(
             layers=[
-                ReplayLayer(layer, prefill.prefix_len, chunk, last=i == last)
+                ReplayLayer(layer, prefill.prefix_len, chunk, local, last=i == last)
                 for i, layer in enumerate(prefill.cache.layers)
             ]
         )
@@ -125,18 +170,20 @@ class ReplayLayer(Layer):
     """One layer of a replay: answers attention and scores the chunk on the way.
 
     The scores are a softmax over {prefix, chunk, replay so far}, computed a tile of queries at a
-    time. Attention is one over all keys: the same where the context is one chunk, and otherwise
-    left to PyTorch's fused kernels.
+    time. Attention is over the same keys where the replay is local or the context is one chunk;
+    otherwise it is over all keys, and left to PyTorch's fused kernels.
     """
 
     scores: Float[Tensor, "kv_head chunk"]
 
-    def __init__(self, context: ContextLayer, prefix_len: int, chunk: slice, last: bool) -> None:
-        """`last`: nothing after this layer's scores is needed."""
+    def __init__(
+        self, context: ContextLayer, prefix_len: int, chunk: slice, local: bool, last: bool
+    ) -> None:
+        """`local`: see `score_replays`; `last`: nothing after this layer's scores is needed."""
         super().__init__()
         self.context, self.chunk, self.last = context, chunk, last
         self.scored = slice(prefix_len, prefix_len + chunk.stop - chunk.start)
-        self.alone = self.scored.stop == context.length
+        self.attends_where_it_scores = local or self.scored.stop == context.length
         self.plus: tuple[Tensor, Tensor] | None = None
 
     def observe(self, hidden: Float[Tensor, "replay width"], out_proj: nn.Linear) -> None:
@@ -154,16 +201,16 @@ class ReplayLayer(Layer):
         self.keys, self.values = keys, values
 
     def attend(self, query: Queries, scaling: float) -> Queries:
-        """Attention over the whole context and the replay; scores as a side effect."""
+        """Attention over the context, or the chunk of it, and the replay; sets the scores."""
         out = self._score(query, scaling)
         if self.last:
             raise _Scored
         return self._over_everything(query, scaling) if out is None else out
 
     def _score(self, query: Queries, scaling: float) -> Queries | None:
-        """Set the scores; return attention, too, if the chunk is the whole context."""
+        """Set the scores; return attention, too, if it is over the same keys."""
         keys, values = self._columns(self.context.keys, self.keys), None
-        out = torch.empty_like(query) if self.alone and not self.last else None
+        out = torch.empty_like(query) if self.attends_where_it_scores and not self.last else None
         if out is not None:
             values = self._columns(self.context.values, self.values)
         grouped = (query[0] * scaling).unflatten(0, (len(keys), -1))

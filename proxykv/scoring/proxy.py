@@ -11,16 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
-
-from proxykv.kernels.attention import window_attention
+from proxykv.config.settings.signals import Signal
 from proxykv.model.devices import side_stream
 from proxykv.model.loading import Model
 from proxykv.model.parallel import run_in_parallel
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Ids, ProxySignal, Scores
-from proxykv.scoring.kvzip import replays, score_replays
 from proxykv.scoring.ledger import Ledger, Results
+from proxykv.scoring.signals import proxy_signals
 from proxykv.scoring.timeline import Timeline
 
 Schedule = Literal["sequential", "parallel"]
@@ -30,9 +28,9 @@ REMEMBERED = 2
 
 
 class ProxyMap(NamedTuple):
-    """A map from the proxy's scores to the target's, and the kind of proxy scores that it reads."""
+    """A map from the proxy's scores to the target's, and the signal that it reads."""
 
-    signal: str
+    signal: Signal
     map: Callable[[ProxySignal], Scores]
 
 
@@ -42,13 +40,13 @@ class Request:
 
     Attributes:
         prefill: the target's prefill.
-        signals: the proxy's scores by kind, on the proxy's device.
+        signals: the proxy's scores by signal, on the proxy's device.
         mapped: the mapped scores by method, on the proxy's device.
         timeline: start and end of every phase.
     """
 
     prefill: Prefill
-    signals: Mapping[str, ProxySignal]
+    signals: Mapping[Signal, ProxySignal]
     mapped: Mapping[str, Scores]
     timeline: Timeline
 
@@ -84,7 +82,7 @@ def prefill_and_score(
         with timeline.phase("target_prefill", target.device):
             return prefill(target, ids, prefix_len, donor)
 
-    def proxy_side() -> tuple[dict[str, ProxySignal], dict[str, Scores]]:
+    def proxy_side() -> tuple[dict[Signal, ProxySignal], dict[str, Scores]]:
         signals = proxy_signals(
             target, proxy, proxy_ids, prefix_len, {m.signal for m in maps.values()}, timeline
         )
@@ -100,61 +98,6 @@ def prefill_and_score(
     else:
         prefilled, (signals, mapped) = target_side(), proxy_side()
     return Request(prefilled, signals, mapped, timeline)
-
-
-def proxy_signals(
-    target: Model,
-    proxy: Model,
-    ids: Ids,
-    prefix_len: int,
-    kinds: set[str],
-    timeline: Timeline | None = None,
-) -> dict[str, ProxySignal]:
-    """Score a context with the proxy, in every kind asked for, from one prefill of the proxy.
-
-    Args:
-        target: the target, whose tokenizer writes the replay requests.
-        proxy: prefills and scores.
-        ids: prefix + context (1-D), the target's token ids.
-        prefix_len: tokens before the context.
-        kinds: names of `SIGNALS`.
-        timeline: where the phases are recorded.
-    """
-    timeline = timeline or Timeline()
-    with timeline.phase("proxy_prefill", proxy.device):
-        prefilled = prefill(proxy, ids, prefix_len)
-    signals: dict[str, ProxySignal] = {}
-    for kind in sorted(kinds):
-        with timeline.phase("proxy_scoring", proxy.device, kind):
-            signals[kind] = SIGNALS[kind](target, prefilled)
-    return signals
-
-
-def kvzip_signal(target: Model, prefilled: Prefill) -> ProxySignal:
-    """KVzip on the proxy, with the target's replay inputs."""
-    return score_replays(prefilled, replays(target, prefilled.context))
-
-
-@torch.inference_mode()
-def prefill_signal(target: Model, prefilled: Prefill) -> ProxySignal:
-    """Largest attention that each KV pair got from the context's last tokens during the prefill.
-
-    The maximum over the queries that a prefill remembers and over the query heads of a KV head.
-    It needs no second pass, but the end of the context decides what matters.
-    """
-    layers = []
-    for layer in prefilled.cache.layers:
-        assert layer.queries is not None
-        heads = window_attention(layer.queries[0], layer.keys[0])
-        layers.append(torch.stack([weights.amax(dim=(0, 1)) for weights in heads]))
-    return torch.stack(layers)[..., prefilled.prefix_len :]
-
-
-SIGNALS: dict[str, Callable[[Model, Prefill], ProxySignal]] = {
-    "kvzip": kvzip_signal,
-    "prefill": prefill_signal,
-}
-"""Kinds of proxy scores that a mapper can read, all in [0, 1]; the setting `signal` names one."""
 
 
 class Proxy:
@@ -174,23 +117,21 @@ class Proxy:
             self._model = self._load()
         return self._model
 
-    def scores(self, prefill: Prefill, ids: Ids, signal: str = "kvzip") -> ProxySignal:
+    def scores(self, prefill: Prefill, ids: Ids, signal: Signal | None = None) -> ProxySignal:
         """Score prefix + context `ids` with the proxy; `prefill` is charged (see `ProxyScores`)."""
+        read = signal or Signal()
         proxy = self.model  # loaded before the clock starts: loading is no scoring time
 
         def compute() -> ProxySignal:
-            kinds = {signal}
-            return proxy_signals(prefill.model, proxy, ids, prefill.prefix_len, kinds)[signal]
+            return proxy_signals(prefill.model, proxy, ids, prefill.prefix_len, [read])[read]
 
-        return self._ledger.once(prefill, signal, compute, self._results(ids))
+        return self._ledger.once(prefill, read, compute, self._results(ids))
 
     def remember(self, request: Request) -> None:
         """Keep the proxy's scores of a request, for controls that read them later."""
         results = self._results(request.prefill.input_ids)
-        prefill_seconds = request.timeline.span("proxy_prefill").seconds
         for signal, scores in request.signals.items():
-            seconds = request.timeline.span("proxy_scoring", signal).seconds
-            results[signal] = scores, prefill_seconds + seconds
+            results[signal] = scores, request.timeline.proxy_seconds(signal)
 
     def _results(self, ids: Ids) -> Results:
         """Results of a context, by its ids; the oldest context is forgotten for a new one."""

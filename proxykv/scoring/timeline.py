@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from proxykv.config.settings.signals import Signal
 from proxykv.model.devices import clock
 from proxykv.model.parallel import check
 
@@ -23,7 +24,8 @@ class Span:
             `prune`.
         start: seconds since the request came in.
         end: the same.
-        part: the signal that is scored, or the method that a mapper serves.
+        part: the layers that a proxy prefills with, the signal that is scored, or the method that
+            a mapper serves.
     """
 
     phase: str
@@ -62,26 +64,38 @@ class Timeline:
         """The phase's span; StopIteration if it has not ended."""
         return next(s for s in self.spans if (s.phase, s.part) == (phase, part))
 
-    def wait(self, method: str, signal: str) -> float:
+    def proxy_seconds(self, signal: Signal) -> float:
+        """What one signal takes the proxy, with the prefill that it reads."""
+        scoring = self.span("proxy_scoring", signal.name).seconds
+        if signal.prefilled is None:
+            return scoring
+        return scoring + self.span("proxy_prefill", signal.prefilled).seconds
+
+    def wait(self, method: str, signal: Signal) -> float:
         """Seconds that the target, its prefill done, waits for a method's scores.
 
         Counts the method's own signal and mapper only, whatever else the proxy's side computed.
         """
-        work = self.span("proxy_scoring", signal).seconds + self.span("mapper", method).seconds
-        ready = self.span("proxy_prefill").end + work
+        start = min(span.start for span in self._proxy_spans())
+        ready = start + self.proxy_seconds(signal) + self.span("mapper", method).seconds
         return max(0.0, ready - self.span("target_prefill").end)
 
     @property
     def with_proxy(self) -> bool:
         """Whether the proxy's side took part."""
-        return any(span.phase == "proxy_prefill" for span in self.spans)
+        return bool(self._proxy_spans())
 
     def overlap(self) -> float:
         """Seconds in which the target prefilled while the proxy's side was at work."""
         target = self.span("target_prefill")
-        proxy = [s for s in self.spans if s.phase in ("proxy_prefill", "proxy_scoring", "mapper")]
-        return sum(max(0.0, min(s.end, target.end) - max(s.start, target.start)) for s in proxy)
+        return sum(
+            max(0.0, min(s.end, target.end) - max(s.start, target.start))
+            for s in self._proxy_spans()
+        )
 
     def record(self) -> list[dict[str, Any]]:
         """The spans in order of their starts, for JSON."""
         return [asdict(span) for span in sorted(self.spans, key=lambda s: s.start)]
+
+    def _proxy_spans(self) -> list[Span]:
+        return [s for s in self.spans if s.phase in ("proxy_prefill", "proxy_scoring", "mapper")]

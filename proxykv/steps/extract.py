@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from proxykv.benchmarks.examples import Example, read_jsonl
 from proxykv.config import paths
 from proxykv.config.keys.code import code_digest
 from proxykv.config.run import Run
+from proxykv.config.settings.signals import Signal
 from proxykv.mapper import tensor_file
 from proxykv.mapper.corpus import context_name
 from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
@@ -32,7 +34,7 @@ from proxykv.runtime import files
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.kvzip import replays, score_replays
-from proxykv.scoring.proxy import SIGNALS, proxy_signals
+from proxykv.scoring.signals import proxy_signals
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +43,10 @@ def extract(run: Run, family: str, shard: int) -> Path:
     """Store the scores of every `score_shards`-th training context; returns the list of the files.
 
     A file per context, named by its id and a digest of its text, holds `target` [L, H, n] and the
-    proxy's scores [L_p, H_p, n] of every kind of `proxy.SIGNALS`, in float32:
-    half precision would tie the scores near 1. All corpora of a pair share these files. Those that
-    the same weights and code made are not computed again, so a killed job goes on at the next
-    context.
+    proxy's scores [L_p, H_p, n] of every signal that a run was fitted on, in float32: half
+    precision would tie the scores near 1. All corpora of a pair share these files. Scores that the
+    same weights and code made are not computed again, so a killed job goes on at the next context,
+    and another run adds the signals that it needs.
     Where a method of the run is fitted on them, inputs of the target's layers are stored as well.
     """
     path = paths.score_lists(run, family)[shard]
@@ -53,12 +55,13 @@ def extract(run: Run, family: str, shard: int) -> Path:
     mine = contexts[shard :: run.config["score_shards"]]
     target, proxy = load(run, family, "target"), load(run, family, "proxy")
     require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
-    made_by = digest([target.digest, proxy.digest, code_digest("proxykv.scoring.proxy")])
+    made_by = digest([target.digest, proxy.digest, code_digest("proxykv.scoring.signals")])
     inputs_by = digest([target.digest, code_digest("proxykv.mapper.layer_inputs")])
     for i, example in enumerate(mine):
         file = path.with_name(_file(example))
-        if _made_by(file) != made_by:
-            _store(target, proxy, example, file, made_by)
+        kept = _kept(file, made_by)
+        if missing := [s for s in run.stored_signals if tensor_name(s.name) not in kept]:
+            _store(target, proxy, example, file, made_by, kept, missing)
         if run.stores_inputs and _made_by(inputs_file(file)) != inputs_by:
             _store_inputs(target, example, inputs_file(file), inputs_by)
         log.info("scores: %d/%d contexts", i + 1, len(mine))
@@ -104,13 +107,33 @@ def _made_by(path: Path) -> str | None:
         return None
 
 
-def _store(target: Model, proxy: Model, example: Example, path: Path, made_by: str) -> None:
+def _kept(path: Path, made_by: str) -> set[str]:
+    """Names of the tensors that a file holds, if the same weights and code made them."""
+    if _made_by(path) != made_by:
+        return set()
+    with tensor_file.opened(path) as file:
+        return set(file.keys())
+
+
+def _store(
+    target: Model,
+    proxy: Model,
+    example: Example,
+    path: Path,
+    made_by: str,
+    kept: set[str],
+    missing: Sequence[Signal],
+) -> None:
+    """Add signals to a context's file; without `kept` tensors, write it anew."""
     ids = context_ids(target, example.context)
     prefix_len = len(target.prefix)
-    prefilled = prefill(target, ids, prefix_len)
-    scores = {"target": score_replays(prefilled, replays(target, prefilled.context))}
-    signals = proxy_signals(target, proxy, ids.to(proxy.device), prefix_len, set(SIGNALS))
-    scores |= {tensor_name(kind): signal for kind, signal in signals.items()}
+    if kept:
+        scores = load_file(path)
+    else:
+        prefilled = prefill(target, ids, prefix_len)
+        scores = {"target": score_replays(prefilled, replays(target, prefilled.context))}
+    signals = proxy_signals(target, proxy, ids.to(proxy.device), prefix_len, missing)
+    scores |= {tensor_name(signal.name): found for signal, found in signals.items()}
     tensors = {name: t.to("cpu", torch.float32).contiguous() for name, t in scores.items()}
     _save(path, tensors, example, made_by)
 

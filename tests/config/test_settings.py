@@ -13,13 +13,13 @@ from valid_config import valid
 
 from proxykv.config import catalog
 from proxykv.config.check import config_problems
-from proxykv.config.settings import COUNTLESS, MapperSettings, TrainingSettings, schema_of
+from proxykv.config.settings.training import COUNTLESS, MapperSettings, TrainingSettings, schema_of
 
 SETTINGS = [(cls, field) for cls in (TrainingSettings, MapperSettings) for field in fields(cls)]
 CODE = """
 import sys
 sys.modules["torch"] = None
-from proxykv.config.settings import TrainingSettings
+from proxykv.config.settings.training import TrainingSettings
 print(sorted(TrainingSettings().weights))
 """
 
@@ -64,7 +64,13 @@ OUT_OF_BOUNDS: list[tuple[dict[str, Any], str]] = [
     ({"steps": 2.5}, "steps: 2.5 is not of type 'integer'"),
     ({"lr": 0}, "lr: 0 is less than or equal to the minimum of 0"),
     ({"weight_decay": -0.1}, "weight_decay: -0.1 is less than the minimum of 0"),
-    ({"signal": "prefil"}, "signal: 'prefil' is not one of ['kvzip', 'prefill']"),
+    (
+        {"signal": "prefil"},
+        "signal: 'prefil' is not one of ['kvzip', 'local', 'windowed', 'prefill']",
+    ),
+    ({"proxy_layers": 1.5}, "proxy_layers: 1.5 is greater than the maximum of 1"),
+    ({"proxy_layers": 0}, "proxy_layers: 0 is less than or equal to the minimum of 0"),
+    ({"signal_chunk": 0}, "signal_chunk: 0 is less than the minimum of 1"),
     ({"weights": {"bin": -1}}, "weights.bin: -1 is less than the minimum of 0"),
     ({"mapper": {"dropout": 1}}, "mapper.dropout: 1 is greater than or equal to the maximum of 1"),
     ({"mapper": {"time_dilations": [0]}},

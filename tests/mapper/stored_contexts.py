@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from proxykv.config.settings import TrainingSettings
+from proxykv.config.settings.training import TrainingSettings
 from proxykv.mapper.stored_scores import initial_mapper, load_scores
 
 IDENTITY = {"family": "toy", "target_hash": "t", "proxy_hash": "p", "vocab_hash": "v"}

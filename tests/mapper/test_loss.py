@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxykv.config.settings import default_weights, term_weights
+from proxykv.config.settings.training import default_weights, term_weights
 from proxykv.mapper.loss import (
     TERMS,
     bin_loss,

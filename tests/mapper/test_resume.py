@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from stored_contexts import IDENTITY, QUICK, Reader, log_lines, write_scores
 
-from proxykv.config.settings import TrainingSettings
+from proxykv.config.settings.training import TrainingSettings
 from proxykv.mapper.training.train import train_mapper
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from stored_contexts import IDENTITY, QUICK, SMALL, Builder, Reader, log_lines, write_scores
 from torch import Tensor, nn
 
-from proxykv.config.settings import TrainingSettings
+from proxykv.config.settings.training import TrainingSettings
 from proxykv.mapper.calibration import QuantileCalibration
 from proxykv.mapper.fidelity import fidelity
 from proxykv.mapper.hybrid import load_mapper

@@ -11,6 +11,7 @@ from method_fixture import METHODS, PREFIX, RETENTION, fill
 from random_models import random_ids
 
 from proxykv.config.run import Run
+from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import build_mapper
 from proxykv.mapper.stages import MapperConfig
 from proxykv.model.decode import TokenizedQuestion, answer
@@ -130,12 +131,12 @@ def test_schedules_give_the_same_bits(away: Model, proxy: Model) -> None:
     moved = there(proxy)
     mapper = build_mapper(MapperConfig(2, 2, 3, 2)).eval().to(away.device)
     ids = random_ids(PREFIX + 400, seed=3).to(away.device)
-    maps = {"proxykv": ProxyMap("kvzip", mapper.score)}
+    maps = {"proxykv": ProxyMap(Signal(), mapper.score)}
     one, other = (
         prefill_and_score(away, moved, ids, PREFIX, maps, schedule)
         for schedule in ("sequential", "parallel")
     )
-    assert torch.equal(one.signals["kvzip"], other.signals["kvzip"])
+    assert torch.equal(one.signals[Signal()], other.signals[Signal()])
     assert torch.equal(one.mapped["proxykv"], other.mapped["proxykv"])
     for ours, theirs in zip(one.prefill.cache.layers, other.prefill.cache.layers, strict=True):
         assert torch.equal(ours.keys, theirs.keys)

@@ -64,7 +64,7 @@ def test_scoring_ahead_gives_the_same(
     assert {"proxykv", "kvzip_iam", "kvzip_iam_rescaled"} <= during_prefill.keys()
     for method, scorer in during_prefill.items():
         signal = method_context.proxy.scores(filled, filled.input_ids, scorer.signal)
-        assert torch.equal(scorer.map(signal), scores[method])
+        assert torch.equal(scorer.map(signal).expand(filled.shape), scores[method])
         # What was scored ahead is found, and charged.
         ledger = method_context.ledger
         ledger.put(filled, scorer.key, scores[method] + 1, seconds=2.5)

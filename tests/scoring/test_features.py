@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from proxykv.benchmarks import tiny
+from proxykv.config.settings.signals import Kind, Signal
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.loading import Model
 from proxykv.model.prefill import OBSERVED, prefill
 from proxykv.scoring.kvzip import replays, score_replays
-from proxykv.scoring.proxy import SIGNALS, prefill_signal, proxy_signals
+from proxykv.scoring.signals import prefill_signal, proxy_signals
 
 PREFIX = 3
 
@@ -27,7 +28,7 @@ def test_prefill_features_are_the_last_tokens_attention(architecture: str, token
     bare = Model(
         random_net(architecture, ATTENTION), tokenizer=None, prefix=(), suffix=(), digest=""
     )
-    scores = prefill_signal(bare, prefill(bare, ids, PREFIX))
+    scores = prefill_signal(bare, prefill(bare, ids, PREFIX), Signal("prefill"))
     plain = random_net(architecture, "eager")(ids[None], output_attentions=True).attentions
     weights = torch.cat(plain)[:, :, -OBSERVED:, PREFIX:]  # [layer, q_head, query, token]
     expected = weights.amax(dim=2).unflatten(1, (2, -1)).amax(dim=2)
@@ -39,9 +40,10 @@ def test_features_are_scores_of_the_proxys_own_pairs() -> None:
     nets = [random_net("llama", ATTENTION, vocab_size=512, num_hidden_layers=n) for n in (3, 2)]
     target, proxy = (Model(net, tokenizer, prefix=(5,), suffix=(), digest="") for net in nets)
     ids = random_ids(31, seed=2)
-    signals = proxy_signals(target, proxy, ids, 1, set(SIGNALS))
-    assert signals.keys() == SIGNALS.keys()
-    for scores in signals.values():
+    signals = [Signal(kind, chunk=12) for kind in get_args(Kind)]
+    found = proxy_signals(target, proxy, ids, 1, signals)
+    assert set(found) == set(signals)
+    for scores in found.values():
         assert scores.shape == (2, 2, 30)
         assert scores.min() >= 0 and scores.max() <= 1
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from proxykv.benchmarks import tiny
 from proxykv.benchmarks.examples import write_jsonl
 from proxykv.config.run import Run
+from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import build_mapper
 from proxykv.mapper.stages import MapperConfig
 from proxykv.model.context_cache import ATTENTION
@@ -28,8 +29,9 @@ from proxykv.model.loading import Model
 from proxykv.model.parallel import Cancelled, SideError, check, run_in_parallel
 from proxykv.model.prefill import prefill
 from proxykv.model.tensors import ProxySignal, Scores
-from proxykv.scoring.proxy import ProxyMap, Request, prefill_and_score, proxy_signals
+from proxykv.scoring.proxy import ProxyMap, Request, prefill_and_score
 from proxykv.scoring.selection import select
+from proxykv.scoring.signals import proxy_signals
 from proxykv.scoring.timeline import Span, Timeline
 from proxykv.steps.generate import generate
 from proxykv.steps.grade import grade
@@ -50,7 +52,7 @@ class Pair:
         self.ids = random_ids(PREFIX + 120, seed=3)
 
     def run(self, schedule: Any, mapper: Callable[[ProxySignal], Scores] | None = None) -> Request:
-        maps = {"proxykv": ProxyMap("kvzip", mapper or self.mapper.score)}
+        maps = {"proxykv": ProxyMap(Signal(), mapper or self.mapper.score)}
         return prefill_and_score(self.target, self.proxy, self.ids, PREFIX, maps, schedule)
 
 
@@ -77,7 +79,7 @@ def before_layer(of: Model, layer: int, act: Callable[[], None]) -> Iterator[Non
 
 def test_schedules_give_the_same_bits(pair: Pair) -> None:
     one, other = pair.run("sequential"), pair.run("parallel")
-    assert torch.equal(one.signals["kvzip"], other.signals["kvzip"])
+    assert torch.equal(one.signals[Signal()], other.signals[Signal()])
     assert torch.equal(one.mapped["proxykv"], other.mapped["proxykv"])
     for ours, theirs in zip(one.prefill.cache.layers, other.prefill.cache.layers, strict=True):
         assert torch.equal(ours.keys, theirs.keys)
@@ -100,9 +102,9 @@ BITS = """
 import hashlib, sys, torch
 torch.set_num_threads(int(sys.argv[1]))
 from random_models import random_ids
-from test_pipeline import PREFIX, model, proxy_signals
+from test_pipeline import PREFIX, Signal, model, proxy_signals
 wide = model(hidden_size=1024, intermediate_size=1536, num_attention_heads=16)
-scores = proxy_signals(wide, wide, random_ids(PREFIX + 300, seed=3), PREFIX, {"kvzip"})["kvzip"]
+scores = proxy_signals(wide, wide, random_ids(PREFIX + 300, seed=3), PREFIX, [Signal()])[Signal()]
 print(hashlib.sha256(scores.numpy().tobytes()).hexdigest())
 """
 
@@ -155,13 +157,13 @@ def test_a_method_is_charged_what_the_target_waits_for_it() -> None:
     timeline = Timeline()
     timeline.spans = [
         Span("target_prefill", 0, 10),
-        Span("proxy_prefill", 0, 4),
+        Span("proxy_prefill", 0, 4, "layers1"),
         Span("proxy_scoring", 4, 9, "kvzip"),
         Span("mapper", 9, 12, "slow"),
         Span("mapper", 12, 12.5, "quick"),
     ]
-    assert timeline.wait("slow", "kvzip") == 2
-    assert timeline.wait("quick", "kvzip") == 0  # alone, it would have been ready at 9.5
+    assert timeline.wait("slow", Signal()) == 2
+    assert timeline.wait("quick", Signal()) == 0  # alone, it would have been ready at 9.5
     assert timeline.overlap() == 10
 
 
@@ -182,14 +184,14 @@ def test_a_failing_proxy_stops_the_target_between_layers(pair: Pair) -> None:
 
 def test_a_failing_target_stops_the_proxys_prefill_and_scoring(pair: Pair) -> None:
     def score() -> None:
-        proxy_signals(pair.target, pair.proxy, pair.ids, PREFIX, {"kvzip"})
+        proxy_signals(pair.target, pair.proxy, pair.ids, PREFIX, [Signal()])
 
     with pytest.raises(SideError, match="the target failed: ValueError: broken weights"):
         run_in_parallel(fail, lambda: forever(score))
 
 
 def test_a_failing_target_stops_the_mapper_between_blocks(pair: Pair) -> None:
-    scores = proxy_signals(pair.target, pair.proxy, pair.ids, PREFIX, {"kvzip"})["kvzip"]
+    scores = proxy_signals(pair.target, pair.proxy, pair.ids, PREFIX, [Signal()])[Signal()]
     mapping = threading.Event()
 
     def target() -> None:

@@ -76,7 +76,8 @@ def test_shards_divide_the_contexts() -> None:
 
 
 def test_a_file_holds_kvzips_scores_of_both_models() -> None:
-    run = make_run()
+    by_prefill = {"id": "by_prefill", "base": "proxykv", "params": {"signal": "prefill"}}
+    run = make_run(methods=["full", by_prefill])
     files, _ = stored([extract(run, "tiny", 0)])
     (data,) = run.datasets("tiny", "train")
     example = read_jsonl(data.path)[3]
@@ -105,6 +106,23 @@ def test_what_is_there_is_not_computed_again() -> None:
     computed = {path for path in after if after[path] != before.get(path)}
     assert computed == {files[1], files[2], *(set(again) - set(files))}
     assert not any(path.stat().st_size <= 100 for path in again)
+
+
+def test_another_run_adds_the_signals_that_its_methods_read() -> None:
+    run = make_run()
+    files, _ = stored([extract(run, "tiny", 0)])
+    before = load_file(files[0])
+    windowed = {"signal": "windowed", "signal_chunk": 30}
+    entry = {"id": "by_windows", "base": "proxykv", "params": windowed}
+    wider = make_run(methods=["full", "prior", entry])
+    again, _ = stored([extract(wider, "tiny", 0)])
+    assert again == files
+    after = load_file(files[0])
+    assert after.keys() == before.keys() | {"proxy_windowed_chunk30"}
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    written = score_files()
+    extract(run, "tiny", 0)
+    assert score_files() == written
 
 
 def test_scores_of_different_weights_do_not_mix() -> None:

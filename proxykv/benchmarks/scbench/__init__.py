@@ -16,7 +16,7 @@ from proxykv.benchmarks.contract import Example, Question
 from proxykv.benchmarks.records import read_records
 from proxykv.benchmarks.scbench import prompts
 from proxykv.benchmarks.scbench.tasks import PREFIX, REPOQA, TASKS
-from proxykv.config.bounds import Count
+from proxykv.config.settings.bounds import Count
 from proxykv.runtime.errors import ConfigError
 
 SOURCE = {"hub": "microsoft/SCBench", "revision": "f43226eed3a026f927a67c60739c228390d959c2"}

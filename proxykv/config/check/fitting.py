@@ -7,7 +7,7 @@ from typing import Any
 
 from proxykv.config import benchmarks, catalog
 from proxykv.config.cards import method_cards
-from proxykv.config.settings import TrainingSettings
+from proxykv.config.settings.training import TrainingSettings
 
 
 def fitting_problems(config: Mapping[str, Any]) -> Iterator[str]:

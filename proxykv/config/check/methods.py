@@ -9,7 +9,7 @@ from typing import Any
 from proxykv.config import catalog, signature
 from proxykv.config.cards import SINGLE, method_cards
 from proxykv.config.check.schema import departures, did_you_mean, repeated
-from proxykv.config.settings import training_problems
+from proxykv.config.settings.training import training_problems
 
 
 def method_problems(config: Mapping[str, Any]) -> Iterator[str]:

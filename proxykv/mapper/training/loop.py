@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proxykv.config.settings import TrainingSettings
+from proxykv.config.settings.training import TrainingSettings
 from proxykv.mapper.fidelity import fidelity
 from proxykv.mapper.loss import hybrid_loss
 from proxykv.mapper.stored_scores import LoadContext

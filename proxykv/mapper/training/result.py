@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from proxykv.config.settings import TrainingSettings
+from proxykv.config.settings.training import TrainingSettings
 from proxykv.mapper.hybrid import save_mapper
 from proxykv.runtime import files
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from proxykv.config.settings import TrainingSettings
+from proxykv.config.settings.training import TrainingSettings
 from proxykv.mapper.stored_scores import (
     LoadContext,
     calibrate_quantiles,
@@ -60,7 +60,7 @@ def train_mapper(
         FloatingPointError: naming the contexts, if the loss or its gradient is not finite.
     """
     train, held_out = split_contexts(score_files, settings.val_contexts)
-    data = TrainingData(train, held_out, load, settings.signal, device_of(settings.device))
+    data = TrainingData(train, held_out, load, settings.reads, device_of(settings.device))
     state = _initial_state(data, settings, build)
     checkpoint = Checkpoint(out / "checkpoint", _run_digest(data, settings, identity))
     checkpoint.restore(state, str(data.device))
@@ -107,7 +107,7 @@ def _initial_state(
 ) -> TrainingState:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        module = build(data.train, settings.mapper, settings.signal).to(data.device)
+        module = build(data.train, settings.mapper, settings.reads).to(data.device)
     optimizer = torch.optim.AdamW(
         module.parameters(), weight_decay=settings.weight_decay, fused=True
     )

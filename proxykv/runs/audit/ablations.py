@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from proxykv.config.settings import default_weights
+from proxykv.config.settings.training import default_weights
 from proxykv.runs.audit.cells import Cell, Known, OneOf, mean, mean_cells, number
 from proxykv.runs.audit.means import Group, Unit, by_task, known_mean
 from proxykv.runs.audit.table_file import Line, Published, key_of

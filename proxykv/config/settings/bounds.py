@@ -27,6 +27,7 @@ class Bounds:
 
     Args:
         minimum: the smallest value.
+        maximum: the largest value.
         above: every value is larger than this one.
         below: every value is smaller than this one.
         odd: whether values must be odd.
@@ -35,6 +36,7 @@ class Bounds:
     """
 
     minimum: float | None = None
+    maximum: float | None = None
     above: float | None = None
     below: float | None = None
     odd: bool = False
@@ -45,6 +47,7 @@ class Bounds:
         """The bounds as keywords of JSON schema."""
         keywords = {
             "minimum": self.minimum,
+            "maximum": self.maximum,
             "exclusiveMinimum": self.above,
             "exclusiveMaximum": self.below,
             "not": {"multipleOf": 2} if self.odd else None,
@@ -60,3 +63,5 @@ Odd = Annotated[int, Bounds(minimum=1, odd=True)]
 """Width of a window that has a middle."""
 Index = Annotated[int, Bounds(minimum=0)]
 """A whole number from zero."""
+Part = Annotated[float, Bounds(above=0, maximum=1)]
+"""A share that is not zero."""

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from proxykv.config.bounds import TYPES, Bounds, Count, Index, Odd
+from proxykv.config.settings.bounds import TYPES, Bounds, Count, Index, Odd, Part
+from proxykv.config.settings.signals import CHUNK, Kind, Signal
 from proxykv.runtime.errors import ConfigError
 
 Positive = Annotated[float, Bounds(above=0)]
 NotNegative = Annotated[float, Bounds(minimum=0)]
 Share = Annotated[float, Bounds(minimum=0, below=1)]
 Variant = Literal["hybrid", "linear"]
-Signal = Literal["kvzip", "prefill"]
 Device = Annotated[
     str,
     Bounds(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", expected="auto, cpu, cuda or cuda:<number>"),
@@ -29,7 +29,7 @@ COUNTLESS = ("choice", "switch", "dimensionless")
 """Units of values that count nothing."""
 WEIGHT = {"type": "number", "minimum": 0}
 
-LOSS = Path(__file__).resolve().parents[1] / "mapper" / "loss.py"
+LOSS = Path(__file__).resolve().parents[2] / "mapper" / "loss.py"
 """The terms of the loss. They are read from its source, since it loads torch."""
 DECORATOR, SUFFIX = "loss_term", "_loss"
 
@@ -176,12 +176,25 @@ class TrainingSettings:
         default=2048,
         metadata=about("most tokens of a context in a step, a random window", "tokens"),
     )
-    signal: Signal = field(
+    signal: Kind = field(
         default="kvzip",
         metadata=about(
-            "what the mapper reads: the proxy's KVzip scores, or its prefill's attention alone",
+            "what the mapper reads: the proxy's KVzip scores (kvzip), with a replay that attends "
+            "to its chunk alone (local), of windows prefilled apart (windowed), or the attention "
+            "of its prefill (prefill)",
             "choice",
         ),
+    )
+    signal_chunk: Count = field(
+        default=CHUNK,
+        metadata=about("context tokens of a replay of the proxy, or of a window", "tokens"),
+    )
+    signal_overlap: Index = field(
+        default=0, metadata=about("tokens before a window that its prefill sees", "tokens")
+    )
+    proxy_layers: Part = field(
+        default=1.0,
+        metadata=about("share of the proxy's layers that run, from the first on", "dimensionless"),
     )
     lr: Positive = field(
         default=6e-3, metadata=about("learning rate after the warm-up", "dimensionless")
@@ -243,6 +256,11 @@ class TrainingSettings:
             schema=schema_of(MapperSettings),
         ),
     )
+
+    @property
+    def reads(self) -> str:
+        """Name of the stored signal that the mapper reads."""
+        return Signal.of(asdict(self)).name
 
     def __post_init__(self) -> None:
         """Refuse a loss without terms.
