@@ -1,4 +1,4 @@
-"""ProxyKV itself: the mapper, its loss, training, stored scores and folder on disk.
+"""ProxyKV: the mapper, its loss and training, stored scores, and folders of fitted methods.
 
 Imports `scoring` and what that may import.
 """

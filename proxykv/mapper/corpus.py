@@ -1,4 +1,4 @@
-"""The corpus in parts: which contexts a method is fitted on, and which none is."""
+"""Contexts of the corpus: which ones a method is fitted on, and which ones are held out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from proxykv.runtime.digest import digest
 
 @dataclass(frozen=True)
 class CorpusContext:
-    """A context of the corpus, by its name.
+    """A context of the corpus.
 
-    `length` is what the config asks for, None where the benchmark decides; nothing is fitted on it
-    if it is `held_out`.
+    Attributes:
+        name: see `context_name`.
+        part: the part of the corpus that it belongs to.
+        length: tokens that the config asks for; None if the benchmark decides.
+        held_out: whether no method is fitted on it.
     """
 
     name: str
@@ -26,28 +29,28 @@ class CorpusContext:
 
 
 def contexts(run: Run, family: str) -> Iterator[CorpusContext]:
-    """The corpus of a family, in the order of the config."""
+    """Read the corpus of a family, in the order of the config."""
     for data in run.datasets(family, "train"):
         examples = read_jsonl(data.path)
         for i, example in enumerate(examples):
-            # Lengths are taken in turn, whatever the benchmark.
+            # Every benchmark takes the lengths in turn.
             length = data.lengths[i % len(data.lengths)] if data.lengths else None
             held_out = i >= len(examples) - data.held_out
             yield CorpusContext(context_name(example), data.part, length, held_out)
 
 
 def fitted_on(run: Run, family: str, method: Method) -> set[str]:
-    """Names of the contexts that a method may be fitted on."""
-    known = list(contexts(run, family))
-    held_out = {context.name for context in known if context.held_out}
+    """Names of the contexts that a method may be fitted on: its parts and lengths, not held out."""
+    corpus = list(contexts(run, family))
+    held_out = {context.name for context in corpus if context.held_out}
     return {
         context.name
-        for context in known
+        for context in corpus
         if (not method.corpus or context.part in method.corpus)
         and (not method.lengths or context.length in method.lengths)
     } - held_out
 
 
 def context_name(example: Example) -> str:
-    """What a context is called where those of many data sets meet: by its id and its text."""
+    """Name of a context that is unique among all data sets: its id and a digest of its text."""
     return f"{example.id}-{digest(example.context)}"

@@ -1,4 +1,4 @@
-"""The folder of a fitted method: its tensors, and a card that says what they were fitted on."""
+"""Folder of a fitted method: its tensors, and a card that says what they were fitted on."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ WEIGHTS_FILE, CARD_FILE = "weights.safetensors", "card.json"
 def save_fitted(
     folder: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write the tensors and the card; return the card as written.
+    """Write the tensors, then the card: a folder with a card is complete.
 
-    `card` says what was fitted on (`family`, `target_hash`, `proxy_hash`, `vocab_hash`, `corpus`)
-    and how; the weights' digest is added. The card comes last and whole: a folder with a card is
-    complete.
+    Args:
+        folder: where to write.
+        tensors: by name.
+        card: what they were fitted on (`family`, `target_hash`, `proxy_hash`, `vocab_hash`,
+            `corpus`) and how.
+
+    Returns:
+        The card as it was written, with the digest of the tensors as `weights_sha256`.
     """
     weights = folder / WEIGHTS_FILE
     tensor_file.save(weights, tensors)
-    full = {**card, "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
-    files.write_json(folder / CARD_FILE, full)
-    return full
+    written = {**card, "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    files.write_json(folder / CARD_FILE, written)
+    return written
 
 
 def load_fitted(
@@ -49,12 +54,14 @@ def load_fitted(
     card = load_card(folder, expected)
     path = folder / WEIGHTS_FILE
     if hashlib.sha256(path.read_bytes()).hexdigest() != card["weights_sha256"]:
-        raise ConfigError(f"{folder}: {WEIGHTS_FILE} is not the one of its card; fit it again")
+        raise ConfigError(
+            f"{folder}: {WEIGHTS_FILE} and {CARD_FILE} do not belong together; fit it again"
+        )
     return load_file(path), card
 
 
 def load_card(folder: Path, expected: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Read a fitted method's card alone.
+    """Read the card of a fitted method.
 
     Args:
         folder: of a fitted method.

@@ -1,7 +1,7 @@
-"""What enters the target's attention layers, on a sample of the training contexts' tokens.
+"""Inputs of the target's attention layers, for a sample of a training context's tokens.
 
-For methods that are fitted on it. It lies in a file of its own beside a context's scores, so that
-runs without such methods neither make nor miss it.
+Some methods are fitted on them. They are stored in a separate file next to a context's scores, so
+that runs without such methods need not store them.
 """
 
 from __future__ import annotations
@@ -24,45 +24,54 @@ from proxykv.scoring.seeded import generator, window
 
 Inputs = Literal["hidden", "embedding"]
 
-BYTES: Mapping[str, int] = {"hidden": 12_000_000, "embedding": 3_000_000}
-"""At most so much is stored of a context: all tokens of a small model, 140 of 28 layers x 1536."""
+MAX_BYTES: Mapping[str, int] = {"hidden": 12_000_000, "embedding": 3_000_000}
+"""Most bytes that are stored of a context, by kind: all tokens of a small model, 140 tokens of one
+with 28 layers of width 1536."""
 
 
 def inputs_file(scores: Path) -> Path:
-    """The file beside a context's score file."""
+    """File of the inputs that belongs to a context's score file."""
     return scores.with_suffix(".inputs.safetensors")
 
 
 def sample_inputs(model: Model, ids: Ids, prefix_len: int, name: str) -> dict[str, Tensor]:
-    """Inputs of a context's tokens in float16, and the indices of these tokens in the context.
+    """Prefill a context and sample the inputs of its attention layers.
 
-    `hidden` [layer, token, width]: every layer's, of tokens drawn at random; `embedding` [1, token,
-    width]: the first layer's, which is the tokens' embedding (normalised), of one stretch. `name`
-    decides the draw.
+    Args:
+        model: the target.
+        ids: token ids of prefix + context (1-D).
+        prefix_len: tokens before the context, which are not sampled.
+        name: seeds the draw of the tokens.
+
+    Returns:
+        In float16, `hidden` [layer, token, width]: the inputs of every layer, for tokens drawn at
+        random; `embedding` [1, token, width]: those of the first layer, which are the normalised
+        token embeddings, for consecutive tokens. `hidden_tokens` and `embedding_tokens` are the
+        indices of these tokens in the context.
     """
     config = model.net.config
     draws = generator(name)
     n = len(ids) - prefix_len
-    few, many = (
-        min(n, BYTES[kind] // (2 * config.hidden_size * layers))
+    hidden_count, embedding_count = (
+        min(n, MAX_BYTES[kind] // (2 * config.hidden_size * layers))
         for kind, layers in (("hidden", config.num_hidden_layers), ("embedding", 1))
     )
-    scattered = torch.randperm(n, generator=draws)[:few].sort().values
-    stretch = torch.arange(n)[window(n, many, draws)]
+    scattered = torch.randperm(n, generator=draws)[:hidden_count].sort().values
+    consecutive = torch.arange(n)[window(n, embedding_count, draws)]
     hidden: list[Tensor] = []
     first: list[Tensor] = []
 
-    def note(layer: int, inputs: Float[Tensor, "token width"]) -> None:
+    def store(layer: int, inputs: Float[Tensor, "token width"]) -> None:
         inputs = inputs[prefix_len:]
         hidden.append(inputs[scattered.to(inputs.device)].half().cpu())
         if layer == 0:
-            first.append(inputs[stretch.to(inputs.device)].half().cpu())
+            first.append(inputs[consecutive.to(inputs.device)].half().cpu())
 
-    with observed(model, note):
+    with observed(model, store):
         prefill(model, ids, prefix_len)
     return {
         **{"hidden": torch.stack(hidden), "hidden_tokens": scattered},
-        **{"embedding": torch.stack(first), "embedding_tokens": stretch},
+        **{"embedding": torch.stack(first), "embedding_tokens": consecutive},
     }
 
 
@@ -73,13 +82,25 @@ def load_inputs(
     crop: int | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "source token width"], Scores]:
-    """Inputs of a context and the target's scores of the same tokens, float32.
+    """Read the stored inputs of a context and the target's scores of the same tokens.
 
-    `path`: its score file; a random window of `crop` tokens if more are stored. Raises ConfigError
-    if no inputs are.
+    Args:
+        path: the context's score file.
+        kind: `hidden` or `embedding` (see `sample_inputs`).
+        device: where to put them.
+        crop: most tokens to read; of more, a random window.
+        generator: draws the window.
+
+    Returns:
+        Inputs and scores, float32.
+
+    Raises:
+        ConfigError: if no inputs are stored.
     """
     if not inputs_file(path).is_file():
-        raise ConfigError(f"{path}: no inputs of the target's layers beside it; extract them again")
+        raise ConfigError(
+            f"{path}: the inputs of the target's layers are not stored; extract them again"
+        )
     with tensor_file.opened(inputs_file(path)) as stored:
         inputs, tokens = stored.get_tensor(kind), stored.get_tensor(f"{kind}_tokens")
     part = window(len(tokens), crop, generator)

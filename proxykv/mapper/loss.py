@@ -1,11 +1,11 @@
-"""The Multi-Granularity Hybrid Loss: one function per term, each a mean and a pure function.
+"""The Multi-Granularity Hybrid Loss: one pure function for each term, and each term a mean.
 
 A term is a function `<name>_loss(logits, target, generator)` under `@loss_term(default weight)`.
 Nothing else lists the terms: config, checks and log follow from these functions.
 
 The paper (arXiv 2605.16360) names the terms and the weights of two (`bin` 10, `mse` 20); the
-formulas are this project's. Everywhere `s` are logits [L, H, n], Ŷ = σ(s), and `Y` the target's
-own KVzip scores in [0, 1], same shape; N = L·H·n.
+formulas are this project's. Everywhere s are the mapper's logits [L, H, n], Ŷ = σ(s), Y are the
+target's KVzip scores in [0, 1], of the same shape, and N = L·H·n.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ TERMS: dict[str, Term] = {}
 
 
 def loss_term(weight: float) -> Callable[[AnyTerm], AnyTerm]:
-    """Make a function a term of the loss, called by its name without `_loss`.
+    """Make a function a term of the loss; the term's name is the function's without `_loss`.
 
-    `weight`, a literal, is the term's weight in a config that states none. It is read from the
-    source (`proxykv.config.settings.training`); 0 means that the term is off by default.
+    Args:
+        weight: of the term in a config that states no weights; 0 if it is off by default. Must be
+            a literal: `proxykv.config.settings.training` reads it from the source.
     """
     assert weight >= 0
 
@@ -60,6 +61,13 @@ def bin_loss(
 
     q_ρ is the ⌊ρN⌋-th largest logit (at least the first), without gradient. Among equal Y the
     lowest index is in the top, as in selection.
+
+    Args:
+        logits: s.
+        target: Y.
+        generator: not used.
+        retentions: ρ.
+        temperature: T.
     """
     s = logits.flatten()
     ordered = s.detach().sort(descending=True).values
@@ -78,7 +86,7 @@ def bin_loss(
 def mse_loss(
     logits: Logits, target: Logits, generator: torch.Generator, floor: float = 0.05
 ) -> Scalar:
-    """Value-weighted error: Σ w (Ŷ − Y)² / Σ w, with w = floor + Y."""
+    """Squared error, weighted by the true score: Σ w (Ŷ − Y)² / Σ w, with w = floor + Y."""
     weight = floor + target
     return (weight * (logits.sigmoid() - target).square()).sum() / weight.sum()
 
@@ -93,7 +101,12 @@ def fine_loss(
 ) -> Scalar:
     """Rank inside the true top-K, K = ⌊0.3·N⌋: mean of softplus(−(s_i − s_j)) over Y_i > Y_j.
 
-    The mean runs over `pairs` random pairs of the top-K, less those with equal Y.
+    Args:
+        logits: s.
+        target: Y.
+        generator: draws the pairs.
+        retention: K / N.
+        pairs: random pairs of the top-K; those with equal Y are left out of the mean.
     """
     top = target.flatten().topk(max(budget(retention, target.numel()), 1)).indices
     first, second = top[_pairs(len(top), pairs, generator, top.device)]
@@ -107,7 +120,13 @@ def global_loss(
 ) -> Scalar:
     """Rank everywhere, by mass: Σ w softplus(−(s_i − s_j)) / Σ w over random pairs Y_i > Y_j.
 
-    w = |Y_i − Y_j|, the mass a swap would cost; pairs are drawn over all heads and tokens.
+    w = |Y_i − Y_j| is the mass that a swap of the two would cost.
+
+    Args:
+        logits: s.
+        target: Y.
+        generator: draws the pairs.
+        pairs: random pairs over all heads and tokens.
     """
     first, second = _pairs(target.numel(), pairs, generator, target.device)
     gap = target.flatten()[first] - target.flatten()[second]
@@ -116,7 +135,7 @@ def global_loss(
 
 @loss_term(1.0)
 def cos_loss(logits: Logits, target: Logits, generator: torch.Generator) -> Scalar:
-    """Shape of each head: 1 − mean over heads of cos(Ŷ_h, Y_h) along tokens."""
+    """Shape of each head's scores: 1 − mean over heads of cos(Ŷ_h, Y_h) along tokens."""
     return 1 - F.cosine_similarity(logits.sigmoid(), target, dim=-1).mean()
 
 
@@ -126,16 +145,17 @@ def hybrid_loss(
     weights: Mapping[str, float],
     generator: torch.Generator,
 ) -> tuple[Scalar, dict[str, Scalar]]:
-    """Σ λ · term, and every term by its name, also those whose weight is 0.
+    """Compute the weighted sum of the terms, Σ λ · term.
 
     Args:
-        logits: of the mapper.
-        target: KVzip scores of the target.
+        logits: s.
+        target: Y.
         weights: λ by term; a term that is left out counts 0.
         generator: on the CPU; draws the pairs of `fine` and `global`.
 
     Returns:
-        The weighted sum, with gradient, and the terms, without.
+        The weighted sum, with gradient, and every term by its name, without gradient, also those
+        whose weight is 0.
 
     Raises:
         ConfigError: for a weight without a term, or weights that are all zero.

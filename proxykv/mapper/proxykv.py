@@ -58,14 +58,21 @@ CARDS = {
 
 
 class ProxyKV:
-    """The proxy's own KVzip scores, mapped to the target's layers and heads."""
+    """Maps the proxy's KVzip scores to the target's layers and heads."""
 
     def __init__(
         self, context: MethodContext, fitted: Path, shuffled: bool = False, **fitting: Any
     ) -> None:
-        """`fitted`: a trained mapper; `fitting`: what it was trained with (see `fit`).
+        """Load the mapper.
 
-        `shuffled` is a control: the mapper sees the proxy's scores of another context.
+        Args:
+            context: models and settings of the run.
+            fitted: folder of a trained mapper.
+            shuffled: a control: the mapper gets the proxy's scores of another context.
+            fitting: settings of the training, which the mapper's card holds (see `fit`).
+
+        Raises:
+            ConfigError: if the mapper was trained for another pair.
         """
         self.proxy, self.ledger, self.shuffled = context.proxy, context.ledger, shuffled
         self.mapper, card = load_mapper(fitted, expected=context.pair)
@@ -74,39 +81,51 @@ class ProxyKV:
         self.during_prefill = not shuffled
 
     def score(self, prefill: Prefill) -> Scores:
-        """The mapper's logits, which rank as its estimates of the target's KVzip scores do."""
+        """Predict the target's KVzip scores of a prefilled context, as calibrated logits."""
         return self.ledger.once(prefill, self.key, lambda: self._score(prefill))
 
     def map(self, proxy_scores: ProxySignal) -> Scores:
-        """The mapper's logits, computed where the proxy's scores are."""
+        """Map the proxy's scores to calibrated logits, on the device of the proxy's scores."""
         return self.mapper.to(proxy_scores.device).score(proxy_scores)
 
     def _score(self, prefill: Prefill) -> Scores:
         if not self.shuffled:
-            seen = self.proxy.scores(prefill, prefill.input_ids, self.signal)
+            proxy_scores = self.proxy.scores(prefill, prefill.input_ids, self.signal)
         else:
             if prefill.donor is None:
                 raise ValueError("proxykv_shuffled needs a second context in its task")
             others = self.proxy.scores(prefill, prefill.donor, self.signal)
-            seen = _wrapped(others, prefill.shape[2])
-        return self.map(seen).to(prefill.input_ids.device)
+            proxy_scores = _wrapped(others, prefill.shape[2])
+        return self.map(proxy_scores).to(prefill.input_ids.device)
 
 
 def fit(
     files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> None:
-    """Train a mapper on stored scores; `params` are TrainingSettings, except `shuffled`."""
+    """Train a mapper on stored scores.
+
+    Args:
+        files: score files of the training contexts.
+        out: folder to write to.
+        params: settings of the training (`TrainingSettings`); `shuffled` is ignored.
+        identity: entries of the card (see `train_mapper`).
+    """
     training = {name: value for name, value in params.items() if name != "shuffled"}
     train_mapper(files, out, TrainingSettings(**training), identity)
 
 
 def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
-    """The mapper's logits of a stored context."""
+    """Load a trained mapper and return a function that predicts the scores of a stored context.
+
+    Args:
+        folder: of the mapper.
+        params: settings of the method; none matters here.
+    """
     mapper, card = load_mapper(folder)
 
     def predict(path: Path) -> tuple[Scores, Scores]:
-        seen, target = load_scores(path, Signal.of(card["training"]).name)
-        return mapper.score(seen), target
+        proxy_scores, target = load_scores(path, Signal.of(card["training"]).name)
+        return mapper.score(proxy_scores), target
 
     return predict
 

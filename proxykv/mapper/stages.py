@@ -1,4 +1,4 @@
-"""A mapper's shape, and the HybridAxialMapper's stages: along tokens (twice), across heads."""
+"""Shape of a mapper, and the three stages of the HybridAxialMapper."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from proxykv.config.settings.training import MapperSettings
 class MapperConfig(MapperSettings):
     """A mapper's settings and the shape that the pair's models give it.
 
-    Args:
+    Attributes:
         proxy_layers: layers of the proxy.
-        proxy_heads: KV heads of each.
+        proxy_heads: KV heads of each layer of the proxy.
         layers: layers of the target.
-        heads: KV heads of each.
+        heads: KV heads of each layer of the target.
     """
 
     proxy_layers: int
@@ -30,17 +30,23 @@ class MapperConfig(MapperSettings):
 
     @property
     def proxy_channels(self) -> int:
-        """C_p = proxy layers × proxy KV heads."""
+        """Number of the proxy's KV heads in all layers, C_p."""
         return self.proxy_layers * self.proxy_heads
 
     @property
     def target_channels(self) -> int:
-        """Target layers × target KV heads."""
+        """Number of the target's KV heads in all layers."""
         return self.layers * self.heads
 
 
 class ConvStage(nn.Module):
-    """Depth-wise separable convolutions along tokens; weights shared over proxy heads."""
+    """Depth-wise separable convolutions along tokens, with the same weights for all proxy heads.
+
+    A learned embedding tells the heads apart.
+
+    Attributes:
+        reach: tokens on either side that a token's features depend on.
+    """
 
     def __init__(self, config: MapperConfig) -> None:
         super().__init__()
@@ -55,7 +61,7 @@ class ConvStage(nn.Module):
         self.pointwise = nn.ModuleList(nn.Conv1d(f, f, 1) for _ in range(config.conv_blocks))
 
     def forward(self, x: Float[Tensor, "token proxy"]) -> Float[Tensor, "token proxy f"]:
-        """Features of every proxy head at every token."""
+        """Compute `f` features of every proxy head at every token from its normalised score."""
         h = x.T[:, None] * self.lift[:, None] + self.embedding[:, :, None]
         for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
             h = h + pointwise(F.gelu(depthwise(h)))
@@ -63,9 +69,12 @@ class ConvStage(nn.Module):
 
 
 class TimeStage(nn.Module):
-    """Context encoder: all proxy heads' features in one vector, dilated convolutions along tokens.
+    """Context encoder: dilated convolutions along tokens over the features of all proxy heads.
 
-    Linear in the number of tokens, with a finite reach.
+    Linear in the number of tokens.
+
+    Attributes:
+        reach: tokens on either side that a token's context vector depends on.
     """
 
     def __init__(self, config: MapperConfig) -> None:
@@ -82,7 +91,7 @@ class TimeStage(nn.Module):
         self.outward = nn.LayerNorm(w)
 
     def forward(self, features: Float[Tensor, "token proxy f"]) -> Float[Tensor, "token w"]:
-        """One context vector per token."""
+        """Compute a context vector of width `w` for every token."""
         h = self.inward(self.dropout(features.flatten(1)))
         for norm, conv, mix in zip(self.norms, self.convs, self.mixes, strict=True):
             h = h + mix(F.gelu(conv(norm(h).T).T))
@@ -90,7 +99,7 @@ class TimeStage(nn.Module):
 
 
 class HeadStage(nn.Module):
-    """Per token, learned queries of the target's heads attend to the proxy's heads."""
+    """Cross-attention: at each token, a learned query of each target head reads the proxy heads."""
 
     def __init__(self, config: MapperConfig) -> None:
         super().__init__()
@@ -111,7 +120,12 @@ class HeadStage(nn.Module):
     def forward(
         self, features: Float[Tensor, "token proxy f"], context: Float[Tensor, "token w"] | None
     ) -> Float[Tensor, "token target"]:
-        """Logits before the bias."""
+        """Compute the logits of the target's heads, before the bias.
+
+        Args:
+            features: of the first stage.
+            context: of the second stage; None without one.
+        """
         features = self.norm(features)
         value = self.value(features)
         z = self._attend(features, value) if self.attends else self.mix.softmax(1) @ value

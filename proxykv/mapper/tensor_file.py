@@ -1,4 +1,4 @@
-"""Safetensors files: named tensors, in groups or not, with a few words of metadata. No pickle."""
+"""Safetensors files: named tensors, flat or in groups, with metadata. No pickle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Groups = dict[str, dict[str, Tensor]]
 def save(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors of any device, atomically.
+    """Write tensors from any device, atomically.
 
     Args:
         path: the file; its folder is created.
@@ -48,7 +48,13 @@ def opened(path: Path) -> Iterator[Any]:
 def save_groups(
     path: Path, groups: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, str]
 ) -> None:
-    """Write groups of tensors, atomically; group names hold no dot."""
+    """Write groups of tensors, atomically.
+
+    Args:
+        path: the file; its folder is created.
+        groups: tensors by group and name; the name of a group holds no dot.
+        metadata: strings by name.
+    """
     tensors = {
         f"{group}.{name}": tensor
         for group, members in groups.items()
@@ -58,7 +64,7 @@ def save_groups(
 
 
 def read_groups(path: Path, device: str) -> Groups:
-    """Read what `save_groups` wrote onto a device; empty groups are left out."""
+    """Read what `save_groups` wrote, onto a device; empty groups are missing."""
     groups: Groups = {}
     for name, tensor in load_file(path, device=device).items():
         group, _, rest = name.partition(".")

@@ -40,33 +40,41 @@ log = logging.getLogger(__name__)
 
 
 def extract(run: Run, family: str, shard: int) -> Path:
-    """Store the scores of every `score_shards`-th training context; returns the list of the files.
+    """Store the scores of one shard of the training contexts.
 
-    A file per context, named by its id and a digest of its text, holds `target` [L, H, n] and the
-    proxy's scores [L_p, H_p, n] of every signal that a run was fitted on, in float32: half
-    precision would tie the scores near 1. All corpora of a pair share these files. Scores that the
-    same weights and code made are not computed again, so a killed job goes on at the next context,
-    and another run adds the signals that it needs.
-    Where a method of the run is fitted on them, inputs of the target's layers are stored as well.
+    A context's file, named by its id and a digest of its text, holds `target` [L, H, n] and the
+    proxy's scores [L_p, H_p, n] of every signal that a run was fitted on, in float32: in half
+    precision, scores near 1 would be equal. All corpora of a pair share these files. Scores that
+    the same weights and code made are not computed again: a killed job goes on at the next context,
+    and another run adds the signals that it needs. If a method of the run is fitted on the inputs
+    of the target's layers, these are stored too.
+
+    Args:
+        run: the run.
+        family: one of its families.
+        shard: index of the shard; it holds every `score_shards`-th context, starting there.
+
+    Returns:
+        The list of the shard's score files, with the pair that made them.
     """
     path = paths.score_lists(run, family)[shard]
     path.parent.mkdir(parents=True, exist_ok=True)
     contexts = [e for d in run.datasets(family, "train") for e in read_jsonl(d.path)]
-    mine = contexts[shard :: run.config["score_shards"]]
+    of_shard = contexts[shard :: run.config["score_shards"]]
     target, proxy = load(run, family, "target"), load(run, family, "proxy")
     require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
     made_by = digest([target.digest, proxy.digest, code_digest("proxykv.scoring.signals")])
     inputs_by = digest([target.digest, code_digest("proxykv.mapper.layer_inputs")])
-    for i, example in enumerate(mine):
+    for i, example in enumerate(of_shard):
         file = path.with_name(_file(example))
         kept = _kept(file, made_by)
         if missing := [s for s in run.stored_signals if tensor_name(s.name) not in kept]:
             _store(target, proxy, example, file, made_by, kept, missing)
         if run.stores_inputs and _made_by(inputs_file(file)) != inputs_by:
             _store_inputs(target, example, inputs_file(file), inputs_by)
-        log.info("scores: %d/%d contexts", i + 1, len(mine))
+        log.info("scores: %d/%d contexts", i + 1, len(of_shard))
     listed = {
-        "files": [_file(example) for example in mine],
+        "files": [_file(example) for example in of_shard],
         "pair": {
             "family": family,
             "models": run.models(family),
@@ -80,9 +88,16 @@ def extract(run: Run, family: str, shard: int) -> Path:
 
 
 def stored(lists: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
-    """Score files of all shards, and the pair that they were made with.
+    """Read the lists of all shards.
 
-    Raises ConfigError if the shards were made with different weights.
+    Args:
+        lists: what `extract` returned for each shard.
+
+    Returns:
+        The score files, and the pair of models that made them.
+
+    Raises:
+        ConfigError: if different weights made the shards.
     """
     contents = [json.loads(path.read_text("utf-8")) for path in lists]
     if any(content["pair"] != contents[0]["pair"] for content in contents):

@@ -16,17 +16,28 @@ from proxykv.steps.screen import kept
 
 
 def fit(run: Run, family: str, fitted_id: str) -> Path:
-    """Fit a method of the run with the `fit` of its file; returns its folder.
+    """Fit a method of the run with the function `fit` of its file.
 
-    The run's `training` settings and the method's own parameters, which win, decide how. Training
-    contexts that share text with an evaluation context are left out, and what the method or the
-    corpus excludes. Raises ConfigError if none is left.
+    It is fitted on the contexts of its parts and lengths of the corpus, except those that are held
+    out and those that share text with an evaluation context. The method's parameters override the
+    run's `training`.
+
+    Args:
+        run: the run.
+        family: one of its families.
+        fitted_id: id of a method that is fitted.
+
+    Returns:
+        The folder of the fitted method.
+
+    Raises:
+        ConfigError: if no context is left.
     """
     method = run.fitted_method(fitted_id)
     files, pair = stored(paths.score_lists(run, family))
     dropped = json.loads(paths.dropped(run, family).read_text("utf-8"))
-    wanted = fitted_on(run, family, method)
-    clean = [path for path in kept(files, dropped) if path.stem in wanted]
+    allowed = fitted_on(run, family, method)
+    clean = [path for path in kept(files, dropped) if path.stem in allowed]
     if not clean:
         raise ConfigError(
             f"{fitted_id}: no context is left to fit on; widen its `corpus`, `lengths`"

@@ -73,9 +73,13 @@ def overlaps(train: Sequence[Example], test: Iterable[Example], ngram: int) -> d
     """Share of each training context's word n-grams that occur in any of the test contexts."""
     grams = {context_name(example): ngrams(example.context, ngram) for example in train}
     # Only the training side is held in memory: whole benchmarks are larger than a corpus.
-    wanted = {gram for mine in grams.values() for gram in mine}
-    found = {gram for example in test for gram in ngrams(example.context, ngram) if gram in wanted}
-    return {name: sum(gram in found for gram in mine) / len(mine) for name, mine in grams.items()}
+    trained = {gram for listed in grams.values() for gram in listed}
+    shared = {
+        gram for example in test for gram in ngrams(example.context, ngram) if gram in trained
+    }
+    return {
+        name: sum(gram in shared for gram in listed) / len(listed) for name, listed in grams.items()
+    }
 
 
 def ngrams(text: str, size: int) -> list[tuple[str, ...]]:

@@ -251,8 +251,8 @@ def test_total_is_the_weighted_sum_and_the_draw_is_seeded() -> None:
     assert total == again
     expected = sum(PAPER_WEIGHTS[name] * term for name, term in terms.items())
     assert torch.allclose(total, torch.as_tensor(expected))
-    only, told = hybrid_loss(logits, target, {"mse": 1.0}, generator(3))
-    assert only == told["mse"] and set(told) == set(PAPER_WEIGHTS)
+    only, terms = hybrid_loss(logits, target, {"mse": 1.0}, generator(3))
+    assert only == terms["mse"] and set(terms) == set(PAPER_WEIGHTS)
 
 
 def test_unknown_or_no_weights_are_refused() -> None:

@@ -172,7 +172,7 @@ def test_missing_or_mixed_folders_are_refused(tmp_path: Path) -> None:
     save_mapper(tmp_path / "a", toy_mapper(), CARD)
     save_mapper(tmp_path / "b", toy_mapper(time=False), CARD)
     (tmp_path / "a" / "card.json").replace(tmp_path / "b" / "card.json")
-    with pytest.raises(ConfigError, match="not the one of its card"):
+    with pytest.raises(ConfigError, match="do not belong together"):
         load_mapper(tmp_path / "b")
 
 

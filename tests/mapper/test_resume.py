@@ -52,9 +52,9 @@ def killed(
 def same(out: Path, other: Path) -> None:
     """Both folders hold the same card, weights and log."""
     assert (out / "card.json").read_text() == (other / "card.json").read_text()
-    ours, theirs = (load_file(folder / "weights.safetensors") for folder in (out, other))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    first, second = (load_file(folder / "weights.safetensors") for folder in (out, other))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
     assert log_lines(out) == log_lines(other)
     assert {p.name for p in out.iterdir()} == {p.name for p in other.iterdir()}
 

@@ -164,7 +164,7 @@ def test_a_sample_is_bounded_in_bytes_and_decided_by_its_name(
     whole = sample_inputs(target, ids, PREFIX, "a")
     assert whole["hidden"].shape == (3, 90, 64) and whole["embedding"].shape == (1, 90, 64)
     monkeypatch.setattr(
-        layer_inputs, "BYTES", {"hidden": 2 * 3 * 64 * 10, "embedding": 2 * 64 * 30}
+        layer_inputs, "MAX_BYTES", {"hidden": 2 * 3 * 64 * 10, "embedding": 2 * 64 * 30}
     )
     one, same, other = (sample_inputs(target, ids, PREFIX, name) for name in "aab")
     assert one["hidden"].shape == (3, 10, 64) and one["embedding"].shape == (1, 30, 64)
@@ -180,12 +180,12 @@ def test_inputs_are_read_with_the_scores_of_their_tokens(
     target: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        layer_inputs, "BYTES", {"hidden": 2 * 3 * 64 * 10, "embedding": 2 * 64 * 30}
+        layer_inputs, "MAX_BYTES", {"hidden": 2 * 3 * 64 * 10, "embedding": 2 * 64 * 30}
     )
     path = tmp_path / "a.safetensors"
     scores = torch.rand(3, 2, 90)
     save_file({"target": scores}, path)
-    with pytest.raises(ConfigError, match="no inputs of the target's layers beside it"):
+    with pytest.raises(ConfigError, match="inputs of the target's layers are not stored"):
         load_inputs(path)
     stored = sample_inputs(target, random_ids(PREFIX + 90, seed=3), PREFIX, "a")
     save_file(stored, inputs_file(path))

@@ -143,7 +143,7 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
 
 
 def batch_files(files: Sequence[Path], step: int, settings: TrainingSettings) -> list[Path]:
-    """Training contexts of a step: epochs follow each other, each in an order of its own.
+    """Training contexts of a step. Every epoch has a new random order.
 
     Args:
         files: score files of all training contexts.
