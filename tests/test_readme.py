@@ -107,13 +107,12 @@ def test_the_list_of_methods_is_that_of_their_cards() -> None:
     assert {m for m in methods if isinstance(m, str)} <= listed
 
 
-def test_the_table_of_tasks_has_each_once() -> None:
-    page = (ROOT / "docs" / "benchmarks" / "README.md").read_text("utf-8")
-    listed = re.findall(r"^\| (\w+) \| `([^`]+)` \|", page, re.MULTILINE)
-    paper = ("ruler", "longbench", "scbench")
-    tasks = [(name, task) for name in paper for task in benchmark_tasks()[name]]
-    assert len(listed) == 46
-    assert sorted(listed) == sorted(tasks)
+@pytest.mark.parametrize(("name", "count"), [("ruler", 13), ("longbench", 21), ("scbench", 12)])
+def test_the_page_of_a_published_benchmark_lists_its_tasks_once(name: str, count: int) -> None:
+    page = (ROOT / "docs" / "benchmarks" / f"{name}.md").read_text("utf-8")
+    known = set(benchmark_tasks()[name])
+    listed = [task for task in re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE) if task in known]
+    assert len(listed) == len(set(listed)) == count
 
 
 @pytest.mark.parametrize("line", commands("proxykv"))

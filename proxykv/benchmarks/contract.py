@@ -56,7 +56,7 @@ class Benchmark(Protocol):
         Args:
             task: a key of `TASKS`.
             prediction: what the model wrote.
-            question: what it was asked.
+            question: the question that it answers.
 
         Returns:
             `score` in [0, 1], and `score_fixed` where the published metric has mistakes.

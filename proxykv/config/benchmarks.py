@@ -30,6 +30,7 @@ class Task:
         context_tokens: mean length of a context in tokens. None if the config lists lengths.
         shortest: the least length in tokens that a config may ask for. Contexts of fewer tokens
             cannot be made, whatever the tokenizer.
+        stop: texts that end an answer.
     """
 
     max_new_tokens: int
@@ -37,6 +38,12 @@ class Task:
     contexts: int | None = None
     context_tokens: int | None = None
     shortest: int = 1
+    stop: tuple[str, ...] = ()
+
+    @property
+    def longest_answer(self) -> int:
+        """The most tokens of an answer to any question of the task."""
+        return self.max_new_tokens
 
 
 def tasks() -> Mapping[str, Mapping[str, Task]]:
@@ -99,8 +106,8 @@ def _row(node: ast.AST) -> dict[str, Any] | None:
     known = {field.name: field for field in fields(Task)}
     row = {k.arg: _literal(k.value) for k in node.keywords if k.arg in known}
     required = {name for name, field in known.items() if field.default is MISSING}
-    numbers = all(value is None or type(value) is int for value in row.values())
-    return row if numbers and required <= row.keys() else None
+    literals = all(value is None or type(value) in (int, tuple) for value in row.values())
+    return row if literals and required <= row.keys() else None
 
 
 def _literal(node: ast.AST | None) -> Any:

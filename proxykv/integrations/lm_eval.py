@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from proxykv.config.catalog import methods_of
 from proxykv.config.check import did_you_mean
+from proxykv.integrations.documents import write_task_files
 from proxykv.integrations.prompts import (
     PromptIds,
     answer_limit,
@@ -44,9 +46,6 @@ from proxykv.scoring.proxy import Proxy
 
 log = logging.getLogger(__name__)
 
-TASKS = Path(__file__).with_name("lm_eval_tasks")
-"""The benchmarks of this project as lm-eval tasks."""
-
 BATCH_ROWS = 32
 """Answers that decode together."""
 
@@ -57,11 +56,13 @@ def run(arguments: Sequence[str]) -> None:
     """Run lm-eval's command line with this model and this project's tasks."""
     from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415 (it reads its arguments when it runs)
 
-    settings = ["run", "--model", "proxykv", "--include_path", str(TASKS)]
+    settings = ["run", "--model", "proxykv"]
     if not any(argument.partition("=")[0] == "--device" for argument in arguments):
         settings += ["--device", "auto"]  # lm-eval's own default is cuda:0
-    sys.argv = ["lm_eval", *settings, *arguments]
-    cli_evaluate()
+    with TemporaryDirectory() as folder:
+        write_task_files(Path(folder))
+        sys.argv = ["lm_eval", *settings, "--include_path", folder, *arguments]
+        cli_evaluate()
 
 
 @register_model("proxykv")

@@ -20,8 +20,7 @@ from tokenizers import Tokenizer
 from proxykv.benchmarks import tiny
 from proxykv.benchmarks.examples import Example
 from proxykv.config import catalog
-from proxykv.config.benchmarks import tasks as benchmark_tasks
-from proxykv.integrations.lm_eval import TASKS, PrunedLM
+from proxykv.integrations.lm_eval import PrunedLM
 from proxykv.runtime.errors import ConfigError
 
 TARGET = catalog.ROOT / "models" / "tiny" / "target"
@@ -108,14 +107,3 @@ def test_prompts_that_cannot_be_split_are_refused(examples: list[Example], tmp_p
 def test_a_fitted_method_needs_its_folder() -> None:
     with pytest.raises(ConfigError, match="proxy= and mapper="):
         PrunedLM(str(TARGET), method="proxykv", proxy=str(PROXY))
-
-
-def test_every_benchmark_task_is_a_task_of_lm_evals() -> None:
-    files = {path.stem for path in TASKS.glob("[!_]*.yaml")}
-    published = ("ruler", "longbench", "scbench")
-    tasks = {f"{name}_{task}" for name in published for task in benchmark_tasks()[name]}
-    assert files == tasks
-    for path in sorted(TASKS.glob("[!_]*.yaml")):
-        content = yaml.load(path.read_text("utf-8"), yaml.BaseLoader)
-        given = content["dataset_kwargs"]
-        assert content["task"] == path.stem == f"{given['benchmark']}_{given['task']}"

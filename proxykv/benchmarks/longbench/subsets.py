@@ -22,7 +22,6 @@ class Subset(Task):
         language: of the official tables, where code counts as English.
         chat: whether a chat template is put around the prompt.
         first_line: whether only the answer's first line is scored.
-        stop: texts that end an answer.
         answer: what an answer in the records is, as a JSON schema.
     """
 
@@ -32,7 +31,6 @@ class Subset(Task):
     language: str = "en"
     chat: bool = True
     first_line: bool = False
-    stop: tuple[str, ...] = ()
     answer: Mapping[str, Any] = field(default_factory=lambda: TEXT)
 
     @property

@@ -137,6 +137,11 @@ class ScbenchTask(Task):
     instruction: str = ""
     numbers: bool = False
 
+    @property
+    def longest_answer(self) -> int:
+        """The most tokens of an answer; a mixed task's `max_new_tokens` is the average of two."""
+        return max([limit for _, limit in self.mixed.values()], default=self.max_new_tokens)
+
     def kind_of(self, turn: Turn) -> Kind:
         """The kind of a question."""
         return self.kind or self.mixed[turn["task"].removeprefix(PREFIX)][0]

@@ -1,17 +1,51 @@
-"""Documents and scores of this project's benchmarks, for lm-eval's task files beside this one."""
+"""This project's benchmarks as lm-eval tasks: task files, documents and scores."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from datasets import Dataset
-from tokenizers import Tokenizer
 
 from proxykv.benchmarks import contract
 from proxykv.benchmarks.contract import Question
+from proxykv.config.benchmarks import tasks
+from proxykv.model.prompt.tokenizer import load_tokenizer
+
+SHARED = Path(__file__).with_name("lm_eval_task.yaml")
+"""What the files of all tasks include."""
+
+
+def write_task_files(folder: Path) -> None:
+    """Write a lm-eval task file for every task that asks questions, called `<benchmark>_<task>`.
+
+    Args:
+        folder: where the files go.
+    """
+    for benchmark in tasks():
+        for content in _task_files(benchmark):
+            path = folder / f"{content['task']}.yaml"
+            path.write_text(yaml.safe_dump(content), "utf-8")
+
+
+def _task_files(benchmark: str) -> Iterator[dict[str, Any]]:
+    for name, task in contract.load(benchmark).TASKS.items():
+        if task.questions:
+            yield {
+                "include": str(SHARED),
+                "tag": [benchmark],
+                "task": f"{benchmark}_{name}",
+                "dataset_kwargs": {"benchmark": benchmark, "task": name},
+                "generation_kwargs": {
+                    "do_sample": False,
+                    "until": list(task.stop),
+                    "max_gen_toks": task.longest_answer,
+                },
+            }
 
 
 def dataset(
@@ -33,7 +67,7 @@ def dataset(
         ConfigError: if a source, a record or an example is not as it should be.
     """
     offered = {
-        "tokenizer": Tokenizer.from_file(str(Path(target) / "tokenizer.json")),
+        "tokenizer": load_tokenizer(Path(target)).backend_tokenizer,
         "seed": 0,
         "split": "eval",
         "max_context": max_context,
