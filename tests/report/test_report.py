@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import jsonschema
@@ -17,9 +15,8 @@ import pytest
 import yaml
 from rows_fixture import COLUMNS, cards_of, make_rows, write_run
 
-from proxykv.config import catalog
-from proxykv.config.cards import MethodCards, method_cards
-from proxykv.report import build_report, plots, tables
+from proxykv.config.cards import MethodCards
+from proxykv.report import tables
 from proxykv.report.stats import holm
 from proxykv.report.tabulate import write_tables
 from proxykv.report.verdict import verdicts
@@ -270,129 +267,3 @@ def test_verdict_survives_poor_runs(rows: pd.DataFrame):
     assert "(no interval)" in text and "undefined" not in text
     zero = rows.assign(score=rows.score.where(rows.method != "kvzip", 0.0))
     assert "Recovery at ρ ≤ 0.3 is undefined" in say(zero)
-
-
-# --- plots --------------------------------------------------------------------------------------
-
-
-def test_every_plot_is_found_described_and_drawn_reproducibly(rows: pd.DataFrame, run_dir: Path):
-    assert set(plots.names()) == {
-        "accuracy_retention", "accuracy_per_task", "kl_retention", "pareto", "training",
-        "ablation", "transfer",
-    }  # fmt: skip
-    for name in plots.names():
-        title, caption = plots.describe(name)
-        assert title and not title.endswith(".") and len(caption) > 60
-    figures = [plots.draw("training", rows, cards_of(rows), run_dir) for _ in range(2)]
-    first, second = (plots.render(figure, ".svg") for figure in figures if figure)
-    assert first == second and b"<svg" in first
-
-
-def test_draw_figures_writes_svg_and_png(run_dir: Path, tmp_path: Path):
-    paths = (run_dir / "rows").glob("*/*/*.parquet")
-    written = plots.draw_figures(paths, run_dir, tmp_path, only=["pareto"])
-    assert [p.name for p in written] == ["pareto.svg", "pareto.png"]
-    assert all(p.stat().st_size > 1000 for p in written)
-
-
-def test_plots_without_anything_to_show_give_none(rows: pd.DataFrame, tmp_path: Path):
-    assert plots.draw("training", rows, cards_of(rows), tmp_path) is None
-    assert plots.draw("kl_retention", rows.assign(kl=np.nan), cards_of(rows), tmp_path) is None
-
-
-def test_unknown_plot_is_a_user_error():
-    with pytest.raises(ConfigError, match="no plot 'acuracy'"):
-        plots.load("acuracy")
-
-
-def test_no_two_methods_share_a_colour_or_a_marker():
-    shipped = [m for m in catalog.variants() if not m.endswith(":")]
-    derived = [{"id": f"ablation_{i}", "base": "proxykv"} for i in range(8)]
-    cards = method_cards({"methods": [*shipped, *derived]})
-    many = plots.looks(cards, cards.cards)
-    assert len(many) == len(shipped) + 8
-    assert len({look.color.lower() for look in many.values()}) == len(many)
-    assert len({look.marker for look in many.values()}) == len(many)
-
-
-# --- report -------------------------------------------------------------------------------------
-
-
-class _Page(HTMLParser):
-    """Collects what a browser would load, and checks that tags are balanced."""
-
-    VOID = frozenset({"meta", "link", "img", "br", "input"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.ids: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name in ("src", "href", "srcset", "action", "data"):
-                self.loads.append(value or "")
-            if name == "id":
-                self.ids.append(value or "")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_page_is_well_formed_and_loads_nothing(page: str):
-    parser = _Page()
-    parser.feed(page)
-    assert not parser.open
-    assert len(parser.ids) == len(set(parser.ids))
-    assert all(load.startswith(("#", "data:")) for load in parser.loads)
-    assert "@import" not in page and "url(" not in page and "fetch(" not in page
-
-
-def test_answers_of_a_model_cannot_become_markup(page: str):
-    assert NASTY not in page and "<img src=x" not in page
-    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert data
-    texts = {a["text"] for e in json.loads(data[1])["examples"] for a in e["answers"]}
-    assert NASTY in texts
-
-
-def test_heads_of_rows_and_columns_are_marked_as_such(page: str):
-    assert set(re.findall(r"<th\b[^>]*?\bscope=(\S+?)[\s>]", page)) == {'"row"', '"col"'}
-    assert re.search(r"<th scope=.row.[^<]*</th>", page)
-
-
-def test_page_holds_verdict_tables_figures_and_provenance(page: str):
-    for text in (
-        "ProxyKV recovers", "95 % CI", "Head prior (control)", "What the words mean", "Mappers",
-        "0123456789abcdef", "torch 2.13.0, transformers 5.2.0", "context results are there",
-    ):  # fmt: skip
-        assert text in page
-    drawn = [name for name in plots.names() if not name.startswith(("ablation", "transfer"))]
-    assert page.count("data:image/svg+xml;base64,") == len(drawn)
-
-
-def test_report_of_two_families_without_mapper_or_oracle(tmp_path: Path):
-    rows = make_rows(
-        families=("a", "b"), tasks=("single",), contexts=1, methods=("proxykv",), retentions=(0.1,)
-    )
-    paths = write_run(tmp_path / "run", rows.assign(kl=np.nan), mapper=False)
-    build_report(paths, tmp_path / "run", tmp_path / "page.html")
-    text = (tmp_path / "page.html").read_text()
-    assert "KVzip was not run" in text and "a · tiny" in text and "b · tiny" in text
-
-
-def test_a_mended_metric_is_told_beside_the_official_one(rows: pd.DataFrame, tmp_path: Path):
-    assert tables.per_task(rows, cards_of(rows)).fixed.isna().all()
-    mended = rows.assign(score_fixed=np.where(rows.task == "vt", 1.0, np.nan))
-    table = tables.per_task(mended, cards_of(mended)).set_index("task")
-    assert (table.fixed["vt"] == 1).all()
-    assert table.fixed["single"].isna().all()
-    pages = []
-    for name, some in (("plain", rows), ("mended", mended)):
-        paths = write_run(tmp_path / name, some, mapper=False)
-        build_report(paths, tmp_path / name, tmp_path / f"{name}.html")
-        pages.append((tmp_path / f"{name}.html").read_text("utf-8"))
-    assert [page.count("mended metric") > 0 for page in pages] == [False, True]

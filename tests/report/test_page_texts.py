@@ -1,0 +1,183 @@
+"""Texts of others on the page: escaped, drawn whatever the outcome, shown by a script as text."""
+
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from lxml import html
+from lxml.html import HtmlElement
+from rows_fixture import write_run
+
+from proxykv.config import catalog
+from proxykv.report import build_report, tables
+from proxykv.report.explorer import LONGEST, QUESTIONS_PER_TASK, examples
+
+SCRIPT = catalog.ROOT / "proxykv" / "report" / "templates" / "script.js"
+HOSTILE = "</script><script>alert(1)</script></pre><hostile onerror=alert(2)>\"'&amp;"
+
+
+def stored_examples(document: HtmlElement) -> list[dict[str, Any]]:
+    return json.loads(document.xpath("//script[@id='data']")[0].text)["examples"]
+
+
+def test_examples_are_the_rows_of_their_questions(document: HtmlElement, rows: pd.DataFrame):
+    found = stored_examples(document)
+    assert [example["task"] for example in found] == ["single"] * 4 + ["vt"] * 4
+    for example in found:
+        asked = rows[
+            (rows.task == example["task"])
+            & (rows.context_id == example["context"])
+            & (rows.question == example["question"])
+        ]
+        assert example["references"] == list(asked.references.iloc[0])
+        assert [
+            (a["method"], a["retention"], a["text"], a["score"], a["kl"])
+            for a in example["answers"]
+        ] == [
+            (r.method, r.retention, r.prediction, round(r.score, 4), round(r.kl, 4))
+            for r in asked.itertuples()
+        ]
+
+
+def test_examples_are_drawn_whatever_the_outcome(rows: pd.DataFrame):
+    def drawn(rows: pd.DataFrame) -> list[tuple[str, str, int]]:
+        return [(e["task"], e["context"], e["question"]) for e in examples(rows)]
+
+    assert drawn(rows) == drawn(rows.assign(score=1 - rows.score, prediction="another"))
+    assert drawn(rows) == drawn(rows.sample(frac=1, random_state=1))
+    assert len(set(drawn(rows))) == 2 * QUESTIONS_PER_TASK
+    assert len({question for _, _, question in drawn(rows)}) > 1
+
+
+def test_long_answers_are_cut_and_unknown_kl_is_left_out(rows: pd.DataFrame):
+    long = rows.assign(prediction="x" * (LONGEST + 1), kl=np.nan)
+    answers = [answer for example in examples(long) for answer in example["answers"]]
+    assert {answer["text"] for answer in answers} == {
+        "x" * LONGEST + f" … ({LONGEST + 1} characters)"
+    }
+    assert not any("kl" in answer for answer in answers)
+    whole = examples(rows.assign(prediction="x" * LONGEST))
+    assert {a["text"] for e in whole for a in e["answers"]} == {"x" * LONGEST}
+
+
+# --- texts of others ------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:constrained_layout")  # titles are long here
+def test_nothing_that_a_run_holds_becomes_markup(rows: pd.DataFrame, tmp_path: Path):
+    columns = ("family", "benchmark", "task", "context_id", "prediction", "target", "proxy",
+               "device", "versions", "commit")  # fmt: skip
+    hostile = rows.assign(**dict.fromkeys(columns, HOSTILE)).drop_duplicates(tables.ROW_KEY)
+    hostile["references"] = [[HOSTILE]] * len(hostile)
+    hostile["truncated"] = True
+    run = tmp_path / HOSTILE.replace("/", "")
+    write_run(run, rows)
+    path = run / "hostile.parquet"
+    hostile.to_parquet(path)
+    cards = json.loads((run / "methods.json").read_text())
+    for card in cards["cards"].values():
+        card |= {"label": f"{card['label']}{HOSTILE}", "about": HOSTILE, "shows": HOSTILE}
+    (run / "methods.json").write_text(json.dumps(cards))
+    (run / "config.json").write_text(json.dumps({"run": HOSTILE, "methods": []}))
+    for card in run.glob("mappers/*/*/card.json"):
+        card.write_text(json.dumps({HOSTILE: HOSTILE, "listed": [HOSTILE]}))
+    build_report([path], run, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "<hostile" not in text
+    document = html.document_fromstring(text)
+    assert not document.xpath("//hostile | //@onerror")
+    assert len(document.xpath("//script")) == 2
+    # It is shown as text: what was written is what is read.
+    assert document.xpath("//h1")[0].text_content() == HOSTILE.replace("/", "")
+    assert HOSTILE in document.xpath("//pre")[0].text_content().replace('\\"', '"')
+    assert any(HOSTILE in a["text"] for e in stored_examples(document) for a in e["answers"])
+
+
+def test_the_script_writes_text_only():
+    code = re.sub(r"//.*", "", SCRIPT.read_text("utf-8"))
+    ways = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment"
+    assert not re.findall(rf"{ways}|DOMParser|\beval\(|\bFunction\(|srcdoc|setHTML", code)
+
+
+@pytest.fixture(scope="module")
+def browse(run_dir: Path, page: str) -> Callable[[str], HtmlElement]:
+    """The document after its script ran, opened at an address with this state."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if browser is None:
+        pytest.skip("no Chromium")
+    options = ["--headless", "--no-sandbox", "--virtual-time-budget=2000", "--dump-dom"]
+
+    def dump(state: str) -> HtmlElement:
+        address = (run_dir / "report" / "index.html").as_uri() + f"#examples?{state}"
+        done = subprocess.run(
+            [browser, *options, address], capture_output=True, text=True, check=True, timeout=60
+        )
+        return html.document_fromstring(done.stdout)
+
+    return dump
+
+
+@pytest.mark.parametrize("outcome", ["lost", "kept", "gained"])
+def test_the_explorer_shows_the_outcome_that_is_asked_for(
+    browse: Callable[[str], HtmlElement], document: HtmlElement, outcome: str
+):
+    state = f"examples.outcome={outcome}&examples.task=all&examples.method=all"
+    shown = browse(state).xpath("//div[contains(@class, 'answer ')]")
+    kinds = [node.get("class").split()[1:] for node in shown]
+    pruned = [kind for kind in kinds if kind]
+    expected = 0
+    for example in stored_examples(document):
+        full = next(a["score"] for a in example["answers"] if a["retention"] == 1)
+        signs = {"lost": -1, "kept": 0, "gained": 1}
+        expected += sum(
+            np.sign(a["score"] - full) == signs[outcome]
+            for a in example["answers"]
+            if a["retention"] < 1
+        )
+    assert pruned == [[outcome]] * expected and expected > 0
+
+
+class _Page(HTMLParser):
+    """Collects what a browser would load, and checks that tags are balanced."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "input"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "action", "data"):
+                self.loads.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_is_well_formed_and_loads_nothing(page: str):
+    parser = _Page()
+    parser.feed(page)
+    assert not parser.open
+    assert len(parser.ids) == len(set(parser.ids))
+    assert all(load.startswith(("#", "data:")) for load in parser.loads)
+    assert "@import" not in page and "url(" not in page and "fetch(" not in page
