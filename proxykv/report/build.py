@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,14 @@ TASK_METRICS = (cells.SCORE, cells.PERCENT, cells.NLL, cells.KL)
 FIXED_METRICS = (*TASK_METRICS, cells.FIXED)
 
 
-def build_report(rows_paths: Iterable[Path], run_dir: Path, out: Path) -> None:
+def build_report(
+    rows_paths: Iterable[Path],
+    run_dir: Path,
+    out: Path,
+    *,
+    audited: str = "",
+    findings: Sequence[str] = (),
+) -> None:
     """Write the report of a run.
 
     Tables and figures are computed from the rows here, so that page and rows cannot disagree.
@@ -38,6 +45,8 @@ def build_report(rows_paths: Iterable[Path], run_dir: Path, out: Path) -> None:
         rows_paths: Parquet files of the run's rows.
         run_dir: the run's folder; its `methods.json` names, orders and compares the methods.
         out: the HTML file to write.
+        audited: how much of the run was audited.
+        findings: what the audit found; the page begins with them.
 
     Raises:
         ConfigError: if there are no rows or no `methods.json`.
@@ -64,6 +73,8 @@ def build_report(rows_paths: Iterable[Path], run_dir: Path, out: Path) -> None:
         coverage=_coverage(made["coverage"], styles),
         provenance=provenance(rows),
         config=_config(run_dir),
+        audited=audited,
+        findings=findings,
         examples=examples(rows),
         methods=[{"id": m, **_look(look)} for m, look in styles.items()],
         subject=methods.only("subject"),
