@@ -51,6 +51,9 @@ def compare(
             continue
         for name in line.keys() - {*keys, *cells}:
             audit.say(f"{_name(path, key)}, {name}", "nothing is known about this column")
+        for name in {name.removesuffix("_low") for name in cells if name.endswith("_low")}:
+            if bool(line.get(f"{name}_low")) != bool(line.get(f"{name}_high")):
+                audit.say(f"{_name(path, key)}, {name}", "has one end")
         for name, cell in cells.items():
             audit.cells += 1
             if not cell.agrees(text := line.get(name) or ""):
