@@ -17,8 +17,16 @@ import torch
 pytest_plugins = ["method_fixture", "checkout", "finished_run"]
 torch.set_num_threads(1)
 SHAPED = {
-    "kernels": ("attention",),
-    "model": ("context_cache", "decode", "prefill", "pruned_cache", "sweep_cache"),
+    "kernels": ("attention", "layout", "masked_attention", "ragged_attention"),
+    "model": (
+        "context_cache",
+        "decode",
+        "greedy",
+        "prefill",
+        "pruned_cache",
+        "slotted_cache",
+        "sweep_cache",
+    ),
     "scoring": ("hidden_states", "kvzip", "proxy", "selection"),
     "mapper": ("fidelity", "hybrid", "layer_inputs", "loss", "proxykv"),
 }

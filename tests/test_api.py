@@ -75,7 +75,7 @@ def test_the_mapper_reads_what_it_was_trained_on(
     save_mapper(tmp_path, mapper, {**card, "training": {**card["training"], "signal": "prefill"}})
     other = proxykv.load_pair(TINY / "target", TINY / "proxy", tmp_path, device="cpu")
     bits = [p.prune(text, RETENTION).cache.layers for p in (pair, other)]
-    assert any(a.counts != b.counts for a, b in zip(*bits, strict=True))
+    assert any(a.entries.counts != b.entries.counts for a, b in zip(*bits, strict=True))
 
 
 def test_what_is_pruned_is_free(

@@ -24,6 +24,9 @@ SLOT_SPAN = 256
 CUT_AT = 128
 """Segments are multiples of so many entries, but for the last of a head."""
 
+GROUP = 4
+"""Query heads of a KV head, as far as the number of segments goes."""
+
 READ_TILES = 4
 """Tiles that the queries of a question are, for each row and KV head."""
 
@@ -66,14 +69,14 @@ class Place(NamedTuple):
     Attributes:
         before: tokens in the slots before the new ones.
         index: the same number on the device, int64 [1].
-        table: the layer's row of the cache's table, which kernels read.
-        plan: numbers of segments in the table.
+        layer: number of the layer.
+        table: where kernels find the layers; the reference needs none.
     """
 
     before: int
     index: Tensor
-    table: Tensor
-    plan: Plan
+    layer: int = 0
+    table: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -141,14 +144,9 @@ class Table:
         plan: caches of one shape have the same.
     """
 
-    def __init__(self, layers: Sequence[tuple[Entries, Slots]], group: int) -> None:
-        """Cut the layers' heads into segments.
-
-        Args:
-            layers: of one cache; its tensors must live as long as the table.
-            group: query heads of a KV head.
-        """
-        self.plan = _plan(*layers[0], group)
+    def __init__(self, layers: Sequence[tuple[Entries, Slots]]) -> None:
+        """Cut the heads of a cache's layers, whose tensors must live as long as the table."""
+        self.plan = _plan(*layers[0])
         self._segments: list[Tensor] = []  # alive, since only their addresses are in the table
         parts = [self._cut(layers, number) for number in self.plan]
         rows = [
@@ -206,13 +204,13 @@ def cut_for(dtype: torch.dtype, size: int, masked: bool) -> Cut:
     return MASKED if masked else RAGGED
 
 
-def _plan(entries: Entries, slots: Slots, group: int) -> Plan:
+def _plan(entries: Entries, slots: Slots) -> Plan:
     rows, heads, room, _ = slots.keys.shape
     masked = entries.bits is not None
-    cut = cut_for(slots.keys.dtype, group, masked)
+    cut = cut_for(slots.keys.dtype, GROUP, masked)
     programs = multiprocessors(slots.keys.device) * cut.per_sm
     splits = -(-room // SLOT_SPAN)
-    decode = programs // Tiles.of(group, cut.rows).count(rows)
+    decode = programs // Tiles.of(GROUP, cut.rows).count(rows)
     if not masked:
         decode -= splits * heads  # programs of one row's slots run in the same wave
     return Plan(max(heads, decode), max(heads, programs // (READ_TILES * rows)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,7 +43,8 @@ def masked_attention(
     if choose(query.device, query.dtype, dim).kernels == "triton":
         from proxykv.kernels.split_triton import attention  # noqa: PLC0415 (needs Triton)
 
-        row = max(place.plan) * (q_heads // heads) * new * dim
+        assert place.table is not None
+        row = max(place.table.plan) * (q_heads // heads) * new * dim
         block = max(WORD, PART_ELEMENTS // row // WORD * WORD)
         parts = [
             attention(query[part], entries, slots, place, scaling, part.start)
@@ -60,23 +61,25 @@ def masked_attention(
 
 
 def pack(
-    visible: Sequence[Bool[Tensor, "layer kv_head key"]], rows: Sequence[int]
+    visible: Iterable[Bool[Tensor, "layer kv_head key"]], rows: Sequence[int]
 ) -> Int[Tensor, "layer word entry"]:
     """Pack what each row sees into one bit an entry.
 
     Args:
-        visible: kinds of rows: the keys of a context that they see.
+        visible: kinds of rows: the keys of a context that they see. One exists at a time.
         rows: each row's index into `visible`.
 
     Returns:
         Bits, int32, as `Entries` holds them.
     """
-    layers = len(visible[0])
-    words = -(-len(rows) // WORD)
-    bits = visible[0].new_zeros(layers, words, visible[0][0].numel(), dtype=torch.int32)
-    for row, kind in enumerate(rows):
-        bits[:, row // WORD] |= visible[kind].reshape(layers, -1).int() << (row % WORD)
-    return bits
+    words: list[Tensor] = []
+    for kind, marks in enumerate(visible):
+        flat = marks.flatten(1).int()
+        words = words or [torch.zeros_like(flat) for _ in range(-(-len(rows) // WORD))]
+        for row, of in enumerate(rows):
+            if of == kind:
+                words[row // WORD] |= flat << (row % WORD)
+    return torch.stack(words, dim=1)
 
 
 def _reference(

@@ -23,7 +23,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from proxykv.kernels.layout import DECODE, READ, SLOT_SPAN, Entries, Place, Slots, Tiles, cut_for
+from proxykv.kernels.layout import (
+    DECODE,
+    READ,
+    SLOT_SPAN,
+    Entries,
+    Place,
+    Plan,
+    Slots,
+    Tiles,
+    cut_for,
+)
 
 
 @triton.jit
@@ -255,8 +265,9 @@ def _store_kernel(
 def write(keys: Tensor, values: Tensor, slots: Slots, place: Place) -> None:
     """Write new tokens' keys and values into their slots, at the index on the device."""
     rows, heads, new, dim = keys.shape
+    table, _ = _found(place)
     _store_kernel[(rows * heads * new,)](
-        keys, values, place.table, place.index, rows, new, heads,
+        keys, values, table, place.index, rows, new, heads,
         *keys.stride()[:3], *values.stride()[:3], D=dim, WIDTH=width(dim), num_warps=1,
     )  # fmt: skip
 
@@ -281,7 +292,8 @@ def attention(
     reading = new > 1
     cut = cut_for(query.dtype, size, entries.bits is not None)
     tiles = Tiles.of(size, cut.rows)
-    number = place.plan.read if reading else place.plan.decode
+    table, plan = _found(place)
+    number = plan.read if reading else plan.decode
     splits = -(-room // SLOT_SPAN)
     slot_rows = 64 if size > 16 and query.dtype != torch.float32 else 16
     slot_chunks = -(-size // slot_rows)
@@ -295,7 +307,7 @@ def attention(
     }  # fmt: skip
     tile_count = tiles.count(rows)
     _split_kernel[(slot_programs + number * tile_count,)](
-        query, place.table, place.index, parts, lse, since, since_lse,
+        query, table, place.index, parts, lse, since, since_lse,
         scaling * math.log2(math.e), first_row, rows, new, heads, slot_programs, slot_chunks,
         tile_count, tiles.rows, tiles.chunks, *query.stride()[:3],
         SPAN=SLOT_SPAN, BLOCK_M=cut.rows, BLOCK_N=cut.keys, STAGES=cut.stages, SLOT_M=slot_rows,
@@ -305,11 +317,17 @@ def attention(
         num_warps=cut.warps, num_stages=cut.stages, **shape,
     )  # fmt: skip
     _join_kernel[(rows * heads * size,)](
-        place.table, parts, lse, since, since_lse, out, rows, new, heads, splits,
+        table, parts, lse, since, since_lse, out, rows, new, heads, splits,
         *out.stride()[:3], AT_ONCE=16 if reading else 64,
         SPLITS=triton.next_power_of_2(splits), num_warps=8, **shape,
     )  # fmt: skip
     return out
+
+
+def _found(place: Place) -> tuple[Tensor, Plan]:
+    """The layer's row of the table, and the numbers of segments."""
+    assert place.table is not None, "kernels read where a layer lies from a table"
+    return place.table.layers[place.layer], place.table.plan
 
 
 def width(dim: int) -> int:

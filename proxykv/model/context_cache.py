@@ -18,7 +18,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from proxykv.kernels.attention import causal_attention
 from proxykv.model.parallel import check
-from proxykv.model.tensors import KeyValues, Queries, Stored
+from proxykv.model.tensors import KeyValues, Queries
 
 ATTENTION = "proxykv"
 
@@ -58,7 +58,7 @@ class Layer(CacheLayerMixin):
 
     def get_mask_sizes(self, cache_position: Tensor) -> tuple[int, int]:
         """Keys and offset a mask would have; `attend` needs no mask."""
-        return self.length + cache_position.shape[0], 0
+        return self.get_seq_length() + cache_position.shape[0], 0
 
     def get_max_cache_shape(self) -> int:
         """No limit."""
@@ -76,24 +76,6 @@ def attention(
 
 
 AttentionInterface.register(ATTENTION, attention)
-
-
-class Slots:
-    """Growing storage for keys and values, written in place, so that no step copies them."""
-
-    def __init__(self) -> None:
-        """Start empty; the first write decides rows, heads, dtype and device."""
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-
-    def write(self, at: int, keys: KeyValues, values: KeyValues) -> tuple[Stored, Stored]:
-        """Write at token index `at`; return views of everything up to the end of the new tokens."""
-        end = at + keys.shape[2]
-        self.keys = _fitted(self.keys, keys, at, end)
-        self.values = _fitted(self.values, values, at, end)
-        self.keys[:, :, at:end] = keys
-        self.values[:, :, at:end] = values
-        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 class ContextLayer(Layer):
@@ -142,16 +124,3 @@ class ContextCache(Cache):
                 "(layers, KV heads, tokens)"
             )
         return pad(keep, (prefix_len, 0), value=True)
-
-
-def _fitted(storage: Stored | None, new: KeyValues, used: int, needed: int) -> Tensor:
-    """Storage with room for `needed` tokens; the first `used` ones survive."""
-    if storage is not None and storage.shape[2] >= needed:
-        return storage
-    rows, heads, _, dim = new.shape
-    # The first write fits exactly (a question is one write); later ones leave room to grow.
-    room = needed if storage is None else needed + needed // 4
-    grown = new.new_empty(rows, heads, room, dim)
-    if storage is not None:
-        grown[:, :, :used] = storage[:, :, :used]
-    return grown

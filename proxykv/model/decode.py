@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from proxykv.model.devices import clock
+from proxykv.model.greedy import decode
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill
 from proxykv.model.pruned_cache import PrunedCache
@@ -57,14 +59,14 @@ def answer(
     Returns:
         A list per question: the full cache's answer, then each kept set's, in order.
     """
-    stacked = torch.stack([torch.ones_like(keeps[0]), *keeps])
-    grid = [(question, keep) for question in range(len(questions)) for keep in range(len(stacked))]
+    shown = [torch.ones_like(keeps[0]), *keeps]
+    grid = [(question, keep) for question in range(len(questions)) for keep in range(len(shown))]
     full: dict[int, Tensor] = {}  # each question's distributions, from its first row
     answers: list[Answer] = []
     for start in range(0, len(grid), batch_rows):
-        batch = _Batch(prefill, stacked, questions, grid[start : start + batch_rows])
+        batch = _Batch(prefill, shown, questions, grid[start : start + batch_rows])
         answers += batch.run(full)
-    width = len(stacked)
+    width = len(shown)
     return [answers[i : i + width] for i in range(0, len(answers), width)]
 
 
@@ -84,16 +86,17 @@ def answer_from(
     Returns:
         Ids of the answer, without the token that ended it.
     """
+    if max_new_tokens < 1:
+        return []
     cache.reset()
-    ids, written = list(prompt), []
-    while len(written) < max_new_tokens:
-        positions = torch.arange(position, position + len(ids), device=model.device)
-        hidden = model.hidden(torch.tensor([ids], device=model.device), positions[None], cache)
-        token = int(model.logits(hidden[:, -1]).argmax())
-        if token in model.stop_ids:
-            break
-        written.append(token)
-        position, ids = position + len(ids), [token]
+    cache.reserve(len(prompt) + max_new_tokens)
+    ids = torch.tensor([list(prompt)], device=model.device)
+    positions = torch.arange(position, position + len(prompt), device=model.device)
+    hidden = model.hidden(ids, positions[None], cache)
+    tokens = model.logits(hidden[:, -1]).argmax(dim=-1)
+    (written,) = decode(
+        model, cache, tokens, positions[-1:] + 1, [max_new_tokens], [model.stop_ids]
+    )
     return written
 
 
@@ -103,7 +106,7 @@ class _Batch:
     def __init__(
         self,
         prefill: Prefill,
-        keeps: Tensor,
+        keeps: Sequence[Keep],
         questions: Sequence[TokenizedQuestion],
         grid: Sequence[tuple[int, int]],
     ) -> None:
@@ -113,7 +116,7 @@ class _Batch:
         self.indices = [q for q, _ in grid]
         self.rows = [questions[q] for q in self.indices]
         self.stops = [self.model.stop_ids | question.stop for question in self.rows]
-        row_keep = self._tensor([k for _, k in grid])
+        row_keep = [k for _, k in grid]
         self.cache = SweepCache(prefill.cache, prefill.prefix_len, keeps, row_keep)
         self.prompts = self._tensor([len(question.prompt) for question in self.rows])
 
@@ -123,7 +126,9 @@ class _Batch:
         hidden = self._read()
         nll, kl, first_tokens = self._along_reference(hidden, full)
         self.cache.truncate(self.prompts)
-        written = self._decode(first_tokens)
+        limits = [question.max_new_tokens for question in self.rows]
+        positions = self.first + self.prompts
+        written = decode(self.model, self.cache, first_tokens, positions, limits, self.stops)
         seconds = clock(self.device) - start
         return [
             Answer(tuple(ids), n, k, seconds, len(written))
@@ -136,6 +141,7 @@ class _Batch:
         ids = torch.stack([pad(text, (0, longest - len(text))) for text in texts])
         lengths = self._tensor([len(text) for text in texts])
         steps = torch.arange(longest, device=self.device)
+        self.cache.reserve(longest + max(question.max_new_tokens for question in self.rows))
         self.cache.admit(steps < lengths[:, None])
         return self.model.hidden(ids, (self.first + steps).expand_as(ids), self.cache)
 
@@ -143,8 +149,8 @@ class _Batch:
         self, hidden: Tensor, full: dict[int, Tensor]
     ) -> tuple[list[float | None], list[float | None], Int[Tensor, " row"]]:
         """NLL and KL along the reference, and the first token of each row's own answer."""
-        nll: list[float | None] = []
-        kl: list[float | None] = []
+        nll: dict[int, Tensor] = {}
+        kl: dict[int, Tensor] = {}
         tokens: list[Tensor] = []
         for row, question in enumerate(self.rows):
             first = len(question.prompt) - 1
@@ -152,16 +158,14 @@ class _Batch:
             logits = self.model.logits(hidden[row, first : first + len(question.reference) + 1])
             tokens.append(self._first(logits[0], row))
             if not question.reference:
-                nll.append(None)
-                kl.append(None)
                 continue
             log_p = logits[: len(question.reference)].log_softmax(dim=-1)
             log_full = full.setdefault(self.indices[row], log_p)
             reference = self._tensor(question.reference)[:, None]
-            nll.append(-log_p.gather(1, reference).mean().item())
-            divergence = ((log_full - log_p) * log_full.exp()).sum(dim=-1).mean().item()
-            kl.append(max(0.0, divergence))  # rounding may leave a full cache just below 0
-        return nll, kl, torch.stack(tokens)
+            nll[row] = -log_p.gather(1, reference).mean()
+            kl[row] = ((log_full - log_p) * log_full.exp()).sum(dim=-1).mean()
+        # Rounding may leave a full cache just below 0.
+        return _read(nll, len(self.rows)), _read(kl, len(self.rows), 0.0), torch.stack(tokens)
 
     def _first(self, logits: Float[Tensor, " vocabulary"], row: int) -> Int[Tensor, ""]:
         """The answer's first token, which does not end it where the question has its own stops."""
@@ -170,35 +174,12 @@ class _Batch:
             logits[self._tensor(sorted(self.stops[row]))] = -torch.inf
         return logits.argmax()
 
-    def _decode(self, tokens: Int[Tensor, " row"]) -> list[list[int]]:
-        written: list[list[int]] = [[] for _ in self.rows]
-        positions = self.first + self.prompts
-        active = list(range(len(self.rows)))  # batch row -> answer
-        while True:
-            for token, row in zip(tokens.tolist(), active, strict=True):
-                if not self._done(written[row], row):
-                    written[row].append(token)
-            going = [i for i, row in enumerate(active) if not self._done(written[row], row)]
-            if not going:
-                answers = zip(written, self.stops, strict=True)
-                return [[t for t in ids if t not in stop] for ids, stop in answers]
-            # Dropping finished rows copies the others' keys: only worth it for a good part of them.
-            if len(going) <= 0.75 * len(active):
-                rows = self._tensor(going)
-                self.cache.select_rows(rows)
-                tokens, positions, active = (
-                    tokens[rows],
-                    positions[rows],
-                    [active[i] for i in going],
-                )
-            self.cache.admit(torch.ones_like(tokens, dtype=torch.bool)[:, None])
-            hidden = self.model.hidden(tokens[:, None], positions[:, None], self.cache)
-            tokens = self.model.logits(hidden[:, -1]).argmax(dim=-1)
-            positions = positions + 1
-
-    def _done(self, ids: list[int], row: int) -> bool:
-        full = len(ids) >= self.rows[row].max_new_tokens
-        return full or bool(ids and ids[-1] in self.stops[row])
-
     def _tensor(self, values: Sequence[int]) -> Tensor:
         return torch.tensor(values, device=self.device)
+
+
+def _read(values: dict[int, Tensor], rows: int, least: float = -inf) -> list[float | None]:
+    """Values of all rows, fetched from the device at once; None for rows without one."""
+    numbers = torch.stack(list(values.values())).tolist() if values else []
+    found = dict(zip(values, numbers, strict=True))
+    return [max(least, found[row]) if row in found else None for row in range(rows)]

@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from proxykv.config.models import model_folder
 from proxykv.config.run import Run
+from proxykv.kernels.linear import for_few_rows
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.devices import device_of
-from proxykv.model.linear import for_few_rows
 from proxykv.model.prompt.template import Template, Turns, chat_template
 from proxykv.model.prompt.tokenizer import continuation, load_tokenizer, opening_ids, special_ids
 from proxykv.model.tensors import Ids

@@ -68,10 +68,9 @@ class Random:
         return self(rows, shape.new, shape.group * shape.heads, shape.dim).transpose(1, 2)
 
     def place(self, entries: Entries, slots: Slots, shape: Shape) -> Place:
-        """Where the new tokens stand; the table lives as long as this."""
-        self.table = Table([(entries, slots)], shape.group)
+        """Where the new tokens stand."""
         index = torch.tensor([shape.before], device=DEVICE)
-        return Place(shape.before, index, self.table.layers[0], self.table.plan)
+        return Place(shape.before, index, table=Table([(entries, slots)]))
 
 
 def dense(query: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scaling: float) -> Tensor:

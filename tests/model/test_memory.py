@@ -90,7 +90,7 @@ def test_bytes_follow_retention(tiny: Model, retention: float) -> None:
     cache = random_cache(tiny, 1000)
     full = nbytes(t for layer in cache.layers for t in (layer.keys, layer.values))
     pruned = PrunedCache(cache, 0, kept(cache, retention))
-    held = nbytes(t for layer in pruned.layers for t in (layer.kept_keys, layer.kept_values))
+    held = nbytes(t for layer in pruned.layers for t in (layer.entries.keys, layer.entries.values))
     assert held == pruned.context_bytes  # not views of something larger
     assert held <= (retention + 0.02) * full
     assert held >= (retention - 0.02) * full

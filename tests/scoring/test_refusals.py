@@ -98,7 +98,7 @@ def test_kept_sets_of_another_shape(filled: Prefill) -> None:
         with pytest.raises(ValueError, match=r"the kept set has shape .* but the context has"):
             PrunedCache(filled.cache, PREFIX, keep)
         with pytest.raises(ValueError, match=r"the kept set has shape .* but the context has"):
-            SweepCache(filled.cache, PREFIX, keep[None], torch.zeros(1, dtype=torch.long))
+            SweepCache(filled.cache, PREFIX, [keep], [0])
 
 
 def test_replays_that_do_not_cover_the_context(model: Model) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from proxykv.model.linear import for_few_rows
+from proxykv.kernels.linear import for_few_rows
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -1,0 +1,26 @@
+"""Write new tokens into slots, at an index that lives on the device."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from proxykv.kernels.choice import choose
+from proxykv.kernels.layout import Place, Slots
+
+
+def store(
+    keys: Float[Tensor, "row kv_head new dim"],
+    values: Float[Tensor, "row kv_head new dim"],
+    slots: Slots,
+    place: Place,
+) -> None:
+    """Write new tokens' keys and values into their slots, which have room for them."""
+    if choose(keys.device, keys.dtype, keys.shape[3]).kernels == "triton":
+        from proxykv.kernels.split_triton import write  # noqa: PLC0415 (needs Triton)
+
+        write(keys, values, slots, place)
+    else:
+        end = place.before + keys.shape[2]
+        slots.keys[:, :, place.before : end] = keys
+        slots.values[:, :, place.before : end] = values

@@ -1,0 +1,226 @@
+"""Greedy decoding that the host starts and looks at, and the device does.
+
+A step has the same shapes for every token, reads what changes from device memory, and waits for
+nothing. CUDA replays it as a graph; other devices run it operation by operation.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from proxykv.model.loading import Model
+from proxykv.model.slotted_cache import SlottedCache
+
+log = logging.getLogger(__name__)
+
+BURST = 8
+"""Tokens of a row between two looks at what was written; 1 where looking costs nothing."""
+
+WORTH = 12
+"""Tokens from which on capturing a step pays: it takes as long as a few steps without a graph."""
+
+SHAPES = 8
+"""Graphs that a model keeps."""
+
+KEPT_ROWS = 0.75
+"""Dropping finished rows copies the others' keys: it pays if no more than this share goes on."""
+
+
+class Steps(NamedTuple):
+    """What a step reads and writes; always the same memory.
+
+    Attributes:
+        tokens: the last token of every row.
+        positions: their positions in the unpruned text.
+        written: the tokens of a burst.
+        at: how many of them there are.
+    """
+
+    tokens: Int[Tensor, "row 1"]
+    positions: Int[Tensor, "row 1"]
+    written: Int[Tensor, "row burst"]
+    at: Tensor
+
+
+def step(model: Model, cache: SlottedCache, steps: Steps) -> None:
+    """Read every row's last token and write its next one."""
+    hidden = model.hidden(steps.tokens, steps.positions, cache)
+    following = model.logits(hidden[:, -1]).argmax(dim=-1, keepdim=True)
+    steps.written.index_copy_(1, steps.at, following)
+    steps.tokens.copy_(following)
+    steps.positions.add_(1)
+    steps.at.add_(1)
+
+
+def decode(
+    model: Model,
+    cache: SlottedCache,
+    tokens: Int[Tensor, " row"],
+    positions: Int[Tensor, " row"],
+    limits: Sequence[int],
+    stops: Sequence[frozenset[int]],
+) -> list[list[int]]:
+    """Write every row's answer.
+
+    Args:
+        model: the model that filled the cache.
+        cache: a context, and each row's question.
+        tokens: first tokens of the answers.
+        positions: theirs.
+        limits: most tokens of each answer.
+        stops: ids that end each answer.
+
+    Returns:
+        Ids of each answer, without the one that ended it.
+    """
+    written: list[list[int]] = [[] for _ in limits]
+
+    def left(row: int) -> int:
+        ended = bool(written[row]) and written[row][-1] in stops[row]
+        return 0 if ended else limits[row] - len(written[row])
+
+    rows, new = list(range(len(limits))), tokens[:, None].tolist()  # rows of the cache
+    decoder = _Decoder(model, cache, tokens, positions, max(limits))
+    while True:
+        for row, ids in zip(rows, new, strict=True):
+            for token in ids:
+                if left(row) > 0:
+                    written[row].append(token)
+        going = [i for i, row in enumerate(rows) if left(row) > 0]
+        if not going:
+            answers = zip(written, stops, strict=True)
+            return [[token for token in ids if token not in stop] for ids, stop in answers]
+        if decoder.captured is None and len(going) <= KEPT_ROWS * len(rows):
+            decoder.select_rows(torch.tensor(going, device=tokens.device))
+            rows = [rows[i] for i in going]
+        new = decoder.burst(max(left(row) for row in rows))
+
+
+class _Decoder:
+    """Rows of a cache that decode together."""
+
+    def __init__(
+        self, model: Model, cache: SlottedCache, tokens: Tensor, positions: Tensor, most: int
+    ) -> None:
+        cache.reserve(most)
+        self.model, self.cache = model, cache
+        self.width = 1 if tokens.device.type == "cpu" else BURST
+        self.steps = Steps(
+            tokens[:, None].clone(),
+            positions[:, None].clone(),
+            tokens.new_zeros(len(tokens), self.width),
+            tokens.new_zeros(1),
+        )
+        self.seen = self._pinned()
+        self.captured = captured(model, cache, self.steps, most)
+
+    def burst(self, most: int) -> list[list[int]]:
+        """Decode up to `most` more tokens of every row, as many as fit a burst; return them."""
+        count = min(most, self.width)
+        self.steps.at.zero_()
+        if self.captured:
+            self.captured.run(self.cache, self.steps, count)
+        else:
+            for _ in range(count):
+                step(self.model, self.cache, self.steps)
+        self.seen.copy_(self.steps.written, non_blocking=True)
+        if self.seen.is_pinned():
+            torch.accelerator.current_stream(self.steps.tokens.device).synchronize()
+        return self.seen[:, :count].tolist()
+
+    def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these rows only."""
+        self.cache.select_rows(rows)
+        tokens, positions, written, at = self.steps
+        self.steps = Steps(tokens[rows], positions[rows], written[rows], at)
+        self.seen = self._pinned()
+
+    def _pinned(self) -> Tensor:
+        pin = self.steps.tokens.device.type == "cuda"
+        return torch.empty(self.steps.written.shape, dtype=torch.int64, pin_memory=pin)
+
+
+class Captured:
+    """A step as a CUDA graph, for every cache of one shape.
+
+    It reads where the cache's layers lie from a table, and where its tokens go from an index, both
+    in memory of the graph.
+    """
+
+    def __init__(self, model: Model, cache: SlottedCache, steps: Steps, pool: Any) -> None:
+        """Capture a step; the cache and `steps` stay as they are.
+
+        `pool`: memory of another graph, which never replays at the same time, or None.
+        """
+        since = cache.since
+        mine = since.table(), since.index, since.used
+        self.steps = Steps(*(each.clone() for each in steps))
+        self.table, self.index = copy.copy(mine[0]), since.index.clone()
+        self.table.layers = self.table.layers.clone()
+        self.graph = torch.cuda.CUDAGraph()
+        since.point_to(self.table, self.index)
+        try:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # kernels compile and libraries start before
+                for _ in range(2):
+                    step(model, cache, self.steps)
+            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.synchronize()
+            with torch.cuda.graph(self.graph, pool, capture_error_mode="thread_local"):
+                step(model, cache, self.steps)
+        finally:
+            since.point_to(*mine[:2])
+            since.used = mine[2]
+
+    def run(self, cache: SlottedCache, steps: Steps, count: int) -> None:
+        """Take `count` steps with a cache; the host only queues them."""
+        since = cache.since
+        pairs = [(self.table.layers, since.table().layers), (self.index, since.index)]
+        pairs += list(zip(self.steps, steps, strict=True))
+        for here, there in pairs:
+            here.copy_(there)
+        for _ in range(count):
+            self.graph.replay()
+        for here, there in pairs[1:]:
+            there.copy_(here)
+        since.used += count
+
+
+Shape = tuple[object, ...]
+_graphs: WeakKeyDictionary[PreTrainedModel, dict[Shape, Captured]] = WeakKeyDictionary()
+_refused: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def captured(model: Model, cache: SlottedCache, steps: Steps, most: int) -> Captured | None:
+    """Return the graph of this cache's shape, captured if need be.
+
+    Returns:
+        None where steps run operation by operation: off CUDA, without kernels, for few tokens, and
+        after a capture that failed, which is warned of once.
+    """
+    since = cache.since
+    if since.index.device.type != "cuda" or since.kernels.kernels != "triton":
+        return None
+    graphs = _graphs.setdefault(model.net, {})
+    shape = since.shape
+    if shape not in graphs and most >= WORTH and model.net not in _refused:
+        try:
+            pools = [each.graph.pool() for each in graphs.values()]
+            graphs[shape] = Captured(model, cache, steps, pools[-1] if pools else None)
+            if len(graphs) > SHAPES:
+                graphs.pop(next(iter(graphs)))
+        except RuntimeError as error:
+            _refused[model.net] = True
+            why = str(error).split("\n", maxsplit=1)[0]
+            log.warning("decoding runs without a CUDA graph: its capture failed: %s", why)
+    return graphs.get(shape)

@@ -1,0 +1,197 @@
+"""Caches to read and write text on top of: a context's entries, and slots for the tokens since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import Cache
+
+from proxykv.kernels.choice import Choice, choose
+from proxykv.kernels.layout import SLOT_SPAN, Entries, Place, Slots, Table
+from proxykv.kernels.store import store
+from proxykv.model.context_cache import Layer
+from proxykv.model.tensors import KeyValues, Queries
+
+Attention = Callable[[Queries, Entries, Slots, Place, float], Queries]
+"""An operation of `proxykv.kernels`: queries, entries, slots, place, scaling."""
+
+
+class Since:
+    """The tokens since a context: slots of every layer and row, and how many are taken.
+
+    That number is on the host and on the device: kernels write and read at the device's, so that a
+    captured step stays the same from token to token.
+
+    Attributes:
+        entries: the context's entries, by layer.
+        rows: texts that are read together.
+        used: slots taken, as far as the host knows.
+        index: the same on the device, int64 [1].
+        valid: int8 [row, slot], 0 for padding; None where there is none.
+    """
+
+    def __init__(self, entries: Sequence[Entries], rows: int, padded: bool) -> None:
+        """Start without room; `padded`: rows may differ in length."""
+        self.entries, self.rows, self.used = entries, rows, 0
+        with torch.inference_mode(False):  # whoever writes later may not be in inference mode
+            self.index = torch.zeros(1, dtype=torch.int64, device=entries[0].keys.device)
+        self.valid = self._all_valid(0) if padded else None
+        self._storage = self._allocated(0)
+        self._table: Table | None = None
+
+    @property
+    def kernels(self) -> Choice:
+        """The implementation of attention that runs on these tokens."""
+        keys = self.entries[0].keys
+        return choose(keys.device, keys.dtype, keys.shape[1])
+
+    @property
+    def room(self) -> int:
+        """Slots of a row."""
+        return self._storage.shape[4]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slots."""
+        return self._storage.nbytes
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for at least so many tokens in all; those that are there stay."""
+        if tokens <= self.room:
+            return
+        before, valid = self._storage, self.valid
+        self._storage = self._allocated(tokens)
+        self._storage[..., : self.used, :] = before[..., : self.used, :]
+        if valid is not None:
+            self.valid = self._all_valid(tokens)
+            self.valid[:, : self.used] = valid[:, : self.used]
+        self._table = None
+
+    def write(self, layer: int, keys: KeyValues, values: KeyValues) -> None:
+        """Write the next tokens of every row into a layer's slots.
+
+        Raises:
+            ValueError: if there are more or fewer rows than the cache has.
+        """
+        if len(keys) != self.rows:
+            rows = "one row" if self.rows == 1 else f"{self.rows} rows"
+            raise ValueError(f"this cache reads {rows} at a time, not {len(keys)}")
+        needed = self.used + keys.shape[2]
+        if needed > self.room:
+            self.reserve(needed + needed // 4)
+        store(keys, values, self.slots(layer), self.place(layer))
+
+    def took(self, tokens: int) -> None:
+        """Count tokens that every layer has written."""
+        self.used += tokens
+        self.index += tokens
+
+    def forget(self) -> None:
+        """Start again after the context; the slots stay where they are."""
+        self.used = 0
+        self.index.zero_()
+
+    def keep_rows(self, rows: Int[Tensor, " kept"], entries: Sequence[Entries]) -> None:
+        """Keep only these rows' tokens; `entries` are the context's as these rows see them."""
+        before = self._storage
+        self.entries, self.rows = entries, len(rows)
+        self._storage = self._allocated(self.room)
+        self._storage[..., : self.used, :] = before[:, :, rows, :, : self.used]
+        self.valid = None if self.valid is None else self.valid[rows]
+        self._table = None
+
+    def slots(self, layer: int) -> Slots:
+        """One layer's slots."""
+        keys, values = self._storage[layer]
+        return Slots(keys, values, self.valid)
+
+    def place(self, layer: int) -> Place:
+        """Where the next tokens stand."""
+        table = self.table() if self.kernels.kernels == "triton" else None
+        return Place(self.used, self.index, layer, table)
+
+    def table(self) -> Table:
+        """Where kernels find the layers."""
+        if self._table is None:
+            layers = range(len(self.entries))
+            self._table = Table([(self.entries[i], self.slots(i)) for i in layers])
+        return self._table
+
+    def point_to(self, table: Table, index: Tensor) -> None:
+        """Let kernels read where layers lie, and where tokens go, from this memory."""
+        self._table, self.index = table, index
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Equal for caches that the same captured step can serve."""
+        bits = self.entries[0].bits is not None
+        spans = -(-self.room // SLOT_SPAN)
+        return self.rows, spans, bits, self.valid is not None, self.table().plan
+
+    def _allocated(self, room: int) -> Tensor:
+        """Uninitialized slots [layer, keys and values, row, kv_head, slot, dim]."""
+        keys, heads = self.entries[0].keys, len(self.entries[0].counts)
+        with torch.inference_mode(False):
+            return keys.new_empty(len(self.entries), 2, self.rows, heads, room, keys.shape[1])
+
+    def _all_valid(self, room: int) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.ones(self.rows, room, dtype=torch.int8, device=self.index.device)
+
+
+class SlottedLayer(Layer):
+    """One layer of a `SlottedCache`."""
+
+    def __init__(self, since: Since, number: int, context: int, attention: Attention) -> None:
+        """`context`: tokens that count as read before the slots'."""
+        super().__init__()
+        self.since, self.number, self.context, self.attention = since, number, context, attention
+
+    @property
+    def entries(self) -> Entries:
+        """The context's entries."""
+        return self.since.entries[self.number]
+
+    def get_seq_length(self) -> int:
+        """True length of the text, which is the next token's position."""
+        return self.context + self.since.used
+
+    def store(self, keys: KeyValues, values: KeyValues) -> None:
+        """Write the new tokens into their slots."""
+        self.since.write(self.number, keys, values)
+
+    def attend(self, query: Queries, scaling: float) -> Queries:
+        """Causal attention to the context's entries and to the slots."""
+        since = self.since
+        place = since.place(self.number)
+        out = self.attention(query, self.entries, since.slots(self.number), place, scaling)
+        if self.number == len(since.entries) - 1:  # the end of a forward
+            since.took(query.shape[2])
+        return out
+
+
+class SlottedCache(Cache):
+    """A context's entries, and the tokens since in slots that all layers share a count of."""
+
+    layers: list[SlottedLayer]
+
+    def __init__(self, since: Since, context: int, attention: Attention) -> None:
+        """`context`: tokens of the context; `attention`: the operation that reads its entries."""
+        numbers = range(len(since.entries))
+        super().__init__(layers=[SlottedLayer(since, i, context, attention) for i in numbers])
+        self.since = since
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for so many more tokens of every row."""
+        self.since.reserve(self.since.used + tokens)
+
+    def reset(self) -> None:
+        """Forget everything after the context, so that the next question starts clean."""
+        self.since.forget()
+
+    def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
+        """Keep only these rows, in this order."""
+        self.since.keep_rows(rows, self.since.entries)
