@@ -12,7 +12,7 @@ from random_models import random_net
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
-from proxykv.benchmarks import tiny
+from proxykv.benchmarks import tiny, tiny_language
 from proxykv.config import catalog
 from proxykv.config.run import Run
 from proxykv.config.settings.signals import Signal
@@ -77,7 +77,7 @@ def proxy() -> Model:
 
 
 def model(**settings: Any) -> Model:
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny.make_tokenizer())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_language.make_tokenizer())
     net = random_net("llama", ATTENTION, vocab_size=len(tokenizer), **settings)
     return Model(net, tokenizer, prefix=(5,) * PREFIX, suffix=(), digest="")
 
@@ -87,7 +87,7 @@ def contexts() -> list[str]:
     """Six to fit on and two to score, of different lengths."""
     examples = tiny.build(
         "single",
-        tokenizer=tiny.make_tokenizer(),
+        tokenizer=tiny_language.make_tokenizer(),
         contexts=8,
         lengths=(96, 80),
         seed=0,

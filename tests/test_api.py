@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import proxykv
-from proxykv.benchmarks import tiny
+from proxykv.benchmarks import tiny, tiny_language
 from proxykv.config import catalog
 from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import load_mapper, save_mapper
@@ -39,7 +39,7 @@ def pair(trained: Path) -> proxykv.Pair:
 def text() -> str:
     (example,) = tiny.build(
         "multikey",
-        tokenizer=tiny.make_tokenizer(),
+        tokenizer=tiny_language.make_tokenizer(),
         contexts=1,
         lengths=[96],
         seed=5,

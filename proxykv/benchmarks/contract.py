@@ -2,8 +2,8 @@
 
 A benchmark is one module or folder of `proxykv/benchmarks/`, found by its name:
 
-    TASKS   a dict, written out in the module or imported from one beside it, with a row for every
-            task: `Task(max_new_tokens=…)` or a class that derives from `Task`;
+    TASKS   a dict, written out in the module or imported from another module, with a row for
+            every task: `Task(max_new_tokens=…)` or a class that derives from `Task`;
     build   makes the examples of a task;
     grade   scores one answer.
 
@@ -43,7 +43,7 @@ class Benchmark(Protocol):
             options: see above.
 
         Returns:
-            Contexts with their questions apart, each with an id of its own.
+            Contexts and, apart from them, their questions. Each context has another id.
 
         Raises:
             ConfigError: if a source or a record is not as it should be.
@@ -77,14 +77,14 @@ def make(
     Args:
         name: of the benchmark.
         task: one of its tasks.
-        offered: what the benchmark's `build` may ask for.
-        options: what it is given whether it asks or not.
+        offered: arguments that are passed if the benchmark's `build` names them.
+        options: arguments that are always passed.
 
     Returns:
         The examples.
 
     Raises:
-        ConfigError: if an example cannot be asked or graded, or two have the same id.
+        ConfigError: if a question is incomplete or cannot be graded, or two have the same id.
     """
     benchmark = load(name)
     asked = {k: v for k, v in offered.items() if k in signature(benchmark.build).parameters}
@@ -99,7 +99,7 @@ def make(
 
 
 def _check_ids(where: str, examples: Sequence[Example]) -> None:
-    """Refuse an id that comes twice: rows are matched to their references by it."""
+    """Refuse an id that two examples share: rows are matched to their references by id."""
     if not examples:
         raise ConfigError(f"{where}: the benchmark made no example; see its sources and `contexts`")
     first: dict[str, int] = {}
@@ -107,7 +107,7 @@ def _check_ids(where: str, examples: Sequence[Example]) -> None:
         if (other := first.setdefault(example.id, number)) != number:
             raise ConfigError(
                 f"{where}: examples {other} and {number} have the same id {example.id!r}; "
-                "give each its own"
+                "give each another id"
             )
 
 

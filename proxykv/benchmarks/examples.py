@@ -15,12 +15,16 @@ from proxykv.runtime import files
 class Question:
     """What follows the context, up to the point where the model answers.
 
-    `references` are the accepted answers; the first one is the text along which NLL and KL are
-    measured, so it must be what the model is expected to write. `answer_start` is what the answer
-    is made to begin with (after the chat template's own opening). A text in `stop` ends the answer,
-    which then has one token at least. `meta` is what the benchmark's metric needs besides.
-    `history` holds earlier questions of the same conversation, each with the answer that the model
-    is to believe it gave.
+    Attributes:
+        text: the question.
+        references: accepted answers. NLL and KL are measured along the first one, so it must be
+            what the model is expected to write.
+        max_new_tokens: the most tokens of the answer.
+        answer_start: text that the prompt puts before the answer, after the chat template's
+            opening.
+        stop: texts that end an answer, which has one token at least.
+        meta: what the benchmark's metric needs further.
+        history: earlier questions of the same conversation, each with the answer in the prompt.
     """
 
     text: str
@@ -34,10 +38,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Example:
-    """One context and every question asked of it (none for a context that only trains a mapper).
+    """One context and its questions.
 
-    `chat` is False for texts that go without a chat template, whatever the model has.
-    `meta["truncated"]` says that the context was cut to fit the model.
+    Attributes:
+        id: unique among the examples of the task.
+        task: name of the task.
+        context: the text whose cache is pruned.
+        questions: none if the context only trains a mapper.
+        meta: `truncated` says that the context was cut to fit the model.
+        chat: False for prompts without a chat template, whatever the model has.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Contexts of an exact length: real text, with needles between its sentences or statements."""
+"""Contexts of a given length: real text, with needles between its sentences or statements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from proxykv.benchmarks.sources import Document, Piece, pieces
+from proxykv.benchmarks import sources
+from proxykv.benchmarks.sources import Document, Piece
 from proxykv.runtime.errors import ConfigError
 
 STYLES = ("prose", "code")
@@ -17,7 +18,13 @@ MIN_PIECES = 12  # a document with fewer sentences or statements is a stub, not 
 
 @dataclass(frozen=True)
 class Haystack:
-    """A run of pieces of one document, continued in the next one where it is too short."""
+    """Consecutive pieces of text: of one document, then of the next where the first is too short.
+
+    Attributes:
+        style: "prose" or "code".
+        names: names of the documents.
+        pieces: the text.
+    """
 
     style: str
     names: tuple[str, ...]
@@ -25,16 +32,23 @@ class Haystack:
 
 
 class Haystacks:
-    """Draws haystacks of at least `tokens` tokens from documents, a new document each time."""
+    """Draws haystacks from documents, each from another document."""
 
     def __init__(self, documents: Sequence[Document], tokenizer: Tokenizer, rng: random.Random):
+        """Shuffle the documents.
+
+        Args:
+            documents: the text.
+            tokenizer: measures it.
+            rng: decides the order.
+        """
         self._tokenizer = tokenizer
         self._cut: dict[str, tuple[Piece, ...]] = {}
         self._order: dict[str, list[Document]] = {}
         for style in STYLES:
-            mine = [document for document in documents if document.style == style]
-            if mine:
-                self._order[style] = rng.sample(mine, len(mine))
+            styled = [document for document in documents if document.style == style]
+            if styled:
+                self._order[style] = rng.sample(styled, len(styled))
 
     @property
     def styles(self) -> tuple[str, ...]:
@@ -42,25 +56,32 @@ class Haystacks:
         return tuple(self._order)
 
     def draw(self, style: str, index: int, tokens: int, rng: random.Random) -> Haystack:
-        """Haystack number `index` of a style, starting at a random piece of its first document.
+        """Draw a haystack that starts at a random piece of its first document.
 
-        Raises ConfigError if the documents do not hold `tokens` tokens together.
+        Args:
+            style: of its documents.
+            index: selects the first document.
+            tokens: the least number of tokens.
+            rng: selects the first piece.
+
+        Raises:
+            ConfigError: if all documents of the style together are shorter.
         """
         names: list[str] = []
-        found: list[Piece] = []
-        held = 0
+        drawn: list[Piece] = []
+        drawn_tokens = 0
         for document, document_pieces in self._from(style, index):
             # The first document starts anywhere but near its end, the next ones at their start.
-            first = rng.randrange(max(1, len(document_pieces) * 2 // 3)) if not found else 0
+            first = rng.randrange(max(1, len(document_pieces) * 2 // 3)) if not drawn else 0
             names.append(document.name)
             for piece in document_pieces[first:]:
-                found.append(piece)
-                held += count_tokens(self._tokenizer, piece.text)
-                # Counted piece by piece, text is a little longer than in one go.
-                if held >= 1.1 * tokens + 16:
-                    return Haystack(style, tuple(names), tuple(found))
+                drawn.append(piece)
+                drawn_tokens += count_tokens(self._tokenizer, piece.text)
+                # Counted piece by piece, text takes a few tokens more than as a whole.
+                if drawn_tokens >= 1.1 * tokens + 16:
+                    return Haystack(style, tuple(names), tuple(drawn))
         raise ConfigError(
-            f"sources hold {held} tokens of {style}, {tokens} are needed; name more sources"
+            f"sources hold {drawn_tokens} tokens of {style}, {tokens} are needed; name more sources"
         )
 
     def _from(self, style: str, index: int) -> Iterator[tuple[Document, tuple[Piece, ...]]]:
@@ -68,7 +89,7 @@ class Haystacks:
         for step in range(len(order)):
             document = order[(index + step) % len(order)]
             if document.name not in self._cut:
-                self._cut[document.name] = tuple(pieces(document))
+                self._cut[document.name] = tuple(sources.pieces(document))
             if len(self._cut[document.name]) >= MIN_PIECES:
                 yield document, self._cut[document.name]
 
@@ -120,9 +141,9 @@ def fill(
         budget -= excess
 
 
-def _cut(found: Sequence[Piece], tokenizer: Tokenizer, budget: int) -> list[Piece]:
+def _cut(pieces: Sequence[Piece], tokenizer: Tokenizer, budget: int) -> list[Piece]:
     """The pieces of the first `budget` tokens; the last one is cut at white space."""
-    text = "".join(piece.text for piece in found)
+    text = "".join(piece.text for piece in pieces)
     offsets = tokenizer.encode(text, add_special_tokens=False).offsets
     if not 0 <= budget < len(offsets):
         raise ConfigError(
@@ -133,7 +154,7 @@ def _cut(found: Sequence[Piece], tokenizer: Tokenizer, budget: int) -> list[Piec
     while end > 0 and not text[end].isspace():
         end -= 1
     kept, start = [], 0
-    for piece in found:
+    for piece in pieces:
         if start >= end:
             break
         kept.append(Piece(piece.text[: end - start], piece.indent))
@@ -144,6 +165,7 @@ def _cut(found: Sequence[Piece], tokenizer: Tokenizer, budget: int) -> list[Piec
 def _assemble(
     kept: Sequence[Piece], needles: Sequence[str], places: Sequence[int], style: str
 ) -> str:
+    """The text with each needle before the piece of its place, on its own line in code."""
     parts = []
     for i, piece in enumerate(kept):
         for needle, place in zip(needles, places, strict=True):

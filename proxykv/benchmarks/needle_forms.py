@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Form:
     """A kind of needle: as a sentence, as a line of code, and the question about it.
 
-    `{key}` stands for what a question names, `{value}` for what it asks for, `{name}` for the key
+    `{key}` is what a question names, `{value}` what it asks for, `{name}` the key
     as an identifier. Values are numbers of `digits` digits or, with 0 digits, words.
     """
 

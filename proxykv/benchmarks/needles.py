@@ -1,4 +1,4 @@
-"""Needles in real prose and code: facts hidden in text of other people's, several questions each.
+"""Needles in real prose and code: facts hidden in published text, several questions a context.
 
 Tasks, after RULER (arXiv 2404.06654), three questions per context:
   single      three needles of three kinds, one question about each;
@@ -42,7 +42,7 @@ class NeedleTask(Task):
         facts: makes the facts of a context: (task, split, style, random numbers).
         forms: key of the task's needle forms in `needle_forms.FORMS`; a chain needs none.
         values: values of a key.
-        given: parts of the answer that the question gives; they do not count.
+        given: number of the answer's first parts that the question gives; they do not count.
     """
 
     facts: Callable[[NeedleTask, str, str, random.Random], list[Fact]]
@@ -71,13 +71,27 @@ def build(
     sources: Sequence[Mapping[str, Any]],
     downloads: str = "cache/sources",
 ) -> list[Example]:
-    """`contexts` contexts with `QUESTIONS` questions each, alternately of prose and of code.
+    """Make contexts with `QUESTIONS` questions each, alternately of prose and of code.
 
-    Lengths in tokens, cycled over; styles change after each cycle, those of which `sources` hold
-    text in this split. `sources`, `downloads`: see `proxykv.benchmarks.sources.load`.
-    A context depends on the other arguments and its index, not on `contexts`.
-    The single reference of a question is its answer as a model would write it: several values are
-    joined by ", " in the order of the context, a chain reads "b = a = 12345".
+    A context depends on the other arguments and its index, not on `contexts`. The reference of a
+    question is its answer as a model would write it: several values are joined by ", " in the order
+    of the context, a chain reads "b = a = 12345".
+
+    Args:
+        task: a key of `TASKS`.
+        tokenizer: measures contexts.
+        contexts: how many.
+        lengths: of contexts in tokens, taken in turn. The style changes after each round.
+        seed: of everything random.
+        split: "train" or "eval".
+        sources: where text comes from (see `proxykv.benchmarks.sources.load`).
+        downloads: folder of downloaded sources.
+
+    Returns:
+        The contexts with their questions.
+
+    Raises:
+        ConfigError: if a source cannot be read or holds too little text, or a length is too short.
     """
     documents = text_sources.load(sources, split, downloads)
     row, key = TASKS[task], f"{seed}/needles/{task}/{split}"
@@ -106,15 +120,20 @@ def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
 
 
 def score(task: str, prediction: str, references: Sequence[str]) -> float:
-    """RULER's `string_match_all`: the share of an answer's parts that the prediction contains.
+    """Score an answer by RULER's `string_match_all` (arXiv 2404.06654).
 
-    Parts of a reference are separated by ", ", in "vt" by " = " or " is ", where the first one
-    does not count, for the question gives it. Case and order do not matter. The best reference
-    counts.
+    Args:
+        task: a key of `TASKS`.
+        prediction: what the model wrote.
+        references: accepted answers; the best one counts. Their parts are separated by ", ", in
+            "vt" by " = " or " is ". The first part of "vt" does not count: the question gives it.
+
+    Returns:
+        Share of a reference's parts that the prediction contains. Case and order do not matter.
     """
-    said = prediction.lower()
+    answer = prediction.lower()
     parts = [PART.split(reference.lower())[TASKS[task].given :] for reference in references]
-    return max(sum(part in said for part in those) / len(those) for those in parts)
+    return max(sum(part in answer for part in those) / len(those) for those in parts)
 
 
 def _kinds(task: NeedleTask, split: str, style: str, rng: random.Random) -> list[Fact]:
@@ -132,9 +151,9 @@ def _many_keys(task: NeedleTask, split: str, style: str, rng: random.Random) -> 
 
 def _chains(task: NeedleTask, split: str, style: str, rng: random.Random) -> list[Fact]:
     chain, facts = CHAINS[split], []
-    fresh = iter(rng.sample(NOUNS[split].split(), QUESTIONS * (HOPS + 1)))
+    unused = iter(rng.sample(NOUNS[split].split(), QUESTIONS * (HOPS + 1)))
     for number in _numbers(5, QUESTIONS, rng):
-        names = list(islice(fresh, HOPS + 1))
+        names = list(islice(unused, HOPS + 1))
         needles = [chain.first[style].format(key=names[0], value=number)]
         needles += [chain.next[style].format(key=b, value=a) for a, b in pairwise(names)]
         question = chain.question.format(last=names[-1])
@@ -167,7 +186,7 @@ def _fact(form: Form, key: str, split: str, style: str, count: int, rng: random.
 
 
 def _keys(split: str, count: int, rng: random.Random) -> list[str]:
-    """Pairs of words; no word comes twice."""
+    """Pairs of words, all different."""
     adjectives, nouns = (rng.sample(p[split].split(), count) for p in (ADJECTIVES, NOUNS))
     return [f"{a} {n}" for a, n in zip(adjectives, nouns, strict=True)]
 
@@ -177,8 +196,8 @@ def _numbers(digits: int, count: int, rng: random.Random) -> list[str]:
 
 
 def _interleaved(facts: Sequence[Fact], rng: random.Random) -> list[str]:
-    """All needles in random order, except that those of one fact keep theirs."""
-    turns = [fact for fact in facts for _ in fact.needles]
-    rng.shuffle(turns)
-    left: dict[int, Iterator[str]] = {id(fact): iter(fact.needles) for fact in facts}
-    return [next(left[id(turn)]) for turn in turns]
+    """All needles in random order, in which those of one fact keep their order."""
+    order = [fact for fact in facts for _ in fact.needles]
+    rng.shuffle(order)
+    needles: dict[int, Iterator[str]] = {id(fact): iter(fact.needles) for fact in facts}
+    return [next(needles[id(fact)]) for fact in order]

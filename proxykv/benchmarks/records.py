@@ -37,7 +37,7 @@ def read_records(
 
     A table is a file of that name, without its ending and shard number, or all there is in a folder
     of that name (as hub repositories lay out their configurations); `a/b` asks for b in folder a.
-    Zip archives are looked into where nothing else fits.
+    If no file fits, zip archives are searched.
 
     Args:
         source: one of
@@ -104,7 +104,7 @@ def files_below(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         here = Path(place)
         inside[here] = here.resolve()
-        # A link to a folder that holds it would be followed for ever.
+        # A link to a folder that holds the link would be followed without end.
         above = {inside[parent] for parent in here.parents if parent in inside} | {inside[here]}
         folders[:] = [name for name in folders if (here / name).resolve() not in above]
         found += [p for name in names if (p := here / name).is_file() or p.is_symlink()]
@@ -209,7 +209,7 @@ def parse(name: str, opener: Callable[[], IO[bytes]], where: str) -> list[Any]:
     """Read what a file holds, as a list of records.
 
     Args:
-        name: of the file; its ending tells the format.
+        name: of the file; its ending decides the format.
         opener: opens it.
         where: what an error names.
 
@@ -257,5 +257,5 @@ def _refuse(constant: str) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """What an error says, as one line."""
+    """An error's message as one line."""
     return " ".join(str(error).split()) or type(error).__name__

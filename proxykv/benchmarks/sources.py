@@ -1,7 +1,7 @@
 """Real text for contexts: documents from packages, data sets, the standard library or a folder.
 
-Every document belongs to one split, by a hash of its name, whatever a configuration asks for: a
-training context never shares a source file with an evaluation context.
+The hash of a document's name decides its split, so a training context never shares a source file
+with an evaluation context.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Piece:
 
 
 def load(sources: Sequence[Mapping[str, Any]], split: str, downloads: str | Path) -> list[Document]:
-    """The documents of `split` in all `sources`, sorted by name within each source.
+    """Load the documents of a split, sorted by name within each source.
 
     A source is one of
       {kind: wheel, name, version, files, sha256}  files of a wheel, downloaded to `downloads`;
@@ -68,7 +68,17 @@ def load(sources: Sequence[Mapping[str, Any]], split: str, downloads: str | Path
       {kind: folder, path, files}                  a local folder; of `*.jsonl` the field `text`.
     `files` is a glob on names relative to the source, in which `*` also matches `/`. Files ending
     in `.py` are code, except Python's documentation topics; the rest is prose.
-    Raises ConfigError for a source that is misspelt, missing or without a file in this split.
+
+    Args:
+        sources: see above.
+        split: "train" or "eval".
+        downloads: folder of downloaded wheels and Debian packages.
+
+    Returns:
+        The documents.
+
+    Raises:
+        ConfigError: if a source is misspelt, missing or has no file in this split.
     """
     if split not in SPLITS:
         raise ConfigError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -87,7 +97,7 @@ def load(sources: Sequence[Mapping[str, Any]], split: str, downloads: str | Path
 
 
 def split_of(name: str) -> str:
-    """The split that a document belongs to: a fair coin tossed by the hash of its name."""
+    """The split of a document: half of all names, by their hashes, are of each split."""
     return SPLITS[hashlib.sha256(name.encode()).digest()[0] % 2]
 
 
@@ -188,7 +198,7 @@ def _first_dict(text: str) -> dict[str, str]:
 
 
 def pieces(document: Document) -> list[Piece]:
-    """The document cut where a line of one's own can go in without breaking anything.
+    """Cut a document where another line can be inserted without breaking anything.
 
     Prose: sentences of running text. Code: statements (see `_code`).
     """
@@ -217,7 +227,7 @@ def _prose(text: str) -> list[Piece]:
 
 
 def _code(text: str) -> list[Piece]:
-    """Statements of any depth, each starting a line of its own.
+    """Statements of any depth, each of which starts a line.
 
     Empty and comment lines belong to the statement before them; what stands above the first one
     (licence, module docstring) is left out, and no docstring is cut. A file that does not parse

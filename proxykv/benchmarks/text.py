@@ -32,10 +32,24 @@ def build(
     downloads: str = "cache/sources",
     joined: int = 1,
 ) -> list[Example]:
-    """`contexts` contexts of real text of the style `task`, each from another document.
+    """Make contexts of real text, each from another document.
 
-    `sources`, `downloads`: see `proxykv.benchmarks.sources.load`. Lengths in tokens, cycled over. A
-    context joins `joined` stretches of equal length, each from a document of its own.
+    Args:
+        task: style of the text, "prose" or "code".
+        tokenizer: measures contexts.
+        contexts: how many.
+        lengths: of contexts in tokens, taken in turn.
+        seed: of everything random.
+        split: "train" or "eval".
+        sources: where text comes from (see `proxykv.benchmarks.sources.load`).
+        downloads: folder of downloaded sources.
+        joined: documents of a context; each gives a stretch of the same length.
+
+    Returns:
+        The contexts, without questions.
+
+    Raises:
+        ConfigError: if a source cannot be read, or holds too little text of the style.
     """
     documents = text_sources.load(sources, split, downloads)
     key = f"{seed}/text/{task}/{split}"
@@ -56,5 +70,5 @@ def build(
 
 
 def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
-    """Nothing is asked of these contexts: raises ConfigError."""
+    """Raise ConfigError: these contexts have no questions."""
     raise ConfigError(f"text/{task} has no questions: use it for training, not for evaluation")

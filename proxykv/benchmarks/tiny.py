@@ -18,52 +18,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers import Tokenizer
 
 from proxykv.benchmarks.contract import Example, Question, Task
-from proxykv.runtime import files
+from proxykv.benchmarks.tiny_language import FILLER, KEYS, KINDS, NUMBERS, QUESTION, VARIABLES
 from proxykv.runtime.errors import ConfigError
-
-PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
-QUESTION = "Question :"
-KINDS = ("code", "phone", "price")
-NUMBERS = tuple(f"{i:02d}" for i in range(100))
-KEYS = tuple(
-    head + tail
-    for head in ("Ba", "De", "Fi", "Go", "Ku", "La", "Me", "Ni", "Po", "Ru")
-    for tail in ("do", "ki", "lu", "ma", "ne", "pa", "ri", "so", "ta", "vu")
-)
-VARIABLES = tuple(f"v{i:02d}" for i in range(48))
-# The words of KVzip's two replay requests, so that they are part of the language.
-REQUEST = ("Repeat", "the", "part", "of", "previous", "context", "exactly", "starting", "with")
-_FILLER_TEXT = """
-    able acid after again air alarm amber angle apple april arch arrow ash autumn away axis
-    baker bamboo band bank basin beach bean bear bell below bench berry birch bird blanket blue
-    boat bold bone book border bottle bowl branch brave bread breeze brick bridge bright brook
-    brown brush bucket butter button cabin cable calm camel candle canvas carpet castle cedar
-    chain chalk cherry circle clay clean cliff clock cloud coast cold copper coral corner cotton
-    cradle crane cricket crisp cross crown crystal curtain daisy dance dawn deep deer delta
-    desert distant door dove draw dream drift drum dry dusk eagle early earth east echo edge
-    empty engine evening fabric falcon family farm feather fence fern field finger fire fish
-    flag flame flat float floor flour flower flute fog forest fork fountain fox fresh frost
-    fruit garden gate gentle giant ginger glass glove gold grain grape grass gravel green grey
-    guitar hammer harbor harvest hat hawk hazel heavy hill hollow honey horse hotel hour house
-    ice island ivory jacket jar jungle kettle kitchen kite ladder lake lamp lantern lark late
-    leaf lemon letter light lily linen lion little long lunar maple marble market meadow melon
-    metal middle milk mill mirror mist moon morning moss motor mountain narrow needle nest night
-    north oak ocean olive onion orange orchard otter oven owl paint palace paper parrot peach
-    pebble pepper piano pine planet plum pocket pond poppy potter quiet rabbit rain raven ribbon
-    river robin rocket
-"""
-FILLER = tuple(_FILLER_TEXT.split())
-VOCABULARY = (
-    PAD, EOS, UNK, ".", ",", ":", "Question", "codes", "set", *KINDS, *REQUEST, *NUMBERS, *KEYS,
-    *VARIABLES, *FILLER,
-)  # fmt: skip
 
 _SENTENCE = (5, 9)  # words of a filler sentence, full stop included
 _LEAST = 4  # the shortest sentence that may be left over at the end
@@ -80,43 +40,15 @@ def _successors() -> dict[str, tuple[str, ...]]:
 _NEXT = _successors()
 
 
-def make_tokenizer() -> Tokenizer:
-    """The language's word-level tokenizer: nothing added on encode, line breaks encode to nothing.
-
-    Decoding joins words with spaces.
-    """
-    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(VOCABULARY)}, unk_token=UNK))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.add_special_tokens(
-        [AddedToken(word, special=True, normalized=False) for word in (PAD, EOS, UNK)]
-    )
-    return tokenizer
-
-
-def save_tokenizer(folder: Path) -> None:
-    """Write the files from which transformers loads the tokenizer: no chat template, no BOS."""
-    folder.mkdir(parents=True, exist_ok=True)
-    make_tokenizer().save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": EOS,
-        "pad_token": PAD,
-        "unk_token": UNK,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 8192,
-    }
-    files.write_json(folder / "tokenizer_config.json", settings)
-
-
 @dataclass(frozen=True)
 class Facts:
-    """What a context says, and what may be asked about it.
+    """The statements of a context and the questions about them.
 
     Attributes:
         groups: groups of statements; each group keeps its order in the context.
         questions: pairs of question and answer.
-        asked: how many of the questions an evaluation asks, from the first on. None if it asks a
-            random choice of them.
+        asked: number of questions that an evaluation asks, from the first on; None for a random
+            choice.
     """
 
     groups: tuple[tuple[str, ...], ...]
@@ -138,15 +70,19 @@ class TinyTask(Task):
 
 
 def make_facts(task: str, length: int, rng: random.Random, names: Names | None = None) -> Facts:
-    """Facts of one task, their number growing with the context's length in tokens.
+    """Make the facts of a context; their number grows with its length.
 
-    `names` hands out keys and variables; share it to mix the facts of several tasks.
+    Args:
+        task: a key of `TASKS`.
+        length: of the context in tokens.
+        rng: everything random comes from it.
+        names: gives out keys and variables; share it to mix the facts of several tasks.
     """
     return TASKS[task].facts(length, rng, names or Names(rng))
 
 
 class Names:
-    """Keys and variables in random order, none twice."""
+    """Keys and variables in random order, all different."""
 
     def __init__(self, rng: random.Random) -> None:
         """Shuffle both lists with `rng`."""
@@ -224,18 +160,27 @@ TASKS = {
 
 
 def make_context(length: int, groups: Sequence[Sequence[str]], rng: random.Random) -> str:
-    """Filler with the statements of `groups` at random places, `length` words in all.
+    """Put statements at random places of filler.
 
-    Raises ConfigError if the statements leave no room for filler.
+    Args:
+        length: words of the context.
+        groups: groups of statements; each group keeps its order.
+        rng: everything random comes from it.
+
+    Returns:
+        The context.
+
+    Raises:
+        ConfigError: if the statements leave no room for filler.
     """
     room = length - sum(len(s.split()) for group in groups for s in group)
     if room < _LEAST:
         raise ConfigError(f"tiny: {length} tokens cannot hold the facts; use lengths of 64 or more")
-    # Shuffled tickets, one per statement: each group's statements take its tickets in order.
-    tickets = [i for i, group in enumerate(groups) for _ in group]
-    rng.shuffle(tickets)
+    # The number of a statement's group, in random order; each group's statements keep their order.
+    order = [i for i, group in enumerate(groups) for _ in group]
+    rng.shuffle(order)
     statements = [iter(group) for group in groups]
-    pieces = [next(statements[i]) for i in tickets]
+    pieces = [next(statements[i]) for i in order]
     filler = list(_sentences(room, rng))
     places = sorted(rng.choices(range(len(filler) + 1), k=len(pieces)), reverse=True)
     for place, piece in zip(places, reversed(pieces), strict=True):
@@ -266,11 +211,22 @@ def build(
     seed: int,
     split: str,
 ) -> list[Example]:
-    """`contexts` examples of `task`; context i has exactly `lengths[i % len(lengths)]` tokens.
+    """Make contexts with their questions.
 
-    The splits "train" and "eval" draw from different random streams.
-    Raises ConfigError for an unknown task or split, a tokenizer of another language, or a length
-    too short for the task's facts.
+    Args:
+        task: a key of `TASKS`.
+        tokenizer: that of models/tiny.
+        contexts: how many.
+        lengths: of contexts in tokens, taken in turn; a context has exactly so many.
+        seed: of everything random.
+        split: "train" or "eval", which draw from different random streams.
+
+    Returns:
+        The contexts with their questions.
+
+    Raises:
+        ConfigError: for an unknown task or split, a tokenizer of another language, or a length too
+            short for the task's facts.
     """
     if task not in TASKS:
         raise ConfigError(f"tiny: no task {task!r}; choose from {', '.join(TASKS)}")
@@ -313,14 +269,21 @@ def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
 
 
 def score(task: str, prediction: str, references: Sequence[str]) -> float:
-    """Share of the reference's parts that the prediction contains, best over references.
+    """Score an answer by RULER's `string_match_all` (arXiv 2404.06654), on whole words.
 
-    As RULER's `string_match_all`. Parts are the comma-separated values of multivalue (in any
-    order), the words of a vt chain, and the whole value otherwise; parts match whole words only.
+    Args:
+        task: a key of `TASKS`.
+        prediction: what the model wrote.
+        references: accepted answers; the best one counts. Parts of a reference are the
+            comma-separated values of multivalue (in any order), the words of a vt chain, and
+            otherwise the whole value.
+
+    Returns:
+        Share of a reference's parts that the prediction contains.
     """
-    said = f" {' '.join(prediction.split())} "
-    return max(_share(said, TASKS[task].parts(reference)) for reference in references)
+    answer = f" {' '.join(prediction.split())} "
+    return max(_share(answer, TASKS[task].parts(reference)) for reference in references)
 
 
-def _share(said: str, parts: list[str]) -> float:
-    return sum(f" {part} " in said for part in parts) / len(parts)
+def _share(answer: str, parts: list[str]) -> float:
+    return sum(f" {part} " in answer for part in parts) / len(parts)

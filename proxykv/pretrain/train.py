@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from proxykv.benchmarks import tiny
+from proxykv.benchmarks import tiny_language
 from proxykv.pretrain.data import IGNORE, Batch, make_batch
 from proxykv.pretrain.report import evaluate, write_card
 from proxykv.runtime.files import obey_umask
@@ -98,9 +98,9 @@ class ContextMass:
 
 def make_model(role: Role) -> LlamaForCausalLM:
     """A random model that starts with a rough induction circuit in layers 0 and 1."""
-    ids = {word: i for i, word in enumerate(tiny.VOCABULARY)}
+    ids = {word: i for i, word in enumerate(tiny_language.VOCABULARY)}
     config = LlamaConfig(
-        vocab_size=len(tiny.VOCABULARY),
+        vocab_size=len(tiny_language.VOCABULARY),
         hidden_size=role.width,
         intermediate_size=role.mlp,
         num_hidden_layers=role.layers,
@@ -111,8 +111,8 @@ def make_model(role: Role) -> LlamaForCausalLM:
         rope_parameters={"rope_type": "default", "rope_theta": THETA},
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=ids[tiny.EOS],
-        pad_token_id=ids[tiny.PAD],
+        eos_token_id=ids[tiny_language.EOS],
+        pad_token_id=ids[tiny_language.PAD],
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():
@@ -246,7 +246,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
-    role, tokenizer, began = ROLES[args.role], tiny.make_tokenizer(), time.time()
+    role, tokenizer, began = ROLES[args.role], tiny_language.make_tokenizer(), time.time()
     model = make_model(role)
     for record in train(model, role, args.seed, tokenizer):
         print(json.dumps(record), flush=True)
@@ -258,7 +258,7 @@ def main() -> None:
     print(json.dumps(accuracy), flush=True)
     model.save_pretrained(args.out)
     obey_umask(args.out)
-    tiny.save_tokenizer(args.out)
+    tiny_language.save_tokenizer(args.out)
     facts = {
         "role": args.role,
         "seed": args.seed,

@@ -161,7 +161,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from pathlib import Path
-from proxykv.benchmarks import contract, tiny
+from proxykv.benchmarks import contract, tiny, tiny_language
 from proxykv.config.benchmarks import tasks
 
 Path("records").mkdir(exist_ok=True)
@@ -185,7 +185,7 @@ for name, given in options.items():
     right = question.references[0]
     graded = contract.load(name).grade("twin", right, question)["score"]
     print(name, graded, contract.load(name).grade("twin", "?", question)["score"])
-offered["tokenizer"] = tiny.make_tokenizer()
+offered["tokenizer"] = tiny_language.make_tokenizer()
 sizes = {"contexts": 1, "lengths": [64]}
 (example,) = contract.make("tiny", "twin", offered=offered, options=sizes)
 right = example.questions[0].references

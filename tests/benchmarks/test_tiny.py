@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from proxykv.benchmarks import tiny
+from proxykv.benchmarks import tiny, tiny_language
 from proxykv.runtime.errors import ConfigError
 
 MODELS = Path(__file__).parents[2] / "models" / "tiny"
@@ -20,7 +20,7 @@ PART = "\n\nRepeat the part of the previous context exactly, starting with "
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tiny.make_tokenizer()
+    return tiny_language.make_tokenizer()
 
 
 def build(task, tokenizer, **changes):
@@ -33,11 +33,16 @@ def encode(tokenizer, text):
 
 
 def test_vocabulary_is_512_distinct_words(tokenizer):
-    assert len(tiny.VOCABULARY) == len(set(tiny.VOCABULARY)) == tokenizer.get_vocab_size() == 512
+    assert (
+        len(tiny_language.VOCABULARY)
+        == len(set(tiny_language.VOCABULARY))
+        == tokenizer.get_vocab_size()
+        == 512
+    )
 
 
 def test_tokenizer_covers_kvzips_requests_and_drops_line_breaks(tokenizer):
-    unknown = tokenizer.token_to_id(tiny.UNK)
+    unknown = tokenizer.token_to_id(tiny_language.UNK)
     assert tokenizer.encode(WHOLE + "\n").tokens == [
         "Repeat", "the", "previous", "context", "exactly", ".",
     ]  # fmt: skip
@@ -48,13 +53,13 @@ def test_tokenizer_covers_kvzips_requests_and_drops_line_breaks(tokenizer):
 
 def test_decoding_joins_words_and_skips_the_end_token(tokenizer):
     ids = encode(tokenizer, "code Bado 47 83 . </s>")
-    assert ids[-1] == tokenizer.token_to_id(tiny.EOS)
+    assert ids[-1] == tokenizer.token_to_id(tiny_language.EOS)
     assert tokenizer.decode(ids) == "code Bado 47 83 ."
 
 
 @pytest.mark.parametrize("task", tiny.TASKS)
 def test_examples_have_exact_lengths_and_known_words(task, tokenizer):
-    unknown = tokenizer.token_to_id(tiny.UNK)
+    unknown = tokenizer.token_to_id(tiny_language.UNK)
     examples = build(task, tokenizer)
     for example, length in zip(examples, (64, 200, 64, 200), strict=True):
         ids = encode(tokenizer, example.context)
@@ -142,7 +147,7 @@ def test_shipped_folders_are_small_plain_and_without_paths():
         names = {file.name for file in (MODELS / role).iterdir()}
         assert {"config.json", "generation_config.json", "model.safetensors", "README.md"} <= names
         config = json.loads((MODELS / role / "config.json").read_text())
-        assert config["eos_token_id"] == tiny.VOCABULARY.index(tiny.EOS)
+        assert config["eos_token_id"] == tiny_language.VOCABULARY.index(tiny_language.EOS)
         assert "_name_or_path" not in config
     assert {file.suffix for file in files} == {".json", ".md", ".safetensors"}
 
@@ -151,7 +156,7 @@ def test_shipped_folders_are_small_plain_and_without_paths():
 def test_shipped_tokenizer_is_the_languages(role, tokenizer):
     shipped = AutoTokenizer.from_pretrained(MODELS / role)
     assert shipped.get_vocab() == tokenizer.get_vocab()
-    assert shipped.eos_token == tiny.EOS
+    assert shipped.eos_token == tiny_language.EOS
     assert shipped.bos_token is None
     assert shipped.chat_template is None
     text = "Question : code Bado"

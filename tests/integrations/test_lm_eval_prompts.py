@@ -22,7 +22,7 @@ from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from proxykv.benchmarks import tiny
+from proxykv.benchmarks import tiny, tiny_language
 from proxykv.config import catalog
 from proxykv.integrations.lm_eval import PrunedLM
 from proxykv.integrations.prompts import answer_limit, context_seam, prompt_ids, unmarked
@@ -49,7 +49,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for name in TASKS:
         examples = tiny.build(
-            name, tokenizer=tiny.make_tokenizer(), contexts=2, lengths=[96], seed=1, split="eval"
+            name,
+            tokenizer=tiny_language.make_tokenizer(),
+            contexts=2,
+            lengths=[96],
+            seed=1,
+            split="eval",
         )
         docs = [
             {"context": e.context, "question": q.text, "answer": q.references[0]}

@@ -19,7 +19,7 @@ from rows_fixture import make_rows
 from safetensors.torch import save_file
 from valid_config import valid
 
-from proxykv.benchmarks import tiny
+from proxykv.benchmarks import tiny_language
 from proxykv.benchmarks.examples import Example, write_jsonl
 from proxykv.config import catalog
 from proxykv.config.run import Run
@@ -63,7 +63,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "Parquet": lambda folder: write_parquet(folder / "a.parquet", TABLE),
     "CSV": lambda folder: write_csv(folder / "a.csv", TABLE),
     "data set": lambda folder: write_jsonl(folder / "a.jsonl", [Example("a", "t", "text")]),
-    "tokenizer": tiny.save_tokenizer,
+    "tokenizer": tiny_language.save_tokenizer,
     "tensors": lambda folder: tensor_file.save(folder / "a.safetensors", TENSORS),
     "checkpoint": lambda folder: tensor_file.save_groups(
         folder / "a" / "state", {"m": TENSORS}, {}

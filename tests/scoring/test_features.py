@@ -10,7 +10,7 @@ from random_models import random_ids, random_net
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from proxykv.benchmarks import tiny
+from proxykv.benchmarks import tiny_language
 from proxykv.config.settings.signals import Kind, Signal
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.loading import Model
@@ -36,7 +36,7 @@ def test_prefill_features_are_the_last_tokens_attention(architecture: str, token
 
 
 def test_features_are_scores_of_the_proxys_own_pairs() -> None:
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny.make_tokenizer())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_language.make_tokenizer())
     nets = [random_net("llama", ATTENTION, vocab_size=512, num_hidden_layers=n) for n in (3, 2)]
     target, proxy = (Model(net, tokenizer, prefix=(5,), suffix=(), digest="") for net in nets)
     ids = random_ids(31, seed=2)
@@ -58,7 +58,7 @@ class Late(Model):
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
 def test_scores_do_not_depend_on_where_a_context_lies(architecture: str) -> None:
     """Which is why training does not vary positions."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny.make_tokenizer())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_language.make_tokenizer())
     net = random_net(architecture, ATTENTION, vocab_size=len(tokenizer))
     early, late = (
         score_replays(filled, replays(filled.model, filled.context))

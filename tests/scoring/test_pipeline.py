@@ -18,7 +18,7 @@ import torch
 from random_models import random_ids, random_net
 from transformers import PreTrainedTokenizerFast
 
-from proxykv.benchmarks import tiny
+from proxykv.benchmarks import tiny, tiny_language
 from proxykv.benchmarks.examples import write_jsonl
 from proxykv.config.run import Run
 from proxykv.config.settings.signals import Signal
@@ -57,7 +57,7 @@ class Pair:
 
 
 def model(**settings: Any) -> Model:
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny.make_tokenizer())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_language.make_tokenizer())
     net = random_net("llama", ATTENTION, vocab_size=len(tokenizer), **settings)
     return Model(net, tokenizer, prefix=(5,) * PREFIX, suffix=(), digest="")
 
@@ -269,7 +269,12 @@ def rows(root: Path, name: str, **settings: Any) -> tuple[pd.DataFrame, list[dic
     )
     (job,) = run.jobs()
     examples = tiny.build(
-        "single", tokenizer=tiny.make_tokenizer(), contexts=3, lengths=[96], seed=9, split="eval"
+        "single",
+        tokenizer=tiny_language.make_tokenizer(),
+        contexts=3,
+        lengths=[96],
+        seed=9,
+        split="eval",
     )
     write_jsonl(job.dataset.path, examples)
     generate(run, job)

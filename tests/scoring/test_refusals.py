@@ -19,7 +19,7 @@ from transformers import (
 
 from baselines.kvzip import KVzip
 from baselines.snapkv import PRESETS, window_scores
-from proxykv.benchmarks import tiny
+from proxykv.benchmarks import tiny_language
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.loading import Model, refuse_unsupported, require_shared_vocabulary
 from proxykv.model.prefill import Prefill, prefill
@@ -33,7 +33,7 @@ PREFIX, CONTEXT = 2, 40
 
 
 def words() -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=tiny.make_tokenizer())
+    return PreTrainedTokenizerFast(tokenizer_object=tiny_language.make_tokenizer())
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from random_models import random_ids, random_net
 from transformers import PreTrainedTokenizerFast
 
-from proxykv.benchmarks import tiny
+from proxykv.benchmarks import tiny_language
 from proxykv.config.settings.signals import Signal, stored_signals
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.loading import Model
@@ -28,7 +28,7 @@ def model(architecture: str = "llama", *, plain: bool = False, layers: int = 3) 
         vocab_size=VOCABULARY,
         num_hidden_layers=layers,
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny.make_tokenizer())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_language.make_tokenizer())
     return Model(net, tokenizer, prefix=(5,) * PREFIX, suffix=(), digest="")
 
 

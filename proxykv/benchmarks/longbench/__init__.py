@@ -25,7 +25,7 @@ TEMPLATE_TOKENS = 64
 """Tokens left for a chat template, which is put around the prompt once that is cut to fit."""
 
 FIXABLE = (metrics.rouge_l, metrics.rouge_l_zh, metrics.classification)
-"""Metrics whose official form goes wrong by accident."""
+"""Metrics whose official form has a mistake."""
 
 
 def build(
@@ -47,11 +47,11 @@ def build(
         max_context: tokens of prompt and answer that the target may see. A longer prompt loses its
             middle, as officially, and the example says so (`meta["truncated"]`).
         source: where the records are (see `read_records`).
-        contexts: take the first so many.
-        longest: leave out samples with contexts of more tokens.
+        contexts: the number of samples, from the first on; all by default.
+        longest: most tokens of a context; longer samples are left out.
 
     Raises:
-        ConfigError: if the split, the source or a record is not as it should be, or no sample is
+        ConfigError: for another split, a source or record that cannot be used, or if no sample is
             short enough.
     """
     if split != "eval":
@@ -78,7 +78,7 @@ def build(
 
 
 def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
-    """The row's scores: the official one and, where that can go wrong by accident, the fixed."""
+    """The official score and, for the metrics of `FIXABLE`, the corrected one (`score_fixed`)."""
     given = prediction, question.references, question.meta.get("all_classes")
     scores = {"score": score(task, *given)}
     if TASKS[task].metric in FIXABLE:
@@ -93,10 +93,17 @@ def score(
     all_classes: Sequence[str] | None = None,
     variant: Literal["official", "fixed"] = "official",
 ) -> float:
-    """How well the best of the accepted answers is met, in [0, 1].
+    """Score an answer by the subset's metric (arXiv 2308.14508).
 
-    `all_classes` are the labels of a classification (trec, lsht). `variant="fixed"` mends what the
-    official metrics of `FIXABLE` do by accident.
+    Args:
+        task: name of the subset.
+        prediction: what the model wrote.
+        answers: accepted answers; the best one counts.
+        all_classes: labels of a classification (trec, lsht).
+        variant: "fixed" corrects the mistakes of the metrics in `FIXABLE`.
+
+    Returns:
+        The score in [0, 1].
     """
     subset = TASKS[task]
     if subset.first_line:

@@ -40,14 +40,25 @@ def build(
     sources: Texts | None = None,
     samples: Mapping[str, Any] | None = None,
 ) -> list[Example]:
-    """Contexts with one question each, whose lengths are taken in turn.
+    """Make contexts with one question each.
 
-    A length is that of prompt and answer together, in tokens, without a chat template; what is made
-    leaves room for one where a length is all that the model may see, `max_context`.
     A context depends on the other arguments and its index, not on `contexts`.
 
-    `sources` says where the texts are that contexts are made of, see `corpora.Corpora`; `samples`
-    where ready samples are, which are then taken instead, see `ready.ReadySamples`.
+    Args:
+        task: a key of `TASKS`.
+        tokenizer: measures prompts.
+        lengths: of prompt and answer together, in tokens, without a chat template; taken in turn.
+        seed: of everything random.
+        split: only "eval": there is no part to train on.
+        max_context: tokens that the target may see. A length of so many leaves room for a chat
+            template.
+        contexts: how many in all; by default the authors' number for each length.
+        downloads: folder of downloaded sources.
+        sources: texts that contexts are made of (see `corpora.Corpora`).
+        samples: a source of ready samples to take instead (see `ready.ReadySamples`).
+
+    Returns:
+        The contexts with their questions.
 
     Raises:
         ConfigError: if something that the task needs is missing or too little.
@@ -83,11 +94,17 @@ def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
 
 
 def score(task: str, prediction: str, references: Sequence[str]) -> float:
-    """RULER's metric: the share of the references that the prediction contains.
+    """Score an answer by RULER's metric (arXiv 2404.06654), in which case does not matter.
 
-    Any one is enough for qa_1 and qa_2 (`string_match_part`), all count in the other tasks
-    (`string_match_all`). Case does not matter.
+    Args:
+        task: a key of `TASKS`.
+        prediction: what the model wrote.
+        references: the official list of references.
+
+    Returns:
+        Share of the references that the prediction contains (`string_match_all`); for qa_1 and qa_2
+        1 if it contains any (`string_match_part`).
     """
-    said = UNPRINTABLE.sub("\n", prediction.strip()).strip().lower()
-    found = [reference.lower() in said for reference in references]
+    answer = UNPRINTABLE.sub("\n", prediction.strip()).strip().lower()
+    found = [reference.lower() in answer for reference in references]
     return float(any(found)) if TASKS[task].any_output else sum(found) / len(found)

@@ -71,7 +71,7 @@ HOTPOTQA = record(
 
 
 class Texts(TypedDict, total=False):
-    """Where a config says that the texts are; the others are those of `DEFAULTS`.
+    """Sources of texts that a config states; `DEFAULTS` has those of the others.
 
     `essays` may also be a list of `proxykv.benchmarks.sources`.
     """
@@ -83,13 +83,19 @@ class Texts(TypedDict, total=False):
 
 
 class Corpora:
-    """The texts that a config names, or the defaults; each is read when a task asks for it.
-
-    `given` says where `essays`, `words`, `squad` and `hotpotqa` are, each as `read_records` takes
-    it. Essays may also be a list of `proxykv.benchmarks.sources`, whose eval split is then taken.
-    """
+    """The texts that a config names, or the defaults; each is read when a task needs it."""
 
     def __init__(self, given: Mapping[str, Any], downloads: str | Path) -> None:
+        """Read nothing yet.
+
+        Args:
+            given: sources of `essays`, `words`, `squad` and `hotpotqa` (see `read_records`). Essays
+                may also be a list of `proxykv.benchmarks.sources`; its eval split is taken.
+            downloads: folder of downloaded sources.
+
+        Raises:
+            ConfigError: if another text is named.
+        """
         for name in given.keys() - DEFAULTS.keys():
             raise ConfigError(f"ruler sources: unknown {name!r}; {did_you_mean(name, DEFAULTS)}")
         self._sources = DEFAULTS | dict(given)
@@ -145,9 +151,14 @@ class Words:
         return f"{rng.choice(self._adjectives)}-{rng.choice(self._nouns)}"
 
     def draw(self, count: int, rng: random.Random) -> list[str]:
-        """`count` different words, of wonderwords if it has so many.
+        """Draw different words, from wonderwords if it has enough.
 
-        Raises ConfigError if there are not so many.
+        Args:
+            count: how many.
+            rng: everything random comes from it.
+
+        Raises:
+            ConfigError: if there are too few words.
         """
         if count > self.most:
             raise ConfigError(
@@ -172,7 +183,7 @@ class Essays:
         self._ends = list(accumulate(len(s.split(" ")) for s in self._sentences))
 
     def sentences(self, words: int) -> list[str]:
-        """The first `words` words, from the start again where the text is too short."""
+        """The sentences of the first `words` words; a text that is too short is repeated."""
         times, rest = divmod(words, self._ends[-1])
         whole = bisect_right(self._ends, rest)
         found = self._sentences * times + self._sentences[:whole]

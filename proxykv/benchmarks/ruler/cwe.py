@@ -1,4 +1,4 @@
-"""Common words extraction: the ten words that come most often in a numbered list."""
+"""Common words extraction: the ten most frequent words of a numbered list."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from proxykv.benchmarks.ruler.corpora import Words
 from proxykv.benchmarks.ruler.sample import Sample
 
 COMMON = 10
-SHORT = 4096  # below this length words are repeated less
+SHORT = 4096  # tokens; shorter prompts repeat words less often
 BEFORE = (
     "Below is a numbered list of words. In these words, some appear more often than others. "
     "Memorize the ones that appear most often.\n"
@@ -21,7 +21,7 @@ ANSWER_START = " Answer: The top 10 words that appear most often in the list are
 
 @dataclass(frozen=True)
 class Repeats:
-    """How often each common and each other word comes."""
+    """How many times the list holds each common word, and each other word."""
 
     common: int
     other: int
@@ -31,6 +31,12 @@ class CommonWords:
     """Draws prompts, each after a worked example. Size: different words of the list."""
 
     def __init__(self, length: int, words: Words) -> None:
+        """Choose the numbers of repetitions.
+
+        Args:
+            length: tokens of prompt and answer.
+            words: what lists are drawn from.
+        """
         self.sizes = range(COMMON, words.most + 1)
         self._words = words
         short = length < SHORT
@@ -54,5 +60,5 @@ class CommonWords:
 
 
 def numbered(words: Iterable[str]) -> str:
-    """`1. first 2. second …`."""
+    """The words as a numbered list: `1. first 2. second …`."""
     return " ".join(f"{i}. {word}" for i, word in enumerate(words, start=1))

@@ -1,6 +1,6 @@
-"""Frequent words extraction: the three commonest coded words after the dots that are noise.
+"""Frequent words extraction: the three most frequent coded words, without the dots (noise).
 
-How often words come follows a zeta distribution over their ranks.
+Frequencies follow a zeta distribution over the ranks of the words.
 """
 
 from __future__ import annotations
@@ -35,10 +35,17 @@ ANSWER_START = (
 class FrequentWords:
     """Draws prompts. Size: words of the text, before the share of each is rounded down."""
 
-    sizes = range(64, sys.maxsize)  # from 64 on, the three words asked for differ in how often
+    sizes = range(64, sys.maxsize)  # from 64 on, the three words differ in frequency
 
     def __init__(self, room: int) -> None:
-        """`room`: tokens of the prompt."""
+        """Choose the size of the vocabulary.
+
+        Args:
+            room: tokens of the prompt.
+
+        Raises:
+            ConfigError: if they are too few for the words that are asked for.
+        """
         self._vocabulary = room // TOKENS_PER_WORD
         if self._vocabulary <= ASKED:
             raise ConfigError(f"vocabulary of {self._vocabulary} words, {ASKED + 1} are needed")

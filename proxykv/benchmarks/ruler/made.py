@@ -20,14 +20,14 @@ class MadeSamples:
     def __init__(
         self, task: str, texts: Corpora, tokenizer: Tokenizer, seed: int, most: int
     ) -> None:
-        """State what all samples share.
+        """Store what all samples share.
 
         Args:
             task: its name.
             texts: what contexts are made of.
             tokenizer: measures prompts.
             seed: of everything random.
-            most: the most tokens of a prompt and its answer, whatever length is asked for.
+            most: the most tokens of a prompt and its answer, whatever the length.
         """
         self._task, self._texts, self._tokenizer = task, texts, tokenizer
         self._key, self._most = f"{seed}/ruler/{task}", most

@@ -37,9 +37,9 @@ class NeedleSettings:
         haystack: "noise", "essay" or "needle" (other needles).
         key: kind of the keys: "words" or "uuids".
         value: kind of the values: "numbers" or "uuids".
-        keys: how many keys there are.
-        values: values of each key.
-        queries: how many of the keys are asked for.
+        keys: number of keys.
+        values: number of values of each key.
+        queries: number of keys that are asked for.
     """
 
     haystack: str
@@ -51,10 +51,16 @@ class NeedleSettings:
 
 
 class NeedlePrompts:
-    """Draws prompts of one task. Size: words of essay, lines of noise, or needles nobody seeks."""
+    """Draws prompts of one task. Size: words of essay, lines of noise, or distractor needles."""
 
     def __init__(self, settings: NeedleSettings, texts: Corpora) -> None:
-        self._set = settings
+        """Prepare the texts.
+
+        Args:
+            settings: of the task.
+            texts: words and essays.
+        """
+        self._settings = settings
         self._essays = texts.essays if settings.haystack == "essay" else None
         self.sizes = range(settings.keys * settings.values, sys.maxsize)
         self._random: dict[str, Callable[[random.Random], str]] = {
@@ -65,19 +71,19 @@ class NeedlePrompts:
 
     def draw(self, index: int, size: int, rng: random.Random) -> Sample:
         """See `Maker.draw`."""
-        facts = [self._fact(rng) for _ in range(self._set.keys)]
+        facts = [self._fact(rng) for _ in range(self._settings.keys)]
         needles = [self._needle(key, value) for key, values in facts for value in values]
         rng.shuffle(needles)
         text = (self._in_essay if self._essays else self._in_lines)(needles, size, rng)
-        asked = rng.sample(facts, self._set.queries)
+        asked = rng.sample(facts, self._settings.queries)
         return self._sample(text, asked)
 
     def _fact(self, rng: random.Random) -> tuple[str, list[str]]:
-        key = self._random[self._set.key](rng)
-        return key, [self._random[self._set.value](rng) for _ in range(self._set.values)]
+        key = self._random[self._settings.key](rng)
+        return key, [self._random[self._settings.value](rng) for _ in range(self._settings.values)]
 
     def _needle(self, key: str, value: str) -> str:
-        return NEEDLE.format(kind=self._set.value, key=key, value=value)
+        return NEEDLE.format(kind=self._settings.value, key=key, value=value)
 
     def _in_essay(self, needles: list[str], size: int, rng: random.Random) -> str:
         """The first `size` words with needles between sentences, at distinct depths."""
@@ -93,8 +99,8 @@ class NeedlePrompts:
     def _in_lines(self, needles: list[str], size: int, rng: random.Random) -> str:
         """`size` lines of noise or of other needles, with needles between any of them."""
         lines = [NOISE] * size
-        if self._set.haystack == "needle":
-            key, value = self._random[self._set.key], self._random[self._set.value]
+        if self._settings.haystack == "needle":
+            key, value = self._random[self._settings.key], self._random[self._settings.value]
             lines = [self._needle(key(rng), value(rng)) for _ in range(size)]
         # From the last place to the first, so that none moves another.
         places = sorted(rng.sample(range(size), len(needles)), reverse=True)
@@ -106,7 +112,7 @@ class NeedlePrompts:
         outputs = tuple(value for _, values in asked for value in values)
         keys = [key for key, _ in asked]
         query = ", ".join(keys[:-1]) + ", and " + keys[-1] if len(keys) > 1 else keys[0]
-        kind, forms = self._set.value, (BEFORE, QUESTION, ANSWER_START)
+        kind, forms = self._settings.value, (BEFORE, QUESTION, ANSWER_START)
         if len(outputs) == 1:
             kind, forms = kind.removesuffix("s"), (BEFORE_ONE, QUESTION_ONE, ANSWER_START_ONE)
         before, question, start = (form.format(kind=kind, query=query) for form in forms)

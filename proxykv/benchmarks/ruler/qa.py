@@ -22,7 +22,14 @@ ANSWER_START = " Answer:"
 
 @dataclass(frozen=True)
 class AnsweredQuestion:
-    """A question with its accepted answers, the documents it needs, and those to add first."""
+    """A question of a data set.
+
+    Attributes:
+        query: the question.
+        answers: accepted answers.
+        needed: documents that answer it.
+        near: documents that are added first.
+    """
 
     query: str
     answers: tuple[str, ...]
@@ -33,18 +40,24 @@ class AnsweredQuestion:
 class DocumentPrompts:
     """Draws prompts, one for each question in the data set's order. Size: documents."""
 
-    def __init__(self, asked: Sequence[AnsweredQuestion], documents: Iterable[str]) -> None:
-        self._asked = asked
+    def __init__(self, questions: Sequence[AnsweredQuestion], documents: Iterable[str]) -> None:
+        """Sort the documents.
+
+        Args:
+            questions: in the data set's order.
+            documents: all of the data set.
+        """
+        self._questions = questions
         self._documents = sorted(set(documents))
-        self.sizes = range(max(len(one.needed) for one in asked), sys.maxsize)
+        self.sizes = range(max(len(one.needed) for one in questions), sys.maxsize)
 
     def draw(self, index: int, size: int, rng: random.Random) -> Sample:
         """See `Maker.draw`."""
-        if index >= len(self._asked):
+        if index >= len(self._questions):
             raise ConfigError(
-                f"the source holds {len(self._asked)} questions; set `contexts` to that at most"
+                f"the source holds {len(self._questions)} questions; set `contexts` to that at most"
             )
-        one = self._asked[index]
+        one = self._questions[index]
         chosen = self._chosen(one, size, rng)
         rng.shuffle(chosen)
         numbered = (f"Document {i}:\n{text}" for i, text in enumerate(chosen, start=1))
@@ -52,21 +65,21 @@ class DocumentPrompts:
         return Sample(context, QUESTION.format(query=one.query), ANSWER_START, one.answers)
 
     def _chosen(self, one: AnsweredQuestion, size: int, rng: random.Random) -> list[str]:
-        if size >= len(self._documents):  # all there are, over and over
+        if size >= len(self._documents):  # all documents, repeated
             repeats = -(-size // len(self._documents))
             return (self._documents * repeats)[:size]
-        missing = size - len(one.needed)
-        if missing <= len(one.near):
-            return [*one.needed, *rng.sample(one.near, missing)]
+        others = size - len(one.needed)
+        if others <= len(one.near):
+            return [*one.needed, *rng.sample(one.near, others)]
         taken = {*one.needed, *one.near}
-        others = [text for text in self._documents if text not in taken]
-        return [*one.needed, *one.near, *rng.sample(others, size - len(taken))]
+        far = [text for text in self._documents if text not in taken]
+        return [*one.needed, *one.near, *rng.sample(far, size - len(taken))]
 
 
 def squad(records: Sequence[Mapping[str, Any]]) -> DocumentPrompts:
     """Answerable questions of SQuAD: its own JSON file, or a table with a question per row."""
     articles = records[0]["data"] if "data" in records[0] else _articles(records)
-    asked = []
+    questions = []
     for article in articles:
         paragraphs = article["paragraphs"]
         for paragraph in paragraphs:
@@ -75,10 +88,10 @@ def squad(records: Sequence[Mapping[str, Any]]) -> DocumentPrompts:
             for question in paragraph["qas"]:
                 answers = tuple(answer["text"] for answer in question["answers"])
                 if not question.get("is_impossible", False) and answers:
-                    asked.append(
+                    questions.append(
                         AnsweredQuestion(question["question"], answers, (text,), tuple(near))
                     )
-    return DocumentPrompts(asked, (p["context"] for a in articles for p in a["paragraphs"]))
+    return DocumentPrompts(questions, (p["context"] for a in articles for p in a["paragraphs"]))
 
 
 def _articles(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -96,8 +109,8 @@ def _articles(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def hotpotqa(records: Sequence[Mapping[str, Any]]) -> DocumentPrompts:
     """Questions of HotpotQA's distractor set: each needs ten paragraphs, two of which answer it."""
-    asked = []
+    questions = []
     for record in records:
         needed = tuple(f"{title}\n{''.join(parts)}" for title, parts in record["context"])
-        asked.append(AnsweredQuestion(record["question"], (record["answer"],), needed))
-    return DocumentPrompts(asked, (text for one in asked for text in one.needed))
+        questions.append(AnsweredQuestion(record["question"], (record["answer"],), needed))
+    return DocumentPrompts(questions, (text for one in questions for text in one.needed))

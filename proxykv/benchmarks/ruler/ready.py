@@ -25,32 +25,46 @@ IDENTITY = ("task", "context", "question")
 
 
 class ReadySamples:
-    """Samples of one task, read from `source` (see `read_records`)."""
+    """Samples of one task."""
 
     def __init__(self, task: str, source: Mapping[str, Any]) -> None:
+        """Read nothing yet.
+
+        Args:
+            task: its name.
+            source: where the tables are (see `read_records`).
+        """
         self._task, self._source = task, source
-        self._of = cache(self._read)
+        self._samples = cache(self._read)
 
     def take(self, length: int, index: int) -> Sample:
-        """Sample number `index` of the table called `length`; ConfigError if there is none."""
-        found = self._of(length)
-        if index >= len(found):
+        """Take a sample.
+
+        Args:
+            length: name of the table.
+            index: of the sample among those of the task.
+
+        Raises:
+            ConfigError: if the table has no such sample.
+        """
+        samples = self._samples(length)
+        if index >= len(samples):
             raise ConfigError(
-                f"samples {dict(self._source)}: {len(found)} of task {self._task!r} in {length}; "
+                f"samples {dict(self._source)}: {len(samples)} of task {self._task!r} in {length}; "
                 "set `contexts` to what there is"
             )
-        return found[index]
+        return samples[index]
 
     def _read(self, length: int) -> list[Sample]:
         records = read_records(self._source, str(length), SAMPLE, IDENTITY)
         return [_sample(one) for one in records if one["task"] == self._task]
 
 
-def _sample(found: Mapping[str, Any]) -> Sample:
+def _sample(one: Mapping[str, Any]) -> Sample:
     return Sample(
-        found["context"],
-        found["question"],
-        found["answer_prefix"],
-        tuple(found["answer"]),
-        found["max_new_tokens"],
+        one["context"],
+        one["question"],
+        one["answer_prefix"],
+        tuple(one["answer"]),
+        one["max_new_tokens"],
     )

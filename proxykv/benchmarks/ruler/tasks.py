@@ -11,7 +11,7 @@ from proxykv.benchmarks.ruler.cwe import CommonWords, numbered
 from proxykv.benchmarks.ruler.fwe import FrequentWords
 from proxykv.benchmarks.ruler.niah import NeedlePrompts, NeedleSettings
 from proxykv.benchmarks.ruler.sample import Ingredients, Maker, Sample
-from proxykv.benchmarks.ruler.vt import Chain
+from proxykv.benchmarks.ruler.vt import ChainPrompts
 
 
 def _joined(sample: Sample) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ TASKS = {
         contexts=500,
         max_new_tokens=30,
         shortest=600,
-        maker=lambda given: Chain(given.tokenizer, f"{given.key}/shot"),
+        maker=lambda given: ChainPrompts(given.tokenizer, f"{given.key}/shot"),
         references=_as_in_the_worked_example,
     ),
     "cwe": RulerTask(

@@ -1,4 +1,4 @@
-"""Variable tracking: a chain of five assignments in noise; all names of a number are asked for."""
+"""Variable tracking: a chain of five assignments in noise; the question asks for all its names."""
 
 from __future__ import annotations
 
@@ -24,12 +24,19 @@ ANSWER_START = (
 )
 
 
-class Chain:
+class ChainPrompts:
     """Draws prompts, each after a worked example of 500 tokens. Size: lines of noise."""
 
     sizes = range(HOPS + 1, sys.maxsize)
 
     def __init__(self, tokenizer: Tokenizer, key: str) -> None:
+        """Find the size of the worked example.
+
+        Args:
+            tokenizer: measures it.
+            key: seeds it.
+        """
+
         def shot(size: int) -> Sample:
             return _solve(size, SHOT_LETTERS, random.Random(key))
 
@@ -44,7 +51,7 @@ class Chain:
 
 
 def _solve(size: int, letters: int, rng: random.Random) -> Sample:
-    """A chain in `size` lines of noise, without an example before it."""
+    """A chain in `size` lines of noise, without a worked example."""
     names: dict[str, None] = {}
     while len(names) <= HOPS:
         names["".join(rng.choices(ascii_uppercase, k=letters))] = None

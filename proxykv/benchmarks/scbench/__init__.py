@@ -2,7 +2,7 @@
 
 In `multi_request` mode every question is answered from the context alone; in `multi_turn` mode it
 follows the questions before it, with their golden answers. Prompts and metrics are those of the
-authors' code; docs/benchmarks/scbench.md lists what is particular about them.
+authors' code; docs/benchmarks/scbench.md describes their peculiarities.
 """
 
 from __future__ import annotations
@@ -33,12 +33,22 @@ def build(
     max_turns: Count = 5,
     wording: Literal["query_agnostic", "official"] = "query_agnostic",
 ) -> list[Example]:
-    """The first `contexts` contexts of a task, or all, each with its first `max_turns` questions.
+    """Take the contexts of a task with their questions.
 
-    A context that leaves too little of `max_context` for questions and answers is cut in the
-    middle. `source` is read by `read_records`, as the table `scbench_<task>`. `wording` "official"
-    puts the first question of `mf` before its context, as the authors do; by default scoring sees
-    no question.
+    Args:
+        task: a key of `TASKS`.
+        tokenizer: the target's.
+        max_context: tokens that the target may see. A context that leaves too few of them for
+            questions and answers loses its middle.
+        contexts: how many, from the first on; all by default.
+        source: where the table `scbench_<task>` is (see `read_records`).
+        mode: "multi_request" or "multi_turn".
+        max_turns: the most questions of a context.
+        wording: "official" puts the first question of `mf` before its context, as the authors do;
+            otherwise no context holds a question.
+
+    Returns:
+        The contexts with their questions.
 
     Raises:
         ConfigError: for an unknown task or mode, a source without the task, or a `max_context`
@@ -121,7 +131,7 @@ def _cut(text: str, tokenizer: Tokenizer, most: int) -> tuple[str, bool]:
 
 
 def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
-    """The row's scores: the authors', and with the plain mistakes of their metrics mended."""
+    """The official score, and the one without the metrics' plain mistakes (`score_fixed`)."""
     return {
         "score": score(task, prediction, question.meta),
         "score_fixed": score(task, prediction, question.meta, "fixed"),
@@ -140,9 +150,9 @@ def score(
         task: one of `TASKS`, with or without the prefix `scbench_`.
         prediction: what a model wrote.
         turn: the entry of `multi_turns`: `input` and `answer`, with `options` for choice_eng and
-            `task` for the mixed tasks. RepoQA's needs `name` too, and of its record `lang` and
-            `needles`: `name` and source (`needle`) of all functions asked for in the repository.
-        variant: the metric as published (`official`), or with its plain mistakes mended (`fixed`).
+            `task` for the mixed tasks. RepoQA's turns also have `name`, and `lang` and `needles` of
+            the record: `name` and source (`needle`) of all functions asked for in the repository.
+        variant: the metric as published (`official`), or without its plain mistakes (`fixed`).
     """
     kind = TASKS[task.removeprefix(PREFIX)].kind_of(turn)
     return kind.metric(variant)(prediction, turn)

@@ -1,6 +1,6 @@
 """SCBench's prompts, cut at the end of the context, as the authors' code writes them.
 
-Misspellings, and questions that follow the context without a break, are theirs.
+Misspellings, and questions that follow the context without a break, are the authors'.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _SUMMARY_START = "This paper"
 
 
 def reserved_tokens(task: str, turns: int) -> int:
-    """Tokens that are left for questions and answers when a context is cut to fit.
+    """Tokens that questions and answers need when a context is cut to fit.
 
-    The last thousand are for the questions and the chat template.
+    A thousand of them are for the questions and the chat template.
 
     Args:
         task: name of the task. The answers of a mixed task count as the average of its two kinds.
@@ -32,7 +32,7 @@ def reserved_tokens(task: str, turns: int) -> int:
 
 
 def context(task: str, record: Mapping[str, Any], mode: str, official: bool = False) -> str:
-    """The prompt up to the end of the context, with the instruction that stands before it.
+    """The prompt up to the end of the context, with the instruction before it.
 
     Args:
         task: name of the task.
@@ -50,7 +50,7 @@ def context(task: str, record: Mapping[str, Any], mode: str, official: bool = Fa
 
 
 def question(task: str, turns: Sequence[Mapping[str, Any]], index: int, mode: str) -> str:
-    """The prompt after the context, or after the answer before, for question `index`."""
+    """The prompt of question `index`, after the context or the answer to the last question."""
     turn = turns[index]
     text = TASKS[task].kind_of(turn).question(turn)
     if mode == MULTI_REQUEST:
@@ -68,10 +68,10 @@ def _what_is(question: str) -> str:
 
 
 def answer_start(task: str, index: int, mode: str) -> str:
-    """What the answer to question `index` is made to begin with."""
+    """Text that the prompt puts before the answer to question `index`."""
     return _SUMMARY_START if task == "summary" and mode == MULTI_TURN and index > 0 else ""
 
 
 def golden(task: str, turns: Sequence[Mapping[str, Any]], index: int) -> str:
-    """The answer that stands in the history for question `index` of a conversation."""
+    """The answer to question `index` in the history of a conversation."""
     return answer_start(task, index, MULTI_TURN) + str(turns[index]["answer"])

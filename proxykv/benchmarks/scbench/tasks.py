@@ -63,11 +63,11 @@ class Kind:
 
     Attributes:
         official: the authors' metric.
-        fixed: the metric with its plain mistakes mended; the official one by default.
+        fixed: the metric without its plain mistakes; the official one by default.
         question: the question's text in the prompt, misspellings included.
         reference: what a model that answers right is expected to write.
         turn: JSON schema of an entry of `multi_turns`.
-        fields: JSON schemas of what a record needs besides.
+        fields: JSON schemas of further fields of a record.
     """
 
     official: Metric
@@ -128,7 +128,7 @@ class ScbenchTask(Task):
         kind: kind of its questions; None if the task mixes several.
         mixed: kinds of its questions by the name that a turn gives (`task`, without `scbench_`),
             each with the most tokens of an answer.
-        instruction: what stands before the context.
+        instruction: text before the context.
         numbers: whether the context is a list of numbers.
     """
 
