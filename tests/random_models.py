@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -55,3 +57,20 @@ def random_net(
 def random_ids(count: int, seed: int) -> Tensor:
     """Token ids, none of them the padding's."""
     return torch.randint(1, VOCABULARY, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def prefix_text(length: int) -> str:
+    return "<" * length
+
+
+def byte_tokenizer(prefix_len: int) -> PreTrainedTokenizerFast:
+    """A token per byte, so that every space shows; a chat template where there is a prefix."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    if prefix_len:
+        turns = "{% for turn in messages %}{{ turn['content'] }}</{{ turn['role'] }}>\n{% endfor %}"
+        fast.chat_template = prefix_text(prefix_len) + turns
+    return fast

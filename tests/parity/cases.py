@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from random_models import random_net
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from random_models import byte_tokenizer, prefix_text, random_net
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 SNAPKV = {"window": 64, "kernel": 5}
 """kvpress' defaults."""
@@ -43,23 +41,6 @@ class Case:
         """Save the model and its tokenizer, as both sides load them."""
         random_net(self.architecture, "eager", vocab_size=BYTES).save_pretrained(folder)
         byte_tokenizer(self.prefix_len).save_pretrained(folder)
-
-
-def prefix_text(length: int) -> str:
-    return "<" * length
-
-
-def byte_tokenizer(prefix_len: int) -> PreTrainedTokenizerFast:
-    """A token per byte, so that every space shows; a chat template where there is a prefix."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    if prefix_len:
-        turns = "{% for turn in messages %}{{ turn['content'] }}</{{ turn['role'] }}>\n{% endfor %}"
-        fast.chat_template = prefix_text(prefix_len) + turns
-    return fast
 
 
 CASES = [
