@@ -87,17 +87,19 @@ def test_budget(method_id: str, method_context: MethodContext, run: Run, filled:
         assert (keep.reshape(-1, size).sum(dim=1) == budget(retention, size)).all()
 
 
-def test_at_retention_1_every_method_answers_as_the_full_cache(
+def test_every_method_answers_as_the_full_cache_where_it_keeps_all_and_only_there(
     method_context: MethodContext, run: Run, filled: Prefill
 ) -> None:
     ask = TokenizedQuestion(tuple(range(20, 26)), reference=(30, 31), max_new_tokens=5)
-    scoring = [m for m in run.methods.values() if m.scope != "custom"]
-    keeps = [kept(method, build(method, method_context), filled, 1) for method in scoring]
-    ((full, *others),) = answer(filled, keeps, [ask], batch_rows=64)
-    assert len(others) == len(scoring)
-    for other in others:
+    scorers = [(m, build(m, method_context)) for m in run.methods.values() if m.id != "full"]
+    whole = [kept(m, scorer, filled, 1) for m, scorer in scorers if m.scope != "custom"]
+    pruned = [kept(m, scorer, filled, 0.1) for m, scorer in scorers]
+    ((full, *others),) = answer(filled, [*whole, *pruned], [ask], batch_rows=64)
+    for other in others[: len(whole)]:
         assert other.ids == full.ids
         assert other.kl == pytest.approx(0, abs=1e-6)
+    for (method, _), other in zip(scorers, others[len(whole) :], strict=True):
+        assert other.kl is not None and other.kl > 1e-3, method.id
 
 
 @pytest.mark.parametrize(
