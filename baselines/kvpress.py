@@ -26,12 +26,18 @@ from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.selection import budget
 
-VARIANTS = {"kvpress:": {"scope": "head", "sets": ["compression_ratio"]}}
+VARIANTS = {
+    "kvpress:": {
+        "scope": "head",
+        "sets": ["compression_ratio"],
+        "install": "run `make parity`, then `. .venv-kvpress/bin/activate`",
+    }
+}
 CARDS = {
     "kvpress:": {
         "label": "kvpress:<Press>",
         "role": "baseline",
-        "about": "any press of kvpress that drops KV pairs (`pip install '.[kvpress]'`)",
+        "about": "any press of kvpress that drops KV pairs (`make parity` builds its environment)",
         "cost": ["target_prefill"],
     },
 }
@@ -154,7 +160,8 @@ def _kvpress() -> ModuleType:
     try:
         return import_module("kvpress")
     except ImportError as error:
-        raise ConfigError(f"kvpress: {error}; pip install '.[kvpress]'") from error
+        how = VARIANTS["kvpress:"]["install"]
+        raise ConfigError(f"kvpress: {error}; it needs older packages: {how}") from error
     finally:
         for name, function in functions.items():
             ALL_ATTENTION_FUNCTIONS[name] = function

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from checkout import copy_project
+from method_fixture import needs_kvpress
 
 from proxykv.config import catalog
 
@@ -163,11 +164,13 @@ def extend_guide(tmp_path_factory: pytest.TempPathFactory) -> Guide:
     return guide
 
 
+@needs_kvpress
 def test_the_first_method_is_short(method_guide: Guide) -> None:
     code = [line for line in method_guide.blocks[0].text.splitlines() if line]
     assert len(code) <= 25
 
 
+@needs_kvpress
 def test_every_method_of_the_guide_has_rows(method_guide: Guide) -> None:
     rows = method_guide.rows()
     assert set(rows.groupby(["method", "scope"]).groups) == {
@@ -184,6 +187,7 @@ def test_every_method_of_the_guide_has_rows(method_guide: Guide) -> None:
     assert (exact.achieved_retention.sub(0.3).abs() < 1 / 64).all()
 
 
+@needs_kvpress
 def test_methods_of_the_guide_do_what_it_says(method_guide: Guide) -> None:
     rows = method_guide.rows()
     answers = {method: list(part.prediction) for method, part in rows.groupby("method")}
@@ -191,6 +195,7 @@ def test_methods_of_the_guide_do_what_it_says(method_guide: Guide) -> None:
     assert answers["knorm_square"] == answers["knorm"] == answers["kvpress:KnormPress"]
 
 
+@needs_kvpress
 def test_cards_and_comparisons_of_the_guide_reach_the_tables(method_guide: Guide) -> None:
     assert "Knorm, global" in method_guide.result("report/index.html").read_text("utf-8")
     paired = pd.read_csv(method_guide.result("tables/paired.csv"))
@@ -198,6 +203,7 @@ def test_cards_and_comparisons_of_the_guide_reach_the_tables(method_guide: Guide
     assert {("knorm_global", "knorm"), ("knorm_square", "knorm")} <= pairs
 
 
+@needs_kvpress
 def test_the_contract_of_methods_is_checked_for_the_guides(method_guide: Guide) -> None:
     (arguments,) = {
         found[1]

@@ -67,7 +67,8 @@ def settings(method_id: str) -> Mapping[str, Any] | None:
 
     `package:Class` needs no entry. If a method's file lists `package:`, that file runs the classes
     of the package: the parameter `name` names the class, and `sets` lists parameters of the class
-    that a config cannot give. Otherwise the class is a scorer of the user.
+    that a config cannot give, and `install` says how to get the package. Otherwise the class is a
+    scorer of the user.
     """
     known = variants()
     if method_id in known:

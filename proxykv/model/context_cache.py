@@ -56,13 +56,15 @@ class Layer(CacheLayerMixin):
         """Tokens stored."""
         return self.length
 
-    def get_mask_sizes(self, cache_position: Tensor) -> tuple[int, int]:
-        """Keys and offset a mask would have; `attend` needs no mask."""
-        return self.get_seq_length() + cache_position.shape[0], 0
+    def get_mask_sizes(self, query: Any) -> tuple[int, int]:
+        """Never asked: `attend` needs no mask."""
+        raise NotImplementedError("a model loaded for ProxyKV attends without masks")
 
-    def get_max_cache_shape(self) -> int:
+    def get_max_length(self) -> int:
         """No limit."""
         return -1
+
+    get_max_cache_shape = get_max_length  # its name in transformers 5.2
 
 
 def attention(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from method_fixture import HAS_KVPRESS, needs_kvpress
 from valid_config import Config, valid
 
 from proxykv.config.check import config_problems
@@ -93,16 +94,6 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     "unknown base of a base": (
         change(methods=["full", {"id": "mine", "base": "kvzipp"}, {"id": "ours", "base": "mine"}]),
         "config.methods: unknown method 'kvzipp'; did you mean 'kvzip'?",
-    ),
-    "parameter that an inherited press lacks": (
-        change(
-            methods=[
-                "full",
-                {"id": "snap", "base": "kvpress:SnapKVPress"},
-                {"id": "snap_wide", "base": "snap", "params": {"windw_size": 8}},
-            ]
-        ),
-        "config.methods[2].params: unknown key 'windw_size'; did you mean 'window_size'?",
     ),
     "part that the corpus lacks": (
         method(base="prior", corpus=["singel"]),
@@ -218,24 +209,6 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     "parameter of a class of the user's": (
         method(base="baselines.random:Random", params={"seeds": 1}),
         "config.methods[1].params: unknown key 'seeds'; known: none",
-    ),
-    "unknown press": (
-        change(methods=["full", "kvpress:ExpectdAttentionPress"]),
-        "config.methods[1]: kvpress has no 'ExpectdAttentionPress'; "
-        "did you mean 'ExpectedAttentionPress'?",
-    ),
-    "parameter of a press": (
-        method(base="kvpress:PyramidKVPress", scope="custom", params={"windw_size": 8}),
-        "config.methods[1].params: unknown key 'windw_size'; did you mean 'window_size'?",
-    ),
-    "parameter of a press that the retentions set": (
-        method(base="kvpress:SnapKVPress", params={"compression_ratio": 0.5}),
-        "config.methods[1].params: unknown key 'compression_ratio'; "
-        "known: kernel_size, window_size",
-    ),
-    "part of a press missing": (
-        change(methods=["full", "kvpress:AdaKVPress"]),
-        "config.methods[1].params: 'press' is a required property",
     ),
     "unknown option of a benchmark": (
         dataset(options={"sources": []}),
@@ -458,6 +431,37 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
 }
 
+OF_PRESSES: dict[str, tuple[Callable[[Config], None], str]] = {
+    "parameter that an inherited press lacks": (
+        change(
+            methods=[
+                "full",
+                {"id": "snap", "base": "kvpress:SnapKVPress"},
+                {"id": "snap_wide", "base": "snap", "params": {"windw_size": 8}},
+            ]
+        ),
+        "config.methods[2].params: unknown key 'windw_size'; did you mean 'window_size'?",
+    ),
+    "unknown press": (
+        change(methods=["full", "kvpress:ExpectdAttentionPress"]),
+        "config.methods[1]: kvpress has no 'ExpectdAttentionPress'; "
+        "did you mean 'ExpectedAttentionPress'?",
+    ),
+    "parameter of a press": (
+        method(base="kvpress:PyramidKVPress", scope="custom", params={"windw_size": 8}),
+        "config.methods[1].params: unknown key 'windw_size'; did you mean 'window_size'?",
+    ),
+    "parameter of a press that the retentions set": (
+        method(base="kvpress:SnapKVPress", params={"compression_ratio": 0.5}),
+        "config.methods[1].params: unknown key 'compression_ratio'; "
+        "known: kernel_size, window_size",
+    ),
+    "part of a press missing": (
+        change(methods=["full", "kvpress:AdaKVPress"]),
+        "config.methods[1].params: 'press' is a required property",
+    ),
+}
+
 
 def test_the_base_of_these_tests_is_right() -> None:
     assert config_problems(valid()) == []
@@ -465,7 +469,25 @@ def test_the_base_of_these_tests_is_right() -> None:
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_each_mistake_is_one_line(mistake: str) -> None:
-    spoil, line = MISTAKES[mistake]
+    refused(*MISTAKES[mistake])
+
+
+@needs_kvpress
+@pytest.mark.parametrize("mistake", OF_PRESSES)
+def test_each_mistake_with_presses_is_one_line(mistake: str) -> None:
+    refused(*OF_PRESSES[mistake])
+
+
+@pytest.mark.skipif(HAS_KVPRESS, reason="kvpress is installed")
+def test_without_kvpress_one_line_says_how_to_get_it() -> None:
+    refused(
+        change(methods=["full", "kvpress:KnormPress"]),
+        "config.methods[1]: no module 'kvpress', in the checkout or installed; "
+        "'kvpress:KnormPress' needs it: run `make parity`, then `. .venv-kvpress/bin/activate`",
+    )
+
+
+def refused(spoil: Callable[[Config], None], line: str) -> None:
     config = valid()
     spoil(config)
     assert config_problems(config) == [line]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CASES, RATIO, Case
+from method_fixture import needs_kvpress
 
 from baselines.snapkv import PRESETS, window_scores
 from proxykv.model.loading import Model, load_model
@@ -21,9 +21,7 @@ from proxykv.scoring.selection import select
 
 HERE = Path(__file__).parent
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("kvpress") is None, reason="kvpress is not installed"
-)
+pytestmark = needs_kvpress
 
 
 @pytest.fixture(scope="module")

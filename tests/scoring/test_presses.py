@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from method_fixture import fill
+from method_fixture import fill, needs_kvpress
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from baselines.kvpress import KVPress
@@ -20,9 +19,7 @@ from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.selection import select
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("kvpress") is None, reason="kvpress is not installed"
-)
+pytestmark = needs_kvpress
 SMALL: dict[str, Any] = {"name": "SnapKVPress", "window_size": 8, "kernel_size": 5}
 
 
@@ -134,11 +131,3 @@ def test_the_prefill_is_not_charged_to_the_press(
     scorer = KVPress(method_context, name="KnormPress")
     _, seconds = method_context.ledger.timed(filled, lambda: scorer.score(filled))
     assert seconds < 0.05
-
-
-def test_without_kvpress_one_line_says_what_to_install(
-    method_context: MethodContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "kvpress", None)
-    with pytest.raises(ConfigError, match=r"pip install '\.\[kvpress\]'"):
-        KVPress(method_context, name="KnormPress")

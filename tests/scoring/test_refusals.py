@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from transformers import (
     Qwen3NextConfig,
 )
 
+from baselines.kvpress import KVPress
 from baselines.kvzip import KVzip
 from baselines.snapkv import PRESETS, window_scores
 from proxykv.benchmarks import tiny_language
@@ -27,6 +29,7 @@ from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.sweep_cache import SweepCache
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring import select
+from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.kvzip import replay_scores
 
 PREFIX, CONTEXT = 2, 40
@@ -136,3 +139,11 @@ def test_another_attention_is_refused() -> None:
         replay_scores(net, ids, PREFIX, [(chunk, chunk)])
     with pytest.raises(ConfigError, match="load it with attn_implementation='proxykv'"):
         window_scores(net, ids, PREFIX, **PRESETS["original"])
+
+
+def test_without_kvpress_one_line_says_what_to_install(
+    method_context: MethodContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kvpress", None)
+    with pytest.raises(ConfigError, match="`make parity`"):
+        KVPress(method_context, name="KnormPress")

@@ -123,7 +123,8 @@ def _class_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
         base, given = root, settings["sets"]
     module, name = catalog.module_of(base)
     if catalog.source(module) is None:
-        yield f"{where}: no module {module!r}, in the checkout or installed; {root!r} needs it"
+        how = f": {settings['install']}" if "install" in settings else ""
+        yield f"{where}: no module {module!r}, in the checkout or installed; {root!r} needs it{how}"
     elif name not in (known := signature.names(module)):
         near = difflib.get_close_matches(name, known, n=1)
         yield f"{where}: {module} has no {name!r}" + "".join(f"; did you mean {n!r}?" for n in near)
