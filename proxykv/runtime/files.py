@@ -69,7 +69,7 @@ def obey_umask(path: Path) -> None:
 def require_readable(path: Path) -> None:
     """Raise PermissionError if a file exists but this user may not read it.
 
-    Libraries such as safetensors report such a file as missing.
+    Libraries such as safetensors report such a file as missing, or do not name it.
     """
     if path.is_file():
         path.open("rb").close()

@@ -70,9 +70,9 @@ def require_commit(repository: str, revision: str) -> None:
 
 def unreachable(repository: str, revision: str) -> str | None:
     """Say why the hub does not answer for a model, after one short attempt; None if it does."""
-    import httpx  # noqa: PLC0415 (slow, rarely used)
-    from huggingface_hub import HfApi  # noqa: PLC0415
+    from huggingface_hub import HfApi  # noqa: PLC0415 (slow, rarely used)
     from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+    from huggingface_hub.utils import httpx  # noqa: PLC0415 (another package in its version 2)
 
     try:
         HfApi().model_info(repository, revision=revision, timeout=TIMEOUT)

@@ -34,9 +34,10 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
         PermissionError: if this user may not read it.
         ConfigError: if the file is damaged.
     """
+    files.require_readable(path)
     try:
         return pd.read_parquet(path, columns=columns)
-    except (FileNotFoundError, PermissionError):
+    except FileNotFoundError:
         raise
     except (ArrowException, OSError) as error:
         raise ConfigError(

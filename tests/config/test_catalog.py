@@ -173,7 +173,7 @@ def test_methods_are_found_by_their_files(checkout: Path) -> None:
 def test_every_method_of_the_project_has_its_settings() -> None:
     for method, settings in catalog.variants().items():
         assert settings["scope"] in ("none", "global", "layer", "head"), method
-        known = {"base", "scope", "params", "fitted_id", "inputs", "uses", "sets"}
+        known = {"base", "scope", "params", "fitted_id", "inputs", "uses", "sets", "install"}
         assert set(settings) <= known, method
         assert set(settings.get("uses", ())) <= set(settings.get("params", {})), method
 

@@ -180,7 +180,7 @@ def test_private_files_are_neither_missing_nor_damaged(shared_folder: Path) -> N
     path = shared_folder / "weights.safetensors"
     save_file(TENSORS, path)
     for public in ("config.json", "card.json"):
-        (shared_folder / public).write_text("{}", "utf-8")
+        (shared_folder / public).write_text('{"model_type": "llama"}', "utf-8")
     path.chmod(0o600)
     code = [f"path = Path({str(path)!r})"]
     for _, read in READS.values():

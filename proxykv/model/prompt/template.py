@@ -99,14 +99,16 @@ def _rendered(
 
     `clock`: what the template reads as the date, whatever format it asks for.
     """
-    told = {} if clock is None else {"strftime_now": lambda _: clock}
     roles = ("user", "assistant")
     try:
+        template = tokenizer.get_chat_template()
+        if clock is not None:  # a macro, since transformers 5.23 makes functions to text
+            template = f"{{% macro strftime_now(_) %}}{clock}{{% endmacro %}}{template}"
         return tokenizer.apply_chat_template(
             [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)],
+            chat_template=template,
             tokenize=False,
             add_generation_prompt=True,
-            **told,
             **options,
         )
     except (TemplateError, TypeError, ValueError) as error:
