@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ class Family:
 
 
 def shape(
-    kind: type[PreTrainedConfig], vocabulary: int, *sizes: int, tied: bool = False
+    kind: Callable[..., PreTrainedConfig], vocabulary: int, *sizes: int, tied: bool = False
 ) -> PreTrainedConfig:
     """Sizes: hidden, intermediate, layers, query heads, KV heads, head; `tied`: embeddings."""
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 import torch
-from kvpress import KVzipPress, SnapKVPress
-from kvpress.presses import kvzip_press
+from kvpress import KVzipPress, SnapKVPress  # pyright: ignore[reportMissingImports]
+from kvpress.presses import kvzip_press  # pyright: ignore[reportMissingImports]
 from side import QUESTION, RETENTION, RETENTIONS, STEPS, Watch, serve
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache

@@ -40,7 +40,7 @@ def make_batch(length: int, rows: int, rng: random.Random, tokenizer: Tokenizer)
     layout = rng.choices(LAYOUTS, LAYOUT_ODDS)[0]
     sequences = [_sequence(length, layout, rng, tokenizer) for _ in range(rows)]
     longest = max(len(ids) for ids, _ in sequences)
-    ids = torch.full((rows, longest), tokenizer.token_to_id(tiny_language.PAD))
+    ids = torch.full((rows, longest), tokenizer.get_vocab()[tiny_language.PAD])
     kinds = [[""] * longest for _ in range(rows)]
     for row, (tokens, kind) in enumerate(sequences):
         ids[row, : len(tokens)] = torch.tensor(tokens)
@@ -68,7 +68,7 @@ def _sequence(
     ids, kinds = list(context), ["context"] * length
 
     def add(prompt: list[int], kind: str, told: list[int]) -> None:
-        told = [*told, tokenizer.token_to_id(tiny_language.EOS)]
+        told = [*told, tokenizer.get_vocab()[tiny_language.EOS]]
         ids.extend([*prompt, *told])
         kinds.extend(["asked"] * len(prompt) + [kind] * len(told))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -167,7 +168,7 @@ def test_shipped_tokenizer_is_the_languages(role, tokenizer):
 @pytest.mark.parametrize("task", ["single", "multikey"])
 def test_shipped_weights_retrieve_and_stop(role, task, tokenizer):
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(MODELS / role)
+    model: Any = AutoModelForCausalLM.from_pretrained(MODELS / role)
     examples = build(task, tokenizer, contexts=6, lengths=(256,))
     pairs = [(example.context, question) for example in examples for question in example.questions]
     prompts = [encode(tokenizer, context) + encode(tokenizer, q.text) for context, q in pairs]

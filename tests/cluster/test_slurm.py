@@ -91,7 +91,7 @@ def test_the_rows_equal_those_of_a_local_run(
     for task in TASKS:
         ours, theirs = (t.drop(columns=MEASURED) for t in (checkout.rows(task), local[task]))
         pd.testing.assert_frame_equal(ours, theirs)
-        assert ours["context_id"].nunique() == 8
+        assert len(set(ours["context_id"])) == 8
     assert (checkout.folder / checkout.run.dir / "report" / "index.html").exists()
 
 

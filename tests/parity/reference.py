@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from cases import CASES, RATIO, SNAPKV, Case
-from kvpress import KVzipPress, SnapKVPress
+from kvpress import KVzipPress, SnapKVPress  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
