@@ -97,7 +97,7 @@ def gguf_to_folder(path: Path, folder: Path, dtype: str) -> None:
     transformers.utils.logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=getattr(torch, dtype)
+        path.parent, gguf_file=path.name, dtype=getattr(torch, dtype), **_unpacked()
     )
     # transformers falls back to the tokenizer class's end of sequence; the file knows its own.
     eos = model.config.eos_token_id
@@ -107,6 +107,12 @@ def gguf_to_folder(path: Path, folder: Path, dtype: str) -> None:
     model.generation_config.eos_token_id = sorted(ends, key=lambda end: (end != eos, end))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _unpacked() -> dict[str, Any]:
+    """What makes a newer transformers unpack a GGUF file; 5.2 has no such option and does so."""
+    options = getattr(transformers, "GgufConfig", None)
+    return {} if options is None else {"quantization_config": options(dequantize=True)}
 
 
 def _write_provenance(model: Mapping[str, Any], sha256: dict[str, str], folder: Path) -> None:
