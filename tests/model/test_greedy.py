@@ -1,0 +1,168 @@
+"""Decoding: the same memory at every step, rows that end at different times, and kernels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import torch
+from random_models import random_ids, random_net
+
+from proxykv.kernels.choice import VARIABLE
+from proxykv.model.context_cache import ATTENTION
+from proxykv.model.decode import TokenizedQuestion, answer, answer_from
+from proxykv.model.greedy import Steps, step
+from proxykv.model.loading import Model
+from proxykv.model.prefill import Prefill, prefill
+from proxykv.model.pruned_cache import PrunedCache
+from proxykv.model.slotted_cache import SlottedCache
+from proxykv.model.sweep_cache import SweepCache
+from proxykv.model.tensors import Keep
+from proxykv.scoring.selection import select
+
+PREFIX, CONTEXT = 2, 40
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(random_net("llama", ATTENTION), tokenizer=None, prefix=(), suffix=(), digest="")
+
+
+@pytest.fixture(scope="module")
+def small() -> Model:
+    """For the interpreter, which is slow."""
+    net = random_net("llama", ATTENTION, num_hidden_layers=2)
+    return Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
+
+
+def filled(model: Model, seed: int, tokens: int = CONTEXT) -> Prefill:
+    return prefill(model, random_ids(PREFIX + tokens, seed=seed), PREFIX)
+
+
+def keeps(context: Prefill) -> list[Keep]:
+    """One leaves a head nothing."""
+    scores = torch.rand(context.shape, generator=torch.Generator().manual_seed(3))
+    few = select(scores, 0.2, "global")
+    few[0, 1] = False
+    return [few, select(scores, 0.6, "global")]
+
+
+def question(prompt: int, limit: int, seed: int, *stop: int) -> TokenizedQuestion:
+    ids = tuple(random_ids(prompt + 2, seed=seed).tolist())
+    return TokenizedQuestion(ids[:prompt], ids[prompt:], limit, frozenset(stop))
+
+
+def caches(context: Prefill) -> Iterator[tuple[SlottedCache, int]]:
+    """Both caches, each with the number of its rows."""
+    yield PrunedCache(context.cache, PREFIX, keeps(context)[0]), 1
+    yield SweepCache(context.cache, PREFIX, keeps(context), [0, 1]), 2
+
+
+def ready(model: Model, context: Prefill, cache: SlottedCache, rows: int, room: int = 20) -> Steps:
+    """Read a question of three tokens; return the first step's input."""
+    cache.reset()
+    cache.reserve(room)
+    ids = random_ids(3 * rows, seed=9).view(rows, 3)
+    first = len(context.input_ids)
+    hidden = model.hidden(ids, torch.arange(first, first + 3).expand(rows, 3), cache)
+    tokens = model.logits(hidden[:, -1]).argmax(dim=-1, keepdim=True)
+    positions = torch.full((rows, 1), first + 3)
+    return Steps(tokens, positions, tokens.new_zeros(rows, 8), tokens.new_zeros(1))
+
+
+@torch.inference_mode()
+def test_a_step_finds_everything_where_the_last_one_did(model: Model) -> None:
+    context = filled(model, seed=1)
+    for cache, rows in caches(context):
+        steps, since = ready(model, context, cache, rows), cache.since
+        slots = [t for i in range(len(cache.layers)) for t in since.slots(i) if t is not None]
+        memory = [*slots, since.index, *steps]
+        before = [(t.data_ptr(), t.shape, t.stride()) for t in memory]
+        for taken in range(4, 10):
+            step(model, cache, steps)
+            assert since.used == since.index.item() == taken
+            after = [t for i in range(len(cache.layers)) for t in since.slots(i) if t is not None]
+            found = [*after, since.index, *steps]
+            assert [(t.data_ptr(), t.shape, t.stride()) for t in found] == before
+        assert steps.at.item() == 6
+        assert (steps.positions == len(context.input_ids) + 9).all()
+
+
+def test_rows_may_end_at_different_times(model: Model) -> None:
+    """By limits of 1 to 20 tokens and by stop tokens: each row is what it is alone."""
+    context = filled(model, seed=1)
+    free = answer(context, keeps(context), [question(5, 20, 7)], 8)[0]
+    asks = [
+        question(5, 1, 7),
+        question(5, 20, 7, free[0].ids[6], free[1].ids[11]),
+        question(2, 9, 8),
+        question(7, 20, 9),
+    ]
+    together = answer(context, keeps(context), asks, 64)
+    assert len({len(one.ids) for answers in together for one in answers}) > 4
+    for ask, answers in zip(asks, together, strict=True):
+        for keep, one in zip(keeps(context), answers[1:], strict=True):
+            ((_, alone),) = answer(context, [keep], [ask], 1)
+            assert alone.ids == one.ids
+            assert alone.nll == pytest.approx(one.nll, abs=1e-5)
+            if not ask.stop:
+                cache = PrunedCache(context.cache, PREFIX, keep)
+                start = len(context.input_ids)
+                limit = ask.max_new_tokens
+                assert answer_from(model, cache, start, ask.prompt, limit) == list(one.ids)
+                assert answer_from(model, cache, start, ask.prompt, 0) == []
+
+
+@pytest.fixture
+def triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("the interpreter is for machines without a GPU")
+    pytest.importorskip("triton")
+    monkeypatch.setenv(VARIABLE, "triton")
+
+
+@pytest.mark.usefixtures("triton")
+def test_kernels_answer_as_the_reference_does(
+    small: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, asks = filled(small, seed=1), [question(2, 2, 7), question(1, 1, 8)]
+    keep = keeps(context)[0]
+    ours = answer(context, [keep], asks, 64)
+    cache = PrunedCache(context.cache, PREFIX, keep)
+    pruned = answer_from(small, cache, len(context.input_ids), asks[0].prompt, 2)
+    assert pruned == list(ours[0][1].ids)
+    monkeypatch.setenv(VARIABLE, "reference")
+    for one, other in zip(ours, answer(context, [keep], asks, 64), strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert a.ids == b.ids
+            assert a.nll == pytest.approx(b.nll, abs=1e-5)
+            assert a.kl == pytest.approx(b.kl, abs=1e-5)
+
+
+@pytest.mark.usefixtures("triton")
+@torch.inference_mode()
+def test_a_step_serves_another_context_through_its_table(small: Model) -> None:
+    """What a captured step does: the launches of one cache, on the memory of another one."""
+    contexts = [filled(small, seed=1), filled(small, seed=2, tokens=57)]
+    for (one, rows), (other, _) in zip(*map(caches, contexts), strict=True):
+        ready(small, contexts[0], one, rows)
+        steps = ready(small, contexts[1], other, rows)
+        assert one.since.shape == other.since.shape
+        mine = Steps(*(t.clone() for t in steps))
+        table, index = one.since.table(), one.since.index
+        table.layers.copy_(other.since.table().layers)
+        index.copy_(other.since.index)
+        step(small, one, mine)
+        step(small, other, steps)
+        assert torch.equal(mine.tokens, steps.tokens)
+        assert index.item() == other.since.used
+
+
+def test_decoding_warns_of_nothing_without_cuda(
+    model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = filled(model, seed=1)
+    with caplog.at_level(logging.WARNING):
+        answer(context, keeps(context), [question(4, 20, 7)], 8)
+    assert not caplog.records
