@@ -2,12 +2,12 @@
 
     python perf/efficiency.py --lengths 8192 32768 131072 --out results/efficiency
 
-Weights are random, ids too: time depends on neither. A request ends when its pruned cache is there.
-Cases take turns at every length; `full` prefills and prunes nothing. The proxy's cases share the
+Weights and ids are random: time depends on neither. A request ends when the pruned cache is ready;
+`full` prefills and prunes nothing. At every length, cases take turns. The proxy runs on the
 target's device unless `--proxy-device` names another. Peak memory is that of the target's device,
-and counts the proxy's weights there where a case needs them. Decoding is one row: `full` with
-transformers' own attention and cache, the others with a pruned cache. A case that runs out of
-memory is marked. Writes `<out>.csv`, a line for each figure, and `<out>.svg`; prints medians.
+with the proxy's weights in the cases that need them. Decoding is for a batch of one: `full` with
+the attention and the cache of transformers, the others with a pruned cache. A case that runs out of
+memory is marked. Writes `<out>.csv`, one measurement a line, and `<out>.svg`; prints medians.
 """
 
 from __future__ import annotations
@@ -39,19 +39,20 @@ from proxykv.steps.provenance import commit, device_name
 
 GIB = 2**30
 WARM_UP = 512
-"""Tokens of requests that are not told."""
+"""Tokens of the requests that warm up and are not reported."""
 DECODED = 16
-"""Tokens that are decoded to time one."""
+"""Tokens that are decoded, after two that warm up; their median is reported."""
 DECODE_AT = (0.1, 0.3)
 OUT_OF_MEMORY = "out of memory"
-PROXIED = ("proxykv", "proxykv, parallel")
+WITH_PROXY = ("proxykv", "proxykv, parallel")
 Line = dict[str, Any]
 
 
 class Requests(Case):
-    """What is measured at one length; a case returns its timeline."""
+    """Requests of one length."""
 
     def cases(self) -> dict[str, Callable[[], Timeline]]:
+        """Functions that run a request and return its timeline, by case."""
         return {
             "full": self.target_alone,
             "snapkv": lambda: self.pruned("snapkv"),
@@ -62,22 +63,31 @@ class Requests(Case):
 
 
 def main() -> None:
-    options = parsed()
+    """Measure all families; write a table and a figure."""
+    options = parse_options()
     lines: list[Line] = []
     for name in options.families:
-        for line in measured(name, options):
+        for line in measure_family(name, options):
             lines.append(line)
             table = pd.DataFrame(lines).to_csv(index=False)
             files.write_text(options.out.with_suffix(".csv"), table)
     frame = pd.DataFrame(lines)
-    shown = frame.groupby(["family", "tokens", "case", "what"], sort=False).value.median()
-    print(shown.unstack("what").round(3).to_string())
+    medians = frame.groupby(["family", "tokens", "case", "what"], sort=False).value.median()
+    print(medians.unstack("what").round(3).to_string())
     with files.atomic(options.out.with_suffix(".svg")) as partial:
-        drawn(frame).savefig(partial, format="svg", bbox_inches="tight")
+        draw(frame).savefig(partial, format="svg", bbox_inches="tight")
 
 
-def measured(name: str, options: argparse.Namespace) -> Iterator[Line]:
-    """Every figure of a family."""
+def measure_family(name: str, options: argparse.Namespace) -> Iterator[Line]:
+    """Measure the requests of a family at every length.
+
+    Args:
+        name: of the family.
+        options: of the command line.
+
+    Yields:
+        A line of the table for every measurement: `what` was measured, and its `value`.
+    """
     family = FAMILIES[name]
     device = device_of(options.device)
     places = device, device_of(options.proxy_device or options.device)
@@ -96,31 +106,42 @@ def measured(name: str, options: argparse.Namespace) -> Iterator[Line]:
         "commit": commit(),
     }
 
-    def of(tokens: int) -> Requests:
+    def requests_of(tokens: int) -> Requests:
         ids = torch.randint(500, (tokens,), generator=torch.Generator().manual_seed(0))
         return Requests(target, proxy, mapper, ids.to(target.device), options.retention)
 
-    for run in of(WARM_UP).cases().values():
+    for run in requests_of(WARM_UP).cases().values():
         run()
     for tokens in options.lengths:
-        requests = of(tokens)
+        requests = requests_of(tokens)
         for turn in range(options.repeats):
             for case, run in requests.cases().items():
                 place = {"tokens": tokens, "turn": turn, "case": case}
-                for what, value in measurements(run, case in PROXIED, target, proxy):
+                for what, value in measure_request(run, case in WITH_PROXY, target, proxy):
                     yield {**about, **place, "what": what, "value": value}
-        for case, what, value in decoding(requests):
+        for case, what, value in measure_decoding(requests):
             place = {"tokens": tokens, "turn": 0, "case": case}
             yield {**about, **place, "what": what, "value": value}
 
 
-def measurements(
-    run: Callable[[], Timeline], proxied: bool, target: Model, proxy: Model
+def measure_request(
+    run: Callable[[], Timeline], with_proxy: bool, target: Model, proxy: Model
 ) -> Iterator[tuple[str, float]]:
-    """Seconds of all phases, their end, and the most memory held meanwhile in GiB."""
+    """Run a request and measure it.
+
+    Args:
+        run: runs it.
+        with_proxy: whether it needs the proxy's weights.
+        target: the target.
+        proxy: the proxy.
+
+    Yields:
+        Seconds of every phase, seconds in `total`, and peak memory in GiB on an accelerator; or
+        `OUT_OF_MEMORY`.
+    """
     accelerated = target.device.type != "cpu"
     if accelerated:
-        emptied()
+        free_memory()
         torch.accelerator.reset_peak_memory_stats(target.device)
     try:
         timeline = run()
@@ -134,45 +155,53 @@ def measurements(
     yield "total", timeline.end
     if accelerated:
         peak = torch.accelerator.max_memory_allocated(target.device)
-        if not proxied and proxy.device == target.device:
+        if not with_proxy and proxy.device == target.device:
             peak -= sum(p.nbytes for p in proxy.net.parameters())
         yield "peak GiB", peak / GIB
 
 
 @torch.inference_mode()
-def decoding(requests: Requests) -> Iterator[tuple[str, str, float]]:
-    """Seconds of a decoded token, from pruned caches and from the full one."""
+def measure_decoding(requests: Requests) -> Iterator[tuple[str, str, float]]:
+    """Decode with pruned caches and with the full one.
+
+    Args:
+        requests: of one length; its context is prefilled.
+
+    Yields:
+        The case, what was measured, and the seconds of one token.
+    """
     target = requests.target
     for retention in (*DECODE_AT, 1.0):
         case = "full" if retention == 1 else f"pruned to {retention}"
-        emptied()
+        free_memory()
         try:
             prefilled = prefill(target, requests.ids, len(target.prefix))
             if retention == 1:
-                yield case, "decode", a_token_of_transformers(target, prefilled)
+                yield case, "decode", token_seconds_of_transformers(target, prefilled)
             else:
                 noise = torch.rand(prefilled.shape, device=target.device)
                 keep = select(noise, retention, "global")
                 cache = PrunedCache(prefilled.cache, len(target.prefix), keep)
-                yield case, "decode", a_token(target, cache, prefilled)
+                yield case, "decode", token_seconds(target, cache, prefilled)
         except torch.OutOfMemoryError:
             yield case, OUT_OF_MEMORY, 1.0
 
 
-def a_token_of_transformers(target: Model, prefilled: Prefill) -> float:
-    """The same with transformers' own cache and attention."""
+def token_seconds_of_transformers(target: Model, prefilled: Prefill) -> float:
+    """Seconds of a decoded token with the full cache and the attention of transformers."""
     cache = DynamicCache()
     for index, layer in enumerate(prefilled.cache.layers):
         cache.update(layer.keys, layer.values, index)
-    ours = target.net.config._attn_implementation or "eager"
+    attention = target.net.config._attn_implementation or "eager"
     target.net.set_attn_implementation("sdpa")
     try:
-        return a_token(target, cache, prefilled)
+        return token_seconds(target, cache, prefilled)
     finally:
-        target.net.set_attn_implementation(ours)
+        target.net.set_attn_implementation(attention)
 
 
-def a_token(target: Model, cache: Any, prefilled: Prefill) -> float:
+def token_seconds(target: Model, cache: Any, prefilled: Prefill) -> float:
+    """Median seconds of a decoded token with a cache of the prefilled context."""
     seconds = []
     for step in range(DECODED + 2):
         ids = torch.full((1, 1), 7, device=target.device)
@@ -183,14 +212,15 @@ def a_token(target: Model, cache: Any, prefilled: Prefill) -> float:
     return median(seconds[2:])
 
 
-def emptied() -> None:
+def free_memory() -> None:
+    """Return unused memory to the accelerator."""
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
 
 
-def drawn(frame: pd.DataFrame) -> Figure:
-    """A row of panels for each family: seconds, memory, what ProxyKV's time goes to."""
+def draw(frame: pd.DataFrame) -> Figure:
+    """Draw a row of panels for each family: seconds, memory, shares of ProxyKV's phases."""
     names = list(frame.family.unique())
     figure = Figure(figsize=(12, 3 * len(names)), layout="constrained")
     rows = figure.subplots(len(names), 3, squeeze=False)
@@ -216,7 +246,8 @@ def drawn(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def parsed() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
+    """Options of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 131072])

@@ -1,15 +1,15 @@
-"""What the mapper costs: parameters, FLOPs, time per token and peak memory, by family and length.
+"""Cost of the mapper: parameters, FLOPs, time per token and peak memory, by family and length.
 
     python perf/mapper_scale.py [--lengths 10000 40000 170000] [--families llama-3.1]
 
-Every measurement is a process of its own with one thread, because a process' peak memory never
-falls. Time is the process' CPU time, which other work on the machine hardly changes. Shares are the
-mapper's in (proxy's prefill + replay + mapper). That of FLOPs counts the proxy's matrix products
-with its weights only: its attention, which grows with length, would make the share smaller still.
-That of time is measured at `--share-tokens`, on a proxy of the family's shape with random weights
-in float32, of which a quarter of the layers runs and counts four times, and a small vocabulary,
-which neither pass multiplies with. (The replay leaves out half of the last layer, so it counts a
-few per cent too little.)
+Each measurement runs in a separate process with one thread, because the peak memory of a process
+never falls. Time is CPU time of the process, which other work on the machine hardly changes. Shares
+are those of the mapper in proxy prefill + replay + mapper. The share of FLOPs counts only the
+products with the proxy's weights; its attention, which grows with length, would make the share
+smaller. The share of time is measured at `--share-tokens` tokens, on a proxy of the family's shape
+with random weights in float32. A quarter of its layers runs and counts four times; its vocabulary
+is small, since neither pass multiplies with it. (The replay skips half of the last layer, so it
+counts a few per cent too little.)
 """
 
 from __future__ import annotations
@@ -35,20 +35,27 @@ from proxykv.model.prefill import prefill
 from proxykv.scoring.kvzip import replays, score_replays
 
 GIB = 2**30
-PART = 4
-"""One in so many of a proxy's layers runs when its time is taken."""
+LAYER_FRACTION = 4
+"""The proxy's time is measured with its layers divided by this number."""
 VOCABULARY = 4096
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Cost:
+    """Cost of scoring a context.
+
+    Attributes:
+        seconds: CPU seconds.
+        peak_bytes: peak memory of the process.
+    """
+
     seconds: float
     peak_bytes: int
 
 
 def measure(config: MapperConfig, tokens: int) -> Cost:
-    """CPU seconds of scoring `tokens` tokens, and the peak memory of the whole process."""
+    """Score a context of `tokens` tokens with an untrained mapper."""
     torch.set_num_threads(1)
     mapper = build_mapper(config).eval()
     scores = torch.rand(config.proxy_layers, config.proxy_heads, tokens)
@@ -59,16 +66,17 @@ def measure(config: MapperConfig, tokens: int) -> Cost:
     return Cost(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def apart(function: Callable[..., T], *arguments: Any) -> T:
-    """What `function` returns, run in a fresh process.
+def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
+    """Run a function in a fresh process and return its result.
 
-    All of them are: a process starts with the peak memory of the one that it comes from.
+    The process is spawned: a forked one would start with the peak memory of its parent.
     """
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def flops_per_token(config: MapperConfig, tokens: int = 1024) -> float:
+    """FLOPs of the mapper for each token of a context of `tokens` tokens."""
     mapper = build_mapper(config).eval()
     scores = torch.rand(config.proxy_layers, config.proxy_heads, tokens)
     # The counter knows plain matrix products, not the CPU's fused attention.
@@ -82,38 +90,39 @@ def flops_per_token(config: MapperConfig, tokens: int = 1024) -> float:
 
 
 def proxy_weights(config: PreTrainedConfig) -> int:
-    """Weights of the proxy outside its embeddings."""
+    """Number of the proxy's weights outside its embeddings."""
     with torch.device("meta"):
         body = AutoModelForCausalLM.from_config(config).base_model
     return sum(p.numel() for n, p in body.named_parameters() if "embed" not in n)
 
 
 def time_share(family: Family, tokens: int) -> float:
-    """The mapper's share of the CPU time of the proxy's side."""
+    """Share of the mapper in the CPU time of the proxy's side, for a context of `tokens` tokens."""
     torch.set_num_threads(1)
     config = copy.deepcopy(family.proxy)
-    config.num_hidden_layers //= PART
+    config.num_hidden_layers //= LAYER_FRACTION
     config.vocab_size = VOCABULARY
     proxy = random_model(config, "float32", torch.device("cpu"))
     mapper = build_mapper(family.mapper).eval()
     ids = torch.randint(VOCABULARY, (tokens,))
     scores = torch.rand(family.mapper.proxy_layers, family.mapper.proxy_heads, tokens)
 
-    def prefilled_and_scored(count: int) -> None:
+    def prefill_and_score(count: int) -> None:
         prefilled = prefill(proxy, ids[:count], 0)
         score_replays(prefilled, replays(proxy, prefilled.context))
 
-    prefilled_and_scored(64)
+    prefill_and_score(64)
     mapper.score(scores[..., :64])
     start = time.process_time()
-    prefilled_and_scored(tokens)
+    prefill_and_score(tokens)
     between = time.process_time()
     mapper.score(scores)
     mapping = time.process_time() - between
-    return mapping / (mapping + PART * (between - start))
+    return mapping / (mapping + LAYER_FRACTION * (between - start))
 
 
 def main() -> None:
+    """Measure all families and print a Markdown table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument(
         "--lengths", type=int, nargs="+", default=[10_000, 40_000, 160_000, 170_000]
@@ -130,12 +139,12 @@ def main() -> None:
         family = FAMILIES[name]
         config = family.mapper
         parameters = sum(p.numel() for p in build_mapper(config).parameters())
-        flops = apart(flops_per_token, config)
+        flops = in_fresh_process(flops_per_token, config)
         # Two FLOPs per weight and token, in the prefill and again in the replay.
         share = flops / (flops + 4 * proxy_weights(family.proxy))
-        measured = apart(time_share, family, options.share_tokens)
+        measured = in_fresh_process(time_share, family, options.share_tokens)
         for tokens in options.lengths:
-            cost = apart(measure, config, tokens)
+            cost = in_fresh_process(measure, config, tokens)
             print(
                 f"| {name} | {config.proxy_channels} → {config.target_channels} "
                 f"| {parameters / 1e3:.0f}k | {flops / 1e6:.1f} | {share:.2%} | {measured:.1%} "

@@ -1,8 +1,8 @@
-"""Do two runs hold the same numbers? `same_numbers.py results/a results/b`, timings aside.
+"""Compare the numbers of two runs, without timings: `same_numbers.py results/a results/b`.
 
-Rows are matched by what they answer and compared bit for bit: predictions, scores, likelihoods,
-divergences, what was kept. Then tables, cell for cell. Use it before and after a change of the code
-that should change no number.
+Rows of the same question, method and retention are compared bit for bit: predictions, scores,
+likelihoods, divergences, achieved retention. Tables are compared cell by cell. Use it before and
+after a change of the code that should change no number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TIMED = ("seconds", "speed", "hours", "ttft")
 
 
 def main() -> int:
-    """Print what differs; exit status 1 if anything does."""
+    """Print the differences; the exit status is 1 if there are any."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("one", type=Path)
     parser.add_argument("other", type=Path)

@@ -1,13 +1,13 @@
-"""What the parallel schedule gains: each side alone, both together, KVzip, at stated threads.
+"""Gain of the parallel schedule: each side alone, both schedules, and KVzip.
 
     python perf/schedules.py models/tiny --tokens 512 --out tiny
 
 The first argument is a folder with a pair in `target/` and `proxy/`. Cases take turns, so that a
-busy moment of the machine hits all of them; ratios are taken within a turn. Prints medians (minimum
-to maximum), writes them with every timeline to `<out>.json` and a picture to `<out>.svg`.
+busy moment of the machine affects all of them; ratios are taken within a turn. Prints medians
+(minimum to maximum), writes them with all timelines to `<out>.json` and a figure to `<out>.svg`.
 
 With both models on the CPU, `parallel` uses twice the threads of `sequential`: it stands for two
-devices. Cases marked `x2` have as many threads as both sides of `parallel` together.
+devices. Cases marked `x2` use as many threads as both sides of `parallel` together.
 """
 
 from __future__ import annotations
@@ -61,19 +61,29 @@ SIDES = {"target": {"target_prefill"}, "proxy": {"proxy_prefill", "proxy_scoring
 
 
 class Case:
-    """A pair and a context of random ids; time does not depend on what a text says."""
+    """A pair of models and a context of random ids; time does not depend on the text."""
 
     def __init__(
         self, target: Model, proxy: Model, mapper: Path | Mapper, ids: Ids, retention: float
     ) -> None:
-        """`mapper`: a trained mapper's folder, or an untrained mapper, which takes as long."""
+        """Prepare an engine for each schedule.
+
+        Args:
+            target: the target.
+            proxy: the proxy.
+            mapper: folder of a trained mapper, or an untrained mapper, which takes as long.
+            ids: token ids of prefix + context (1-D).
+            retention: share of the KV pairs to keep.
+        """
         self.target, self.proxy, self.ids, self.retention = target, proxy, ids, retention
         self.engines = {s: _engine(proxy, mapper, s) for s in get_args(Schedule)}
 
     def target_alone(self) -> Timeline:
+        """Prefill on the target."""
         return self.engines["sequential"].read(self.target, self.ids, []).timeline
 
     def proxy_alone(self) -> Timeline:
+        """Prefill and score on the proxy, and map the scores."""
         timeline = Timeline()
         ids = self.ids.to(self.proxy.device)
         prefix_len = len(self.target.prefix)
@@ -89,6 +99,7 @@ class Case:
         return self.work(method, schedule)[0].timeline
 
     def work(self, method: str, schedule: Schedule = "sequential") -> tuple[ContextAtWork, Keep]:
+        """Read, score, select and prune; return the context at work and its kept set."""
         engine = self.engines[schedule]
         work = engine.read(self.target, self.ids, [method])
         _, keep = work.prune(method, self.retention, engine.methods[method].scope)
@@ -108,9 +119,10 @@ def _engine(proxy: Model, mapper: Path | Mapper, schedule: Schedule) -> Engine:
 
 
 def main() -> None:
-    options = parsed()
+    """Measure, write a report and a figure, and print medians."""
+    options = parse_options()
     torch.set_num_threads(options.threads)
-    case = loaded(options)
+    case = load_case(options)
     for schedule in ("sequential", "parallel"):  # warm up
         case.pruned("proxykv", schedule)
     turns = [turn(case, options.threads) for _ in range(options.repeats)]
@@ -136,7 +148,7 @@ def main() -> None:
 
 
 def turn(case: Case, threads: int) -> Turn:
-    """Every case once."""
+    """Run every case once; return the timelines by case."""
     single = {
         "target alone": case.target_alone(),
         "proxy alone": case.proxy_alone(),
@@ -153,17 +165,18 @@ def turn(case: Case, threads: int) -> Turn:
     return single | double
 
 
-def scored(case: Case, schedule: Schedule) -> tuple[Scores, Keep]:
+def scores_and_keep(case: Case, schedule: Schedule) -> tuple[Scores, Keep]:
+    """ProxyKV's scores of the context, and the set that they keep."""
     work, keep = case.work("proxykv", schedule)
     return work.scores("proxykv")[0], keep
 
 
 def agreement(case: Case, threads: int) -> dict[str, Any]:
-    """Whether the schedules agree, at equal threads and at twice as many."""
-    scores, keep = scored(case, "sequential")
-    parallel, _ = scored(case, "parallel")
+    """Compare the scores of both schedules at equal threads, and those at twice the threads."""
+    scores, keep = scores_and_keep(case, "sequential")
+    parallel, _ = scores_and_keep(case, "parallel")
     torch.set_num_threads(2 * threads)
-    other, other_keep = scored(case, "sequential")
+    other, other_keep = scores_and_keep(case, "sequential")
     torch.set_num_threads(threads)
     return {
         "bits, at equal threads": torch.equal(scores, parallel),
@@ -173,7 +186,7 @@ def agreement(case: Case, threads: int) -> dict[str, Any]:
 
 
 def summary(turns: Sequence[Turn]) -> dict[str, Any]:
-    """Median, minimum and maximum of all phases, totals and ratios."""
+    """Summarise the turns: median, minimum and maximum of all phases, totals and ratios."""
     totals = [{name: timeline.end for name, timeline in t.items()} for t in turns]
     for total in totals:
         total["longer side"] = max(total["target alone"], total["proxy alone"])
@@ -196,15 +209,17 @@ def summary(turns: Sequence[Turn]) -> dict[str, Any]:
 
 
 def side_seconds(timeline: Timeline, side: str) -> float:
-    """Seconds that a side works, up to where the sides join."""
+    """Seconds of a side's phases, before the sides join."""
     return sum(s.seconds for s in timeline.spans if s.phase in SIDES[side])
 
 
 def spread(values: list[float]) -> dict[str, float]:
+    """Median, minimum and maximum."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def show(report: dict[str, Any]) -> None:
+    """Print the report's summary."""
     for section, unit in (("seconds", " s"), ("phases", " s"), ("ratios", "")):
         print(f"\n{section}")
         for name, s in report[section].items():
@@ -215,7 +230,7 @@ def show(report: dict[str, Any]) -> None:
 
 
 def draw(turns: Sequence[Turn], options: argparse.Namespace) -> Figure:
-    """The timelines of the turn whose parallel case is the median one."""
+    """Draw the timelines of the turn whose parallel case takes the median time."""
     chosen = sorted(turns, key=lambda t: t["parallel"].end)[len(turns) // 2]
     figure = Figure(figsize=(8, 2.8))
     axes = figure.subplots()
@@ -238,7 +253,8 @@ def draw(turns: Sequence[Turn], options: argparse.Namespace) -> Figure:
     return figure
 
 
-def loaded(options: argparse.Namespace) -> Case:
+def load_case(options: argparse.Namespace) -> Case:
+    """Load the pair and draw a context."""
     places = {"target": options.device, "proxy": options.proxy_device or options.device}
     target, proxy = (
         load_model(options.pair / role, dtype=options.dtype, device=places[role])
@@ -252,10 +268,13 @@ def loaded(options: argparse.Namespace) -> Case:
     return Case(target, proxy, mapper, ids, options.retention)
 
 
-def parsed() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
+    """Options of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("pair", type=Path, help="folder with target/ and proxy/")
-    parser.add_argument("--mapper", type=Path, help="folder of a mapper; an untrained one without")
+    parser.add_argument(
+        "--mapper", type=Path, help="folder of a trained mapper (default: an untrained one)"
+    )
     parser.add_argument("--tokens", type=int, default=900)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of each side")
@@ -264,10 +283,10 @@ def parsed() -> argparse.Namespace:
 
 
 def add_common(parser: argparse.ArgumentParser, dtype: str, device: str) -> None:
-    """Options of every measurement of requests."""
+    """Add the options that all measurements of requests have."""
     parser.add_argument("--dtype", default=dtype)
-    parser.add_argument("--device", default=device, help="of the target, and of the proxy")
-    parser.add_argument("--proxy-device", help="of the proxy, if it is another one")
+    parser.add_argument("--device", default=device, help="of the target")
+    parser.add_argument("--proxy-device", help="of the proxy (default: that of the target)")
     parser.add_argument("--retention", type=float, default=0.3)
     parser.add_argument("--out", type=Path, required=True, help="path without suffix")
 

@@ -1,4 +1,4 @@
-"""Models of the paper's families: their published shapes, for measurements that need no weights."""
+"""Published shapes of the paper's families, for measurements that need no trained weights."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ from proxykv.model.loading import Model
 
 @dataclass(frozen=True)
 class Family:
-    """Shapes of a target and its proxy."""
+    """Shapes of a pair.
+
+    Attributes:
+        target: config of the target.
+        proxy: config of the proxy.
+    """
 
     target: PreTrainedConfig
     proxy: PreTrainedConfig
 
     @property
     def mapper(self) -> MapperConfig:
+        """Config of a mapper of the pair, with the default settings."""
         shapes = [(c.num_hidden_layers, c.num_key_value_heads) for c in (self.proxy, self.target)]
         return MapperConfig(*shapes[0], *shapes[1])
 
@@ -37,7 +43,14 @@ class Family:
 def shape(
     kind: Callable[..., PreTrainedConfig], vocabulary: int, *sizes: int, tied: bool = False
 ) -> PreTrainedConfig:
-    """Sizes: hidden, intermediate, layers, query heads, KV heads, head; `tied`: embeddings."""
+    """Make the config of a model.
+
+    Args:
+        kind: class of the config.
+        vocabulary: size of the vocabulary.
+        sizes: hidden size, intermediate size, layers, query heads, KV heads, head size.
+        tied: whether input and output embeddings are the same.
+    """
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     named = dict(zip((*names, "num_key_value_heads", "head_dim"), sizes, strict=True))
     about = {"vocab_size": vocabulary, "tie_word_embeddings": tied}
@@ -61,7 +74,13 @@ FAMILIES = {
 
 
 def random_model(config: PreTrainedConfig, dtype: str, device: torch.device) -> Model:
-    """A model of a shape with random weights, made on the device, and the tiny tokenizer."""
+    """Make a model with random weights and the tokenizer of the tiny family.
+
+    Args:
+        config: its shape.
+        dtype: of the weights, such as `bfloat16`.
+        device: where they are made.
+    """
     with device:
         net = AutoModelForCausalLM.from_config(
             config, dtype=getattr(torch, dtype), attn_implementation=ATTENTION

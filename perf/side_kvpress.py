@@ -13,12 +13,12 @@ from side import QUESTION, RETENTION, RETENTIONS, STEPS, Watch, serve
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-# The press loads the tokenizer on each call: not what is compared.
+# The press loads the tokenizer at each call, which is not compared.
 kvzip_press.AutoTokenizer.from_pretrained = functools.cache(AutoTokenizer.from_pretrained)
 
 
 class Timed(KVzipPress):
-    """The press as it is, with a clock around scoring and selection."""
+    """The press, with a clock around scoring and selection."""
 
     watch: Watch
     name: str
@@ -29,13 +29,14 @@ class Timed(KVzipPress):
 
 
 class KVPressSide:
-    """Measurements on one model."""
+    """Measurements of kvpress on one model."""
 
     def __init__(self, net: Any) -> None:
+        """Keep the model."""
         self.net = net
 
     def kvzip(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """Prefill, scoring with selection, and tokens from the masked cache."""
+        """Time prefill, scoring with selection, and decoding from the masked cache."""
         with watch.time("both"):
             cache = self._pruned(context, RETENTION, watch, "scoring")
         watch.seconds["prefill"] = watch.seconds.pop("both") - watch.seconds["scoring"]
@@ -46,18 +47,19 @@ class KVPressSide:
         self._unmask()
 
     def snapkv(self, context: Tensor, question: Tensor, watch: Watch) -> None:
+        """Time prefill, scoring and selection with SnapKV."""
         with watch.time("snapkv"), SnapKVPress(compression_ratio=1 - RETENTION)(self.net):
             self.net.model(input_ids=context[None], past_key_values=DynamicCache())
 
     def full(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """One run from the full cache."""
+        """Time prefill and decoding with the full cache."""
         with watch.time("full"):
             cache = DynamicCache()
             self.net.model(input_ids=context[None], past_key_values=cache)
             self._decode(question, len(context), cache)
 
     def sweep(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """Every retention on its own."""
+        """Time all retentions, one after the other."""
         with watch.time("sweep"):
             for retention in RETENTIONS:
                 cache = self._pruned(context, retention, watch, "sweep_scoring")
@@ -79,8 +81,8 @@ class KVPressSide:
             token = self._step(token, first + QUESTION + step, cache)
 
     def _step(self, ids: Tensor, first: int, cache: DynamicCache) -> Tensor:
-        where = torch.arange(first, first + len(ids))[None]
-        out = self.net(ids[None], past_key_values=cache, position_ids=where, logits_to_keep=1)
+        positions = torch.arange(first, first + len(ids))[None]
+        out = self.net(ids[None], past_key_values=cache, position_ids=positions, logits_to_keep=1)
         return out.logits[0].argmax(dim=-1)
 
     def _unmask(self) -> None:

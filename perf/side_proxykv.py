@@ -27,7 +27,7 @@ from proxykv.scoring.ledger import Ledger
 from proxykv.scoring.proxy import Proxy
 
 CHUNK = 2048
-"""kvpress' chunk, so that both replay the same."""
+"""Chunk size of kvpress, so that both sides replay the same."""
 
 
 METHODS = {
@@ -37,10 +37,11 @@ METHODS = {
 }
 
 
-class OurSide:
-    """Measurements on one model."""
+class ProxyKVSide:
+    """Measurements of this package on one model."""
 
     def __init__(self, model: Model) -> None:
+        """Prepare KVzip and SnapKV with the settings of kvpress."""
         self.model = model
         ledger = Ledger()
         no_proxy = Proxy(lambda: model, ledger)
@@ -49,7 +50,7 @@ class OurSide:
         self.engine = Engine(context, no_proxy, "sequential")
 
     def kvzip(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """Prefill, scoring, a bare forward of the same replays, and tokens from a pruned cache."""
+        """Time prefill, scoring, a plain forward of the replays, and decoding after pruning."""
         with watch.time("prefill"):
             work = self._read(context)
         with watch.time("scoring"):
@@ -64,11 +65,12 @@ class OurSide:
                 token = self._step(token, len(context) + QUESTION + step, cache)
 
     def snapkv(self, context: Tensor, question: Tensor, watch: Watch) -> None:
+        """Time prefill, scoring and selection with SnapKV."""
         with watch.time("snapkv"):
             self._keeps(self._read(context), "snapkv_kvpress", [RETENTION])
 
     def full(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """One run from the full cache."""
+        """Time prefill and decoding with the full cache."""
         with watch.time("full"):
             work = self._read(context)
             cache, _ = work.prune("full", 1.0, "none")
@@ -78,7 +80,7 @@ class OurSide:
                 token = self._step(token, len(context) + QUESTION + step, cache)
 
     def sweep(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """All retentions and the full cache in one batch."""
+        """Time all retentions and the full cache, which decode in one batch."""
         with watch.time("sweep"):
             with watch.time("sweep_prefill"):
                 work = self._read(context)
@@ -93,11 +95,11 @@ class OurSide:
         return self.engine.read(self.model, context, [])
 
     def _keeps(self, work: ContextAtWork, method: str, retentions: Iterable[float]) -> list[Keep]:
-        wanted = [(self.engine.methods[method], retention) for retention in retentions]
-        return [pruning.keep for pruning in work.prunings(wanted)]
+        grid = [(self.engine.methods[method], retention) for retention in retentions]
+        return [pruning.keep for pruning in work.prunings(grid)]
 
     def _bare(self, prefilled: Prefill, inputs: list[Tensor], watch: Watch) -> None:
-        """The replays through transformers' own body and attention, on the same cache."""
+        """Time the replays with the body, attention and cache of transformers."""
         cache = DynamicCache()
         for i, layer in enumerate(prefilled.cache.layers):
             cache.update(layer.keys, layer.values, i)
@@ -124,6 +126,6 @@ if __name__ == "__main__":
     # Every token is decoded, whatever it is.
     model.net.generation_config.eos_token_id = None  # type: ignore[union-attr]
     assert PRESETS["kvpress"]["window"] == 64
-    side = OurSide(model)
+    side = ProxyKVSide(model)
     measures = {"kvzip": side.kvzip, "snapkv": side.snapkv, "full": side.full, "sweep": side.sweep}
     serve(measures, len(model.tokenizer))

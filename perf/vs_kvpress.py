@@ -1,10 +1,10 @@
-"""Time and memory beside kvpress: the same model, contexts, dtype and threads, taking turns.
+"""Time and memory compared with kvpress: the same model, contexts, dtype and threads, in turn.
 
     python perf/vs_kvpress.py models/tiny/target --lengths 512 1024 --out tiny.json
 
-Importing kvpress wraps every attention function of transformers, so each side is a process of its
-own; they measure in turn, never at the same time. Prints a table of medians (minimum to maximum)
-and of the rounds' ratios kvpress / proxykv; writes every figure to `--out`.
+Importing kvpress wraps every attention function of transformers, so each side runs in a separate
+process; they measure in turn, never at the same time. Prints a table of medians (minimum to
+maximum) and of the ratios kvpress / proxykv of each round; writes all measurements to `--out`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ ROWS = {
 
 
 class Process:
-    """One side, waiting for requests."""
+    """One side, which waits for requests."""
 
     def __init__(self, side: str, options: argparse.Namespace) -> None:
+        """Start a side and wait until it is ready."""
         script = HERE / f"side_{side}.py"
         arguments = [str(options.model), options.dtype, str(options.threads)]
         env = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TQDM_DISABLE": "1"}
@@ -59,12 +60,14 @@ class Process:
         self._read()
 
     def ask(self, measure: str, length: int) -> dict[str, Any]:
+        """Measure a context of `length` tokens; return what the side found (see `side.serve`)."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"measure": measure, "length": length}) + "\n")
         self.process.stdin.flush()
         return self._read()
 
     def close(self) -> None:
+        """End the process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
@@ -78,7 +81,11 @@ class Process:
 
 
 def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Rounds of every length and measurement; the sides take turns in going first."""
+    """Measure all lengths; the sides take turns in going first.
+
+    Yields:
+        The result of one measurement of one side.
+    """
     processes = {side: Process(side, options) for side in SIDES}
     for length in options.lengths:
         for process in processes.values():  # warms up and is dropped
@@ -86,14 +93,14 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for turn in range(options.repeats):
             for name in options.measures:
                 for side in SIDES if turn % 2 else reversed(SIDES):
-                    found = processes[side].ask(name, length)
-                    yield {"length": length, "measure": name, "side": side, "turn": turn, **found}
+                    result = processes[side].ask(name, length)
+                    yield {"length": length, "measure": name, "side": side, "turn": turn, **result}
     for process in processes.values():
         process.close()
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median (minimum to maximum)."""
+    """Format values as median (minimum–maximum)."""
     if not values:
         return "–"
     middle, low, high = statistics.median(values), min(values), max(values)
@@ -101,18 +108,17 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def table(rounds: list[dict[str, Any]]) -> Iterable[str]:
-    """Markdown lines."""
+    """Format all results as lines of a Markdown table."""
     yield "| context | measurement | proxykv, s | kvpress, s | kvpress / proxykv |"
     yield "|---|---|---|---|---|"
     for length in sorted({r["length"] for r in rounds}):
         at = [r for r in rounds if r["length"] == length]
         for key, title in ROWS.items():
-            ours, theirs = ({r["turn"]: r["seconds"][key] for r in at
-                             if r["side"] == side and key in r["seconds"] and "error" not in r}
-                            for side in SIDES)  # fmt: skip
-            if ours or theirs:
-                ratios = [theirs[turn] / ours[turn] for turn in ours.keys() & theirs.keys()]
-                cells = (spread(list(ours.values()), 3), spread(list(theirs.values()), 3))
+            proxykv, kvpress = (seconds_by_turn(at, side, key) for side in SIDES)
+            if proxykv or kvpress:
+                turns = proxykv.keys() & kvpress.keys()
+                ratios = [kvpress[turn] / proxykv[turn] for turn in turns]
+                cells = (spread(list(proxykv.values()), 3), spread(list(kvpress.values()), 3))
                 yield f"| {length} | {title} | {cells[0]} | {cells[1]} | {spread(ratios)} |"
         for name in MEASURES:
             peaks = [
@@ -127,11 +133,20 @@ def table(rounds: list[dict[str, Any]]) -> Iterable[str]:
         yield from notes(at)
 
 
+def seconds_by_turn(rounds: list[dict[str, Any]], side: str, key: str) -> dict[int, float]:
+    """Seconds of what a side measured, by turn, without the measurements that failed."""
+    return {
+        r["turn"]: r["seconds"][key]
+        for r in rounds
+        if r["side"] == side and key in r["seconds"] and "error" not in r
+    }
+
+
 def notes(at: list[dict[str, Any]]) -> Iterable[str]:
-    """Ratios within this package, and what failed."""
+    """Format the ratios within this package, and what failed, as lines of the table."""
     length = at[0]["length"]
-    mine = [r["seconds"] for r in at if r["side"] == "proxykv"]
-    ratios = [s["scoring"] / s["bare"] for s in mine if "bare" in s]
+    times = [r["seconds"] for r in at if r["side"] == "proxykv"]
+    ratios = [s["scoring"] / s["bare"] for s in times if "bare" in s]
     if ratios:
         yield f"| {length} | proxykv: scoring / bare forward | {spread(ratios)} | | |"
     peaks = {
@@ -149,6 +164,7 @@ def notes(at: list[dict[str, Any]]) -> Iterable[str]:
 
 
 def main() -> None:
+    """Measure, write a JSON file and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("model", type=Path, help="a transformers model folder")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048])
@@ -156,7 +172,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3, help="rounds after a warm-up")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=MEASURES)
-    parser.add_argument("--out", type=Path, required=True, help="JSON with every figure")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file with all measurements")
     parser.add_argument("--verbose", action="store_true", help="show what the sides print")
     options = parser.parse_args()
     setting = {
@@ -168,10 +184,10 @@ def main() -> None:
         "command": sys.argv,
     }
     rounds: list[dict[str, Any]] = []
-    for found in measure(options):
-        rounds.append(found)
-        print(json.dumps(found), file=sys.stderr)
-        # After every round: what a killed run has measured is not lost.
+    for result in measure(options):
+        rounds.append(result)
+        print(json.dumps(result), file=sys.stderr)
+        # Written each time, so that a killed run loses nothing.
         files.write_json(options.out, {**setting, "rounds": rounds})
     print("\n".join(table(rounds)))
 

@@ -1,4 +1,4 @@
-"""Training batches for the tiny family: contexts of the tiny language and what may follow them."""
+"""Training batches for the tiny family: contexts of the tiny language, questions and replays."""
 
 from __future__ import annotations
 
@@ -11,32 +11,45 @@ from torch import Tensor
 
 from proxykv.benchmarks import tiny, tiny_language
 
-IGNORE = -100  # label of a token that carries no loss
+IGNORE = -100
+"""Label of a token without loss."""
 WHOLE = "Repeat the previous context exactly."
 PART = "Repeat the part of the previous context exactly, starting with"
-LEAD = 8  # tokens of the previous chunk that KVzip's chunk request ends with
-MOST_QUESTIONS = 4  # of one task, so that no task crowds out the others
+LEAD = 8
+"""Tokens of the previous chunk that end KVzip's request to repeat a chunk."""
+MOST_QUESTIONS = 4
+"""Most questions about one task's facts in a sequence, so that no task dominates."""
 LAYOUTS = (("answer",), ("copy",), ("answer", "copy"), ("copy", "answer"))
 LAYOUT_ODDS = (0.4, 0.3, 0.15, 0.15)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded sequences; `labels` are not shifted.
+    """Right-padded sequences.
 
-    ids long [B, T]; labels[name] long [B, T], IGNORE where `name` ("context", "answer", "copy") has
-    no loss; asked bool [B, T] marks question, answer and replay tokens; the first `context` tokens
-    of every row are its context.
+    Attributes:
+        ids: token ids, long [B, T].
+        labels: by kind of token (`context`, `answer`, `copy`), long [B, T]: the ids of these
+            tokens, `IGNORE` elsewhere; not shifted.
+        after_context: marks tokens of questions, answers and replays, bool [B, T].
+        context: number of tokens at the start of each row that are its context.
     """
 
     ids: Tensor
     labels: dict[str, Tensor]
-    asked: Tensor
+    after_context: Tensor
     context: int
 
 
 def make_batch(length: int, rows: int, rng: random.Random, tokenizer: Tokenizer) -> Batch:
-    """`rows` contexts of `length` tokens, all followed by the same kinds of segments."""
+    """Make a batch whose contexts are all followed by the same kinds of segments.
+
+    Args:
+        length: tokens of each context.
+        rows: number of contexts.
+        rng: draws contexts, questions and segments.
+        tokenizer: of the tiny language.
+    """
     layout = rng.choices(LAYOUTS, LAYOUT_ODDS)[0]
     sequences = [_sequence(length, layout, rng, tokenizer) for _ in range(rows)]
     longest = max(len(ids) for ids, _ in sequences)
@@ -49,14 +62,18 @@ def make_batch(length: int, rows: int, rng: random.Random, tokenizer: Tokenizer)
         name: torch.where(torch.tensor([[k == name for k in row] for row in kinds]), ids, IGNORE)
         for name in ("context", "answer", "copy")
     }
-    asked = torch.tensor([[k not in ("", "context") for k in row] for row in kinds])
-    return Batch(ids, labels, asked, length)
+    after_context = torch.tensor([[k not in ("", "context") for k in row] for row in kinds])
+    return Batch(ids, labels, after_context, length)
 
 
 def _sequence(
     length: int, layout: tuple[str, ...], rng: random.Random, tokenizer: Tokenizer
 ) -> tuple[list[int], list[str]]:
-    """Token ids and, for each, its part: "context", "asked", "answer" or "copy"."""
+    """Draw one sequence.
+
+    Returns:
+        Token ids, and the kind of each token: "context", "request", "answer" or "copy".
+    """
 
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False).ids
@@ -67,17 +84,17 @@ def _sequence(
     context = encode(tiny.make_context(length, [g for f in facts for g in f.groups], rng))
     ids, kinds = list(context), ["context"] * length
 
-    def add(prompt: list[int], kind: str, told: list[int]) -> None:
-        told = [*told, tokenizer.get_vocab()[tiny_language.EOS]]
-        ids.extend([*prompt, *told])
-        kinds.extend(["asked"] * len(prompt) + [kind] * len(told))
+    def add(request: list[int], kind: str, reply: list[int]) -> None:
+        reply = [*reply, tokenizer.get_vocab()[tiny_language.EOS]]
+        ids.extend([*request, *reply])
+        kinds.extend(["request"] * len(request) + [kind] * len(reply))
 
-    asked = [
+    questions = [
         q for f in facts for q in rng.sample(f.questions, min(MOST_QUESTIONS, len(f.questions)))
     ]
     for segment in layout:
         if segment == "answer":
-            for question, answer in rng.sample(asked, len(asked)):
+            for question, answer in rng.sample(questions, len(questions)):
                 add(encode(question), "answer", encode(answer))
         elif rng.random() < 0.5:
             add(encode(WHOLE), "copy", context)

@@ -1,4 +1,4 @@
-"""Full-cache accuracy of a freshly trained tiny model, and its model card."""
+"""Full-cache accuracy of a trained tiny model, and its model card."""
 
 from __future__ import annotations
 
@@ -49,12 +49,17 @@ questions are learned. The second value of `multivalue` is not: 0.5 is what thes
 
 @torch.inference_mode()
 def evaluate(model: PreTrainedModel, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
-    """Accuracy per length and task (each question alone, directly after its context) and copy."""
-    found: dict[str, dict[str, float]] = {}
+    """Measure accuracy with the full cache.
+
+    Returns:
+        By length and task, the share of right answers, each question asked directly after its
+        context; as `copy`, the share of tokens predicted after KVzip's request.
+    """
+    accuracy: dict[str, dict[str, float]] = {}
     for length in LENGTHS:
         cells = {task: _answers(model, tokenizer, task, length) for task in tiny.TASKS}
-        found[str(length)] = {**cells, "copy": _copy(model, tokenizer, length)}
-    return found
+        accuracy[str(length)] = {**cells, "copy": _copy(model, tokenizer, length)}
+    return accuracy
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -76,8 +81,8 @@ def _answers(model: PreTrainedModel, tokenizer: Tokenizer, task: str, length: in
     prompts = torch.tensor([ids for ids, _ in pairs])  # questions of a task are equally long
     longest = max(question.max_new_tokens for _, question in pairs)
     tokens = model.generate(prompts, max_new_tokens=longest)  # pyright: ignore[reportCallIssue]
-    told = [tokenizer.decode(row.tolist()) for row in tokens[:, prompts.shape[1] :]]
-    scores = [tiny.score(task, t, q.references) for t, (_, q) in zip(told, pairs, strict=True)]
+    replies = [tokenizer.decode(row.tolist()) for row in tokens[:, prompts.shape[1] :]]
+    scores = [tiny.score(task, t, q.references) for t, (_, q) in zip(replies, pairs, strict=True)]
     return sum(scores) / len(scores)
 
 
@@ -94,9 +99,12 @@ def _copy(model: PreTrainedModel, tokenizer: Tokenizer, length: int) -> float:
 
 
 def write_card(folder: Path, model: PreTrainedModel, facts: dict[str, Any]) -> None:
-    """Write metrics.json (`facts` and versions) and README.md.
+    """Write metrics.json and README.md.
 
-    `facts` holds role, seed, command, steps, minutes and accuracy (what `evaluate` returned).
+    Args:
+        folder: of the model.
+        model: the trained model.
+        facts: role, seed, command, steps, minutes, and accuracy (see `evaluate`).
     """
     config = model.config
     facts = {

@@ -2,12 +2,13 @@
 
     python -m proxykv.pretrain.train --role target --out models/tiny/target --seed 0
 
-The text is that of `proxykv.benchmarks.tiny`: contexts followed by questions, by KVzip's own
-replay of the context, or both. What makes the models worth pruning:
+The text is the tiny language of `proxykv.benchmarks.tiny`: contexts followed by questions, by
+KVzip's replay of the context, or by both. Three things give models whose cache can be pruned:
 
-- layers 0 and 1 start with a rough induction circuit, which saves most of the learning time;
-- contexts grow from 48 to 512 tokens (positions 5e5-RoPE), matrices are trained with Muon;
-- attention from questions and replay to the context costs a little, so heads look only when needed.
+- layers 0 and 1 start with a rough induction circuit, which saves most of the training time;
+- contexts grow from 48 to 512 tokens (RoPE with θ = 5e5), and matrices are trained with Muon;
+- a small penalty on attention from questions and replays to the context, so that heads attend to
+  the context only when they need it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,16 @@ from proxykv.runtime.files import obey_umask
 
 @dataclass(frozen=True)
 class Role:
-    """Shape and schedule of one member of the family; `stages` are (tokens, batch, steps)."""
+    """Shape and schedule of one model of the family.
+
+    Attributes:
+        width: hidden size.
+        layers: number of layers.
+        heads: query heads of a layer.
+        kv_heads: KV heads of a layer.
+        mlp: inner size of the feed-forward layer.
+        stages: of the training: tokens of a context, contexts in a batch, steps.
+    """
 
     width: int
     layers: int
@@ -63,25 +73,29 @@ LOG_EVERY = 25
 
 
 class ContextMass:
-    """An attention function that also measures how much attention rows spend on the context.
+    """Attention function that also measures the attention mass that tokens put on the context.
 
-    The mass is read from one more value channel that is 1 on context keys and 0 elsewhere, so
-    fused kernels still apply. `masses` collects, per layer, [batch, head, token] since `reset`.
+    The mass is an extra channel of the values that is 1 at the context's keys and 0 elsewhere, so
+    that fused kernels still apply.
+
+    Attributes:
+        context: tokens of the context, at the start of every row.
+        masses: of each layer since `reset`, [batch, head, token].
     """
 
     def __init__(self) -> None:
-        """Measure nothing until the first `reset`."""
+        """Measure nothing before the first `reset`."""
         self.reset(0)
 
     def reset(self, context: int) -> None:
-        """Start a batch whose first `context` tokens are the context."""
+        """Start a new batch, whose first `context` tokens are the context."""
         self.context: int = context
         self.masses: list[Tensor] = []
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, None]:
-        """Causal attention in the form transformers' attention interface asks for."""
+        """Compute causal attention, as the attention interface of transformers requires."""
         mark = torch.zeros(*value.shape[:3], 8)  # 8 channels keep the width a multiple of 8
         mark[:, :, : self.context, 0] = 1.0
         out = F.scaled_dot_product_attention(
@@ -97,7 +111,7 @@ class ContextMass:
 
 
 def make_model(role: Role) -> LlamaForCausalLM:
-    """A random model that starts with a rough induction circuit in layers 0 and 1."""
+    """Make a random model that starts with a rough induction circuit in layers 0 and 1."""
     ids = {word: i for i, word in enumerate(tiny_language.VOCABULARY)}
     config = LlamaConfig(
         vocab_size=len(tiny_language.VOCABULARY),
@@ -137,9 +151,9 @@ def _start_induction(first: LlamaAttention, second: LlamaAttention) -> None:
     distance d; only the fastest frequencies tell neighbours apart, so u lives on those. Head 0
     (d = 1) copies a random code of the previous token to reserved channels; head 1 has d = 2 and
     starts silent. In layer 1 the first query head of every KV head looks where the previous token's
-    code equals its own token's, on the slowest frequencies, which barely turn with distance. Each
-    copies another part of the embedding found there: with a single copying head, pruning would
-    come down to keeping that head.
+    code equals the code of the current token, on the slowest frequencies, which barely turn with
+    distance. Each copies another part of the embedding found there: with a single copying head,
+    pruning would amount to keeping that head.
     """
     width, half = first.q_proj.in_features, HEAD_DIM // 2
     angle = THETA ** (-torch.arange(FAST) / half)
@@ -171,28 +185,44 @@ def _start_induction(first: LlamaAttention, second: LlamaAttention) -> None:
 
 
 def losses(model: LlamaForCausalLM, mass: ContextMass, batch: Batch) -> dict[str, Tensor]:
-    """Mean cross-entropies (nats) of answers, replay and context, and the mean context mass."""
+    """Compute the loss's parts.
+
+    Returns:
+        Mean cross-entropy in nats of `answer`, `copy` and `context` (those that the batch has),
+        accuracies of the first two, and `mass`: mean attention mass on the context.
+    """
     mass.reset(batch.context)
     logits = model(batch.ids, use_cache=False).logits[:, :-1]
-    found = {
+    parts = {
         name: F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
         for name, labels in batch.labels.items()
         if (labels != IGNORE).any()
     }
     with torch.no_grad():
         hits = logits.argmax(-1) == batch.ids[:, 1:]
-        for name in [n for n in found if n != "context"]:
-            found[f"{name}_accuracy"] = hits[batch.labels[name][:, 1:] != IGNORE].float().mean()
-    rows = batch.asked[None, :, None].float()  # [1, B, 1, T] against [layer, B, head, T]
-    spent = torch.stack(mass.masses)
-    found["mass"] = (spent * rows).sum() / (rows.sum() * spent.shape[0] * spent.shape[2])
-    return found
+        for name in [n for n in parts if n != "context"]:
+            parts[f"{name}_accuracy"] = hits[batch.labels[name][:, 1:] != IGNORE].float().mean()
+    rows = batch.after_context[None, :, None].float()  # [1, B, 1, T] against [layer, B, head, T]
+    masses = torch.stack(mass.masses)
+    parts["mass"] = (masses * rows).sum() / (rows.sum() * masses.shape[0] * masses.shape[2])
+    return parts
 
 
 def train(
     model: LlamaForCausalLM, role: Role, seed: int, tokenizer: Tokenizer
 ) -> Iterator[dict[str, float]]:
-    """Train in place through the stages; yields a log record every LOG_EVERY steps."""
+    """Train a model in place.
+
+    Args:
+        model: from `make_model`.
+        role: its shape and schedule.
+        seed: of the batches.
+        tokenizer: of the tiny language.
+
+    Yields:
+        A record for the log every `LOG_EVERY` steps: step, tokens of a context, seconds so far, and
+        the parts of the loss, as means since the last record.
+    """
     mass = ContextMass()
     AttentionInterface.register("context_mass", mass)
     model.set_attn_implementation("context_mass")
@@ -213,9 +243,9 @@ def train(
     sums: dict[str, list[float]] = {}
     for length, rows, steps in role.stages:
         for _ in range(steps):
-            found = losses(model, mass, make_batch(length, rows, rng, tokenizer))
-            loss = CONTEXT_LM * found["context"] + PENALTY * found["mass"]
-            loss = loss + sum(found[name] for name in ("answer", "copy") if name in found)
+            parts = losses(model, mass, make_batch(length, rows, rng, tokenizer))
+            loss = CONTEXT_LM * parts["context"] + PENALTY * parts["mass"]
+            loss = loss + sum(parts[name] for name in ("answer", "copy") if name in parts)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -223,7 +253,7 @@ def train(
                 schedule.step()
             model.zero_grad()
             step += 1
-            for name, value in found.items():
+            for name, value in parts.items():
                 sums.setdefault(name, []).append(value.item())
             if step % LOG_EVERY == 0:
                 means = {name: round(sum(v) / len(v), 4) for name, v in sums.items()}

@@ -292,6 +292,17 @@ def test_windows_are_as_long_as_the_settings_say_and_differ(
     assert len(starts) > 8
 
 
+def test_another_seed_draws_other_windows(tmp_path: Path) -> None:
+    files = write_scores(tmp_path / "scores", contexts=2)  # one of them is trained on
+    windows = {}
+    for seed in (0, 1):
+        reader = Reader()
+        settings = replace(QUICK, seed=seed, crop=24, val_contexts=1, steps=4)
+        train_mapper(files, tmp_path / str(seed), settings, IDENTITY, load=reader)
+        windows[seed] = [target for _, target in reader.windows]
+    assert not any(map(torch.equal, windows[0], windows[1]))
+
+
 def test_held_out_contexts_are_drawn_by_name_and_never_trained_on(
     tmp_path: Path, files: list[Path]
 ) -> None:
