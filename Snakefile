@@ -5,6 +5,7 @@ import sys
 from proxykv.config import paths
 from proxykv.config.catalog import module_of
 from proxykv.config.keys.code import code_digest, method_digest
+from proxykv.config.keys.model_files import ANSWERING, PROXY
 from proxykv.runtime.digest import digest
 from proxykv.runtime.lock import Lock
 from proxykv.config.run import ROLES, SPLITS, Run
@@ -18,7 +19,8 @@ if not workflow.configfiles:
 try:
     RUN = Run(config)
     RUN.require_sources()
-except ConfigError as error:
+    RUN.require_models()
+except (ConfigError, PermissionError) as error:
     sys.exit(str(error))
 
 

@@ -257,7 +257,7 @@ def load_case(options: argparse.Namespace) -> Case:
     """Load the pair and draw a context."""
     places = {"target": options.device, "proxy": options.proxy_device or options.device}
     target, proxy = (
-        load_model(options.pair / role, dtype=options.dtype, device=places[role])
+        load_model(next(options.pair.glob(f"{role}*")), dtype=options.dtype, device=places[role])
         for role in ("target", "proxy")
     )
     family = Family(target.net.config, proxy.net.config)
@@ -271,7 +271,7 @@ def load_case(options: argparse.Namespace) -> Case:
 def parse_options() -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("pair", type=Path, help="folder with target/ and proxy/")
+    parser.add_argument("pair", type=Path, help="folder with folders target… and proxy…")
     parser.add_argument(
         "--mapper", type=Path, help="folder of a trained mapper (default: an untrained one)"
     )

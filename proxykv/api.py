@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from proxykv.config.catalog import methods_of
-from proxykv.mapper.fitted import load_card
+from proxykv.config.keys.model_files import ModelFiles
+from proxykv.mapper.fitted import load_card, require_pair
 from proxykv.model.decode import answer_from
 from proxykv.model.loading import (
     Model,
     context_ids,
     load_model,
     require_shared_vocabulary,
-    vocabulary_hash,
-    weights_digest,
 )
+from proxykv.model.prompt.tokenizer import load_tokenizer
 from proxykv.model.pruned_cache import PrunedCache
-from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.engine import Engine
 from proxykv.scoring.ledger import Ledger
@@ -55,19 +54,18 @@ def load_pair(
         ConfigError: if a folder is not what it should be, or the mapper belongs to another pair.
     """
     folders = {"target": Path(target), "proxy": Path(proxy)}
+    card = load_card(Path(mapper))
+    pair: dict[str, str] = {}
     # Digests first: a wrong pair is refused before its weights are loaded.
-    pair = {f"{role}_hash": weights_digest(folder) for role, folder in folders.items()}
-    card = load_card(Path(mapper), expected=pair)
+    for role, folder in folders.items():
+        pair |= ModelFiles(folder, card["models"][role]).pair_entries(role)
+    require_shared_vocabulary(*map(load_tokenizer, folders.values()))
+    require_pair(Path(mapper), card, pair)
     places = {"target": device, "proxy": proxy_device or device}
     models = {
         role: load_model(folder, device=places[role], **_prompting(card["models"][role]))
         for role, folder in folders.items()
     }
-    tokenizer = models["target"].tokenizer
-    require_shared_vocabulary(tokenizer, models["proxy"].tokenizer)
-    pair["vocab_hash"] = vocabulary_hash(tokenizer)
-    if pair["vocab_hash"] != card["vocab_hash"]:
-        raise ConfigError(f"{mapper}: mapper was trained with another tokenizer than {target} has")
     ledger = Ledger()
     small = Proxy(lambda: models["proxy"], ledger)
     context = MethodContext(

@@ -22,7 +22,6 @@ from proxykv.config import catalog, paths
 from proxykv.config.cards import methods_table
 from proxykv.config.check import card_problems
 from proxykv.config.estimate import estimate, table, total
-from proxykv.config.models import model_folder
 from proxykv.config.run import ROLES, Run
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.gpu_claims import VISIBLE, claim
@@ -157,7 +156,7 @@ def _convert(options: argparse.Namespace) -> None:
 
     run = Run.read(options.config)
     model = run.family(options.family)[options.role]
-    folder = model_folder(run.family(options.family), options.role, run.cache)
+    folder = run.model(options.family, options.role).folder
     with _alone(folder):
         convert(model, folder)
 

@@ -22,9 +22,9 @@ COLUMNS = (
     "protocol", "schedule", "retention", "achieved_retention", "prediction", "references",
     "score", "score_fixed", "nll", "kl", "kv_bytes", "kv_bytes_full", "prefill_seconds",
     "score_seconds", "decode_seconds", "decode_rows", "context_tokens", "question_tokens",
-    "new_tokens", "truncated", "prompt_hash", "target", "target_hash", "proxy", "proxy_hash",
-    "seed", "config_hash", "code_hash", "commit", "device", "dtype", "threads", "versions",
-    "created",
+    "new_tokens", "truncated", "prompt_hash", "target", "target_hash", "target_digest",
+    "proxy", "proxy_hash", "proxy_digest", "seed", "config_hash", "code_hash", "commit",
+    "device", "dtype", "threads", "versions", "created",
 )  # fmt: skip
 # method -> (scope, score at the smallest and at the largest retention)
 METHODS = {
@@ -158,8 +158,10 @@ def _row(
         "prompt_hash": "0f" * 8,
         "target": "tiny-target",
         "target_hash": "a1" * 8,
+        "target_digest": "a3" * 6,
         "proxy": "tiny-proxy",
         "proxy_hash": "b2" * 8,
+        "proxy_digest": "b4" * 6,
         "seed": 0,
         "config_hash": "c3" * 8,
         "code_hash": "d4" * 8,

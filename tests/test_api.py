@@ -132,7 +132,17 @@ def test_the_card_says_what_the_mapper_is_for(trained: Path, pair: proxykv.Pair)
     assert card == pair.card
     assert card["family"] == "tiny"
     assert card["models"]["target"]["path"] == "models/tiny/target"
-    assert {"target_hash", "proxy_hash", "vocab_hash", "corpus", "weights_sha256"} <= set(card)
+    assert {
+        "target_hash",
+        "proxy_hash",
+        "target_config",
+        "target_tokenizer",
+        "proxy_config",
+        "proxy_tokenizer",
+        "vocab_hash",
+        "corpus",
+        "weights_sha256",
+    } <= set(card)
     assert {"mapper", "training", "metrics", "train_contexts", "val_contexts"} <= set(card)
 
 
@@ -166,7 +176,7 @@ def test_swapped_models_are_refused(copies: Path) -> None:
 
 @pytest.mark.parametrize(
     ("roles", "says"),
-    [(["proxy"], "different vocabularies"), (["target", "proxy"], "another tokenizer")],
+    [(["proxy"], "different vocabularies"), (["target", "proxy"], "fitted for target_tokenizer")],
 )
 def test_another_vocabulary_is_refused(copies: Path, roles: list[str], says: str) -> None:
     for role in roles:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +87,12 @@ def test_one_family_can_be_forgotten(checkout: Checkout, monkeypatch: pytest.Mon
     checkout.config["families"] = ["tiny", "qwen-coder"]
     run, other = checkout.run, "qwen-coder"
     jobs = [job for job in run.jobs() if job.family == other]
+    for role in ("target", "proxy"):
+        model = run.model(other, role)
+        shutil.copytree(Path("models") / "tiny" / role, model.folder)
+        provenance = {"digests": asdict(model.digests)}
+        (model.folder / "provenance.json").write_text(json.dumps(provenance), "utf-8")
     for path in [
-        *(paths.model_ready(run, other, role) for role in ("target", "proxy")),
         *(data.path for split in ("train", "eval") for data in run.datasets(other, split)),
         *(*paths.score_lists(run, other), paths.screening(run, other), paths.dropped(run, other)),
         *(paths.fitted_dir(run, other, fitted_id) / "card.json" for fitted_id in run.fitted_ids),

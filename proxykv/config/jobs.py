@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+
+from proxykv.config.keys.model_files import MEASURING, ModelFiles
+from proxykv.runtime.digest import digest
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Contexts of one task, made for one family's tokenizer. `path`: its JSONL file.
+    """Contexts of one task, made for one family's tokenizer, in a file of the folder `folder`.
 
-    `contexts` and `lengths` are None where the benchmark itself decides; `max_context` is the most
-    tokens that the family's target may see, prompt and answer together. As a part of the corpus it
-    is called `part`, and nothing is fitted on its last `held_out` contexts.
+    `target` measures them; `contexts` and `lengths` are None where the benchmark itself decides;
+    `max_context` is the most tokens that the target may see, prompt and answer together. As a part
+    of the corpus it is called `part`, and nothing is fitted on its last `held_out` contexts.
     """
 
     family: str
@@ -31,7 +35,16 @@ class Dataset:
     shards: int
     part: str
     held_out: int
-    path: Path
+    folder: Path
+    target: ModelFiles
+
+    @cached_property
+    def path(self) -> Path:
+        """The JSONL file. Its name changes with what the contexts depend on, but for the code."""
+        named = ("benchmark", "task", "split", "contexts", "lengths", "max_context", "seed")
+        settings = [getattr(self, name) for name in (*named, "options")]
+        key = digest([settings, self.target.key(MEASURING, planned=True)])
+        return self.folder / f"{self.benchmark}-{self.task}-{key}.jsonl"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from proxykv.config import catalog
+from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 
 Shape = Mapping[str, int]
@@ -18,9 +19,25 @@ Shape = Mapping[str, int]
 
 
 def model_folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
-    """Transformers folder of a target or proxy: a local one, or the one that it is converted to."""
+    """Transformers folder of a target or proxy: a local one, or the one that it is converted to.
+
+    The name of a converted folder changes with its source.
+    """
     model = family[role]
-    return Path(model["path"]) if "path" in model else cache / "models" / family["family"] / role
+    if "path" in model:
+        return Path(model["path"])
+    return cache / "models" / family["family"] / f"{role}-{digest(source_of(model))}"
+
+
+def source_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the contents of a converted folder; empty for a model in a local folder.
+
+    Args:
+        model: the `target` or `proxy` of a family's file.
+    """
+    # Weights out of wheels are stored in the type that the model computes in.
+    keys = ("hub", "revision") if "hub" in model else ("wheels", "dtype")
+    return {} if "path" in model else {key: model.get(key) for key in keys}
 
 
 def model_shape(family: Mapping[str, Any], role: str, cache: Path) -> Shape:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from proxykv.config.models import model_folder
+from proxykv.config.keys.model_files import PROVENANCE, PROXY, SCORING
+from proxykv.config.models import source_of
 from proxykv.config.run import Run
 from proxykv.config.settings.signals import Signal
 from proxykv.runtime.digest import digest
 
 
-def model_ready(run: Run, family: str, role: str) -> Path:
-    """A file that exists once the model's folder is complete, and changes with the weights."""
-    folder = model_folder(run.family(family), role, run.cache)
-    if "path" not in run.family(family)[role]:
-        return folder / "provenance.json"
-    return min(folder.glob("*.safetensors"), default=folder / "model.safetensors")
+def conversion(run: Run, family: str, role: str) -> list[Path]:
+    """The file that exists once a model is converted; none for a local folder."""
+    model = run.model(family, role)
+    return [model.folder / PROVENANCE] if source_of(model.settings) else []
 
 
 def score_lists(run: Run, family: str) -> list[Path]:
@@ -26,7 +25,8 @@ def score_lists(run: Run, family: str) -> list[Path]:
 
     The score files next to them belong to the pair, whatever corpus or run asked for them.
     """
-    pair = digest(run.models(family))
+    target, proxy = run.model(family, "target"), run.model(family, "proxy")
+    pair = digest([target.key(SCORING, planned=True), proxy.key(PROXY, planned=True)])
     stored = ["inputs"] if run.stores_inputs else []
     stored += [signal.name for signal in run.stored_signals if signal != Signal()]
     corpus = digest([*(str(d.path) for d in run.datasets(family, "train")), *stored])

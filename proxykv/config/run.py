@@ -11,6 +11,7 @@ from typing import Any, Literal
 from proxykv.config import catalog, check, sources
 from proxykv.config.cards import MethodCards, method_cards
 from proxykv.config.jobs import Dataset, Job
+from proxykv.config.keys.model_files import SCORING, ModelFiles, model_files
 from proxykv.config.models import Shape, model_shape
 from proxykv.config.settings.signals import Signal, stored_signals
 from proxykv.runtime import files
@@ -114,7 +115,7 @@ class Run:
         return catalog.families()[name]
 
     def models(self, family: str) -> Mapping[str, Any]:
-        """What a family's numbers depend on: both models' entries, but for device and shape."""
+        """Both models of a family as its file has them, without device and shape."""
         both = {role: self.family(family)[role] for role in ROLES}
         return {
             role: {k: v for k, v in model.items() if k not in ("device", "shape")}
@@ -162,6 +163,24 @@ class Run:
         wanted = (family, benchmark, name)
         self._require("job", " ".join(wanted), map(" ".join, self._jobs))
         return self._jobs[wanted]
+
+    def model(self, family: str, role: str) -> ModelFiles:
+        """Files of a family's target or proxy, whose digests are computed once for each run."""
+        self._require("family", family, self.families)
+        return self._models[family, role]
+
+    @cached_property
+    def _models(self) -> Mapping[tuple[str, str], ModelFiles]:
+        return {
+            (family, role): model_files(self.family(family), role, self.cache)
+            for family in self.families
+            for role in ROLES
+        }
+
+    def require_models(self) -> None:
+        """Raise ConfigError if a model's folder lacks a file, or was edited after conversion."""
+        for model in self._models.values():
+            model.key(SCORING, planned=True)
 
     def model_shape(self, family: str, role: str) -> Shape:
         """Shape of a family's target or proxy."""
@@ -215,9 +234,8 @@ class Run:
             "seed": entry.get("seed", self.seed),
             "options": entry.get("options", {}),
         }
-        # The same settings on another tokenizer are other data.
-        source = self.models(family)["target"]
-        name = f"{entry['benchmark']}-{task}-{digest([settings, source])}.jsonl"
-        path = self.cache / "data" / family / split / name
+        folder = self.cache / "data" / family / split
+        target = self.model(family, "target")
         place = {"part": entry.get("part", task), "held_out": entry.get("held_out", 0)}
-        return Dataset(family, path=path, shards=entry.get("shards", 1), **place, **settings)
+        shards = entry.get("shards", 1)
+        return Dataset(family, folder=folder, target=target, shards=shards, **place, **settings)

@@ -27,6 +27,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from proxykv.config.catalog import methods_of
 from proxykv.config.check import did_you_mean
+from proxykv.config.keys.model_files import ModelFiles
 from proxykv.integrations.documents import write_task_files
 from proxykv.integrations.prompts import (
     PromptIds,
@@ -37,7 +38,7 @@ from proxykv.integrations.prompts import (
     unmarked,
 )
 from proxykv.model.decode import TokenizedQuestion
-from proxykv.model.loading import Model, load_model, require_shared_vocabulary, weights_digest
+from proxykv.model.loading import Model, load_model, require_shared_vocabulary
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.engine import Engine
@@ -118,26 +119,26 @@ class PrunedLM(LM):
             raise ConfigError(f"method {method!r} is fitted: model_args need proxy= and mapper=")
         self.model = load_model(Path(target), dtype=dtype, device=device)
         self.openings: set[str] = set()
-        self.engine = self._engine(proxy, mapper, dtype, device, int(seed))
+        self.engine = self._engine(target, proxy, mapper, dtype, device, int(seed))
 
     def _engine(
-        self, proxy: str | None, mapper: str | None, dtype: str, device: str, seed: int
+        self, target: str, proxy: str | None, mapper: str | None, dtype: str, device: str, seed: int
     ) -> Engine:
         def load_proxy() -> Model:
             model = load_model(Path(str(proxy)), dtype=dtype, device=device)
             require_shared_vocabulary(self.model.tokenizer, model.tokenizer)
             return model
 
+        pair = {}
+        for role, path in (("target", target), ("proxy", proxy)):
+            pair |= ModelFiles(Path(path), {}).pair_entries(role) if path else {}
         ledger = Ledger()
         small = Proxy(load_proxy, ledger)
         context = MethodContext(
             fitted={str(self.method.fitted_id): Path(str(mapper))},
             proxy=small,
             methods={self.method.id: self.method},
-            pair={
-                "target_hash": self.model.digest,
-                "proxy_hash": weights_digest(Path(proxy)) if proxy else "",
-            },
+            pair=pair,
             seed=seed,
             ledger=ledger,
         )

@@ -73,10 +73,23 @@ def load_card(folder: Path, expected: Mapping[str, str] | None = None) -> dict[s
     if not (folder / CARD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise ConfigError(f"{folder}: nothing fitted here; fit the method for this family first")
     card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-    for key, value in (expected or {}).items():
-        if card.get(key) != value:
+    require_pair(folder, card, expected or {})
+    return card
+
+
+def require_pair(folder: Path, card: Mapping[str, Any], expected: Mapping[str, str]) -> None:
+    """Raise ConfigError, naming the entry, if a card's entries are not those of a pair.
+
+    Args:
+        folder: of the fitted method.
+        card: its card.
+        expected: entries that must agree, such as the pair's `target_hash`.
+    """
+    for key, value in expected.items():
+        if key not in card:
+            raise ConfigError(f"{folder}: an earlier version fitted it (no {key}); fit it again")
+        if card[key] != value:
             raise ConfigError(
-                f"{folder}: fitted for {key} {card.get(key)!r}, this pair has {value!r}; "
+                f"{folder}: fitted for {key} {card[key]!r}, this pair has {value!r}; "
                 "fit it for this pair"
             )
-    return card

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from proxykv.config.models import model_folder
+from proxykv.config.keys.model_files import weights_digest
 from proxykv.config.run import Run
 from proxykv.kernels.linear import for_few_rows
 from proxykv.model.context_cache import ATTENTION
@@ -178,7 +177,7 @@ def load(run: Run, family: str, role: str) -> Model:
     """Load a family's target or proxy as its file says."""
     model = run.family(family)[role]
     return load_model(
-        local(model_folder(run.family(family), role, run.cache)),
+        local(run.model(family, role).folder),
         dtype=model["dtype"],
         device=model["device"],
         chat=model["chat"],
@@ -251,34 +250,6 @@ def refuse_unsupported(config: Any, where: object) -> None:
     else:
         return
     raise ConfigError(f"{where}: a {config.model_type} model cannot be pruned: {why}")
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Raise ConfigError if a folder's weights are in pickled files only, which may hold code."""
-    pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
-    if pickled and not any(folder.glob("*.safetensors")):
-        raise ConfigError(
-            f"{folder}: weights in {pickled[0]} only, which is never loaded; convert them to "
-            "safetensors (load with transformers, then save_pretrained)"
-        )
-
-
-@cache
-def weights_digest(folder: Path) -> str:
-    """SHA-256 over all safetensors files of a folder, in order of their names.
-
-    Raises:
-        ConfigError: if there are none.
-    """
-    refuse_pickles(folder)
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ConfigError(f"{folder}: no safetensors weights; expected a folder that has some")
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from proxykv.config import catalog, check
+from proxykv.config.keys.model_files import refuse_pickles
 from proxykv.config.models import (
     Shape,
     heads,
@@ -19,7 +20,7 @@ from proxykv.config.models import (
     require_same_shape,
 )
 from proxykv.config.run import ROLES
-from proxykv.model.loading import load_config, refuse_pickles, require_shared_vocabulary
+from proxykv.model.loading import load_config, require_shared_vocabulary
 from proxykv.model.prompt.template import chat_template
 from proxykv.model.prompt.tokenizer import load_tokenizer
 from proxykv.runtime.errors import ConfigError

@@ -13,7 +13,7 @@ rows of the full cache are every method's point there, the oracle's included.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ POOLS = {LOW: LOW_RETENTION, "<1": 0.9999}  # label -> largest retention pooled
 CELL = ["family", "benchmark"]
 METHOD = ["method", "scope"]
 UNIT = ["task", "context_id"]
+MODELS = ["target_digest", "proxy_digest"]
+STATE = ["family", "method", "method_digest", *MODELS]
 ROW_KEY = [*CELL, *UNIT, "question", *METHOD, "retention"]
 VALUES = ["score", "score_fixed", "nll", "kl", "kv_bytes", "seconds"]
 LEADERBOARD_COLUMNS = [
@@ -66,14 +68,23 @@ FIXED = ["fixed", "fixed_low", "fixed_high"]
 def read_rows(paths: Iterable[Path]) -> pd.DataFrame:
     """All rows of these Parquet files.
 
-    Raises ConfigError where there is none, where one question was answered twice by one method at
-    one retention, or where protocols are mixed (their scores do not compare).
+    Raises:
+        ConfigError: if there is none, if one question was answered twice by one method at one
+            retention, or if rows are mixed that do not compare: of two protocols, of two states of
+            a model, or of two states of a method.
     """
     paths = sorted(paths)
-    frames = [frame for frame in map(read_parquet, paths) if len(frame)]
+    frames = {path: frame for path in paths if len(frame := read_parquet(path))}
     if not frames:
         raise ConfigError(f"no rows in {len(paths)} Parquet files: run `proxykv grade` first")
-    rows = pd.concat(frames, ignore_index=True)
+    for path, frame in frames.items():
+        if lacks := [column for column in MODELS if column not in frame]:
+            raise ConfigError(
+                f"{path}: an earlier version made it (no column {lacks[0]}); run the same "
+                "snakemake command again, which makes it again, or give the run another name"
+            )
+    _refuse_mixed(frames)
+    rows = pd.concat(frames.values(), ignore_index=True)
     twice = rows[rows.duplicated(ROW_KEY)]
     if len(twice):
         row = twice.iloc[0]
@@ -84,6 +95,23 @@ def read_rows(paths: Iterable[Path]) -> pd.DataFrame:
     if rows.protocol.nunique() > 1:
         raise ConfigError("rows mix query_agnostic and query_aware: give each a run of its own")
     return rows
+
+
+def _refuse_mixed(frames: Mapping[Path, pd.DataFrame]) -> None:
+    """Raise ConfigError, naming two files, if rows come from two states of a model or method."""
+    made = pd.concat([frame[STATE].assign(path=str(path)) for path, frame in frames.items()])
+    made = made.drop_duplicates()
+    for column, who in {**dict.fromkeys(MODELS, "family"), "method_digest": "method"}.items():
+        for name, group in made.groupby(["family", who] if who != "family" else ["family"]):
+            states = group.drop_duplicates(column)
+            if len(states) > 1:
+                one, other = states.iloc[0], states.iloc[1]
+                raise ConfigError(
+                    f"{one.path} and {other.path}: rows of {who} {name[-1]} with {column} "
+                    f"{one[column]} and {other[column]} do not compare: the {who} has changed "
+                    "between them; run the same snakemake command again, which computes the "
+                    "older ones again"
+                )
 
 
 def leaderboard(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:

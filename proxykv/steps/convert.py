@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import transformers
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from proxykv.config.keys.model_files import PROVENANCE, ModelFiles
+from proxykv.config.models import source_of
 from proxykv.model.loading import vocabulary_hash
 from proxykv.runtime import files, hub, wheels
 from proxykv.runtime.errors import ConfigError
 
-PROVENANCE = "provenance.json"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 # Pieces that end a turn or a document. A GGUF file names one end of sequence; models use both.
 END_PIECES = ("<|im_end|>", "<|endoftext|>")
@@ -40,7 +42,7 @@ def convert(model: Mapping[str, Any], out: Path) -> Path:
     if "path" in model:
         raise ConfigError(f"{model['path']} is a local folder: nothing to convert")
     if out.exists() and any(out.iterdir()):  # Snakemake makes the empty folders of its outputs
-        if _source(out) != _identity(model):
+        if _source(out) != source_of(model):
             raise ConfigError(f"{out} exists and was not made from this source; delete it first")
         return out
     partial = out.with_name(out.name + ".partial")
@@ -118,18 +120,13 @@ def _unpacked() -> dict[str, Any]:
 def _write_provenance(model: Mapping[str, Any], sha256: dict[str, str], folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     provenance = {
-        "source": _identity(model),
+        "source": source_of(model),
         "sha256": sha256,
+        "digests": asdict(ModelFiles(folder, model).digests),
         "vocabulary_sha256": vocabulary_hash(tokenizer),
         "versions": {name: version(name) for name in ("gguf", "torch", "transformers")},
     }
     files.write_json(folder / PROVENANCE, provenance)
-
-
-def _identity(model: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the contents of the folder: where weights come from and how they are stored."""
-    keys = ("hub", "revision") if "hub" in model else ("wheels", "dtype")
-    return {key: model[key] for key in keys}
 
 
 def _source(folder: Path) -> dict[str, Any] | None:

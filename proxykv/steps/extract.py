@@ -16,7 +16,8 @@ from torch import Tensor
 from proxykv.benchmarks.examples import Example, read_jsonl
 from proxykv.config import paths
 from proxykv.config.keys.code import code_digest
-from proxykv.config.run import Run
+from proxykv.config.keys.model_files import PROXY, SCORING
+from proxykv.config.run import ROLES, Run
 from proxykv.config.settings.signals import Signal
 from proxykv.mapper import tensor_file
 from proxykv.mapper.corpus import context_name
@@ -63,8 +64,10 @@ def extract(run: Run, family: str, shard: int) -> Path:
     of_shard = contexts[shard :: run.config["score_shards"]]
     target, proxy = load(run, family, "target"), load(run, family, "proxy")
     require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
-    made_by = digest([target.digest, proxy.digest, code_digest("proxykv.scoring.signals")])
-    inputs_by = digest([target.digest, code_digest("proxykv.mapper.layer_inputs")])
+    files_of = {role: run.model(family, role) for role in ROLES}
+    keys = files_of["target"].key(SCORING), files_of["proxy"].key(PROXY)
+    made_by = digest([*keys, code_digest("proxykv.scoring.signals")])
+    inputs_by = digest([keys[0], code_digest("proxykv.mapper.layer_inputs")])
     for i, example in enumerate(of_shard):
         file = path.with_name(_file(example))
         kept = _kept(file, made_by)
@@ -78,8 +81,8 @@ def extract(run: Run, family: str, shard: int) -> Path:
         "pair": {
             "family": family,
             "models": run.models(family),
-            "target_hash": target.digest,
-            "proxy_hash": proxy.digest,
+            **files_of["target"].pair_entries("target"),
+            **files_of["proxy"].pair_entries("proxy"),
             "vocab_hash": vocabulary_hash(target.tokenizer),
         },
     }

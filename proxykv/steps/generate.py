@@ -17,8 +17,9 @@ from proxykv.config import paths
 from proxykv.config.catalog import Method
 from proxykv.config.jobs import Job
 from proxykv.config.keys.code import method_digest
-from proxykv.config.models import model_folder
+from proxykv.config.keys.model_files import ANSWERING, PROXY
 from proxykv.config.run import ROLES, Run
+from proxykv.mapper.fitted import load_card
 from proxykv.model.decode import Answer, TokenizedQuestion
 from proxykv.model.loading import (
     Model,
@@ -26,13 +27,11 @@ from proxykv.model.loading import (
     load,
     require_shared_vocabulary,
     vocabulary_hash,
-    weights_digest,
 )
 from proxykv.model.prefill import Prefill
 from proxykv.runtime.digest import digest
 from proxykv.runtime.journal import Journal
 from proxykv.runtime.parquet import write_parquet
-from proxykv.runtime.scratch import local
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.engine import ContextAtWork, Engine, Pruning
 from proxykv.scoring.ledger import Ledger
@@ -63,10 +62,14 @@ class Generator:
         self.examples = read_jsonl(job.dataset.path)
         self.journal = Journal(job.journal)
         self.timelines = Journal(job.timelines)
-        folders = {
-            role: local(model_folder(run.family(job.family), role, run.cache)) for role in ROLES
+        target, proxy = (run.model(job.family, role) for role in ROLES)
+        self.pair = target.pair_entries("target") | proxy.pair_entries("proxy")
+        self.models = {
+            "target_hash": target.digests.weights,
+            "target_digest": target.key(ANSWERING),
+            "proxy_hash": proxy.digests.weights,
+            "proxy_digest": proxy.key(PROXY),
         }
-        self.pair = {f"{role}_hash": weights_digest(folders[role]) for role in ROLES}
         self.digests = {m.id: self._digest(m) for m in run.methods.values()}
 
     def answer(self) -> Path:
@@ -237,7 +240,7 @@ class Generator:
 
     @cached_property
     def _provenance(self) -> dict[str, Any]:
-        return provenance(self.run, self.job.family, self.target) | self.pair
+        return provenance(self.run, self.job.family, self.target) | self.models
 
     def _load_proxy(self) -> Model:
         proxy = load(self.run, self.job.family, "proxy")
@@ -249,8 +252,8 @@ class Generator:
 
     def _digest(self, method: Method) -> str:
         """Digest of the method with all weights it meets and the methods it combines."""
-        weights = weights_digest(self._fitted_dir(method.fitted_id)) if method.fitted_id else None
+        fitted = self._fitted_dir(method.fitted_id) if method.fitted_id else None
+        weights = load_card(fitted)["weights_sha256"] if fitted else None
         used = [self._digest(self.run.methods[m]) for m in method.uses]
-        family = self.run.models(self.job.family)
         run = (self.run.seed, self.run.protocol, self.run.schedule)
-        return digest([method_digest(method), weights, used, family, self.pair, *run])
+        return digest([method_digest(method), weights, used, self.models, *run])

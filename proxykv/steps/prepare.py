@@ -5,7 +5,6 @@ from __future__ import annotations
 from proxykv.benchmarks import contract
 from proxykv.benchmarks.examples import write_jsonl
 from proxykv.config.jobs import Dataset
-from proxykv.config.models import model_folder
 from proxykv.config.run import Run
 from proxykv.model.prompt.tokenizer import load_tokenizer
 
@@ -21,9 +20,7 @@ def prepare(run: Run, dataset: Dataset) -> None:
         ConfigError: if a source, a record or an example is not as it should be.
     """
     # The target's own, as it is loaded to run: what is measured here is what the model reads.
-    tokenizer = load_tokenizer(
-        model_folder(run.family(dataset.family), "target", run.cache)
-    ).backend_tokenizer
+    tokenizer = load_tokenizer(dataset.target.folder).backend_tokenizer
     sizes = {"contexts": dataset.contexts, "lengths": dataset.lengths}
     options = {name: value for name, value in sizes.items() if value is not None}
     offered = {

@@ -14,7 +14,7 @@ import yaml
 from checkout import copy_project
 
 from proxykv.config import catalog
-from proxykv.config.models import model_shape, stored_shape
+from proxykv.config.models import model_folder, model_shape, stored_shape
 from proxykv.runtime.errors import ConfigError
 
 TINY = catalog.ROOT / "models" / "tiny" / "target"
@@ -37,8 +37,9 @@ def test_the_shape_of_a_local_model_is_read(folder: Path, tmp_path: Path) -> Non
 
 
 def test_the_shape_of_a_converted_model_is_read(folder: Path, tmp_path: Path) -> None:
-    assert folder == tmp_path / "models" / "mine" / "target"  # where a converted model is
-    assert model_shape(family(hub="org/name"), "target", tmp_path) == SHAPE
+    mine = family(hub="org/name")
+    folder.rename(model_folder(mine, "target", tmp_path))
+    assert model_shape(mine, "target", tmp_path) == SHAPE
 
 
 def test_the_familys_file_answers_where_there_is_no_model(tmp_path: Path) -> None:

@@ -93,12 +93,10 @@ def asks(step):
     }
 
 
-def models(wildcards):
-    """Files that exist once the family's models are there."""
-    return [
-        str(paths.model_ready(RUN, wildcards.family, role))
-        for role in ("target", "proxy")
-    ]
+def converted(wildcards, roles=ROLES):
+    """Files that exist once the family's models are converted."""
+    both = (paths.conversion(RUN, wildcards.family, role) for role in roles)
+    return [str(path) for found in both for path in found]
 
 
 def job(wildcards):

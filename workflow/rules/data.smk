@@ -4,7 +4,7 @@
 
 rule prepare:
     input:
-        lambda wildcards: str(paths.model_ready(RUN, wildcards.family, "target")),
+        lambda wildcards: converted(wildcards, ["target"]),
     output:
         str(RUN.cache / "data/{family}/{split}/{benchmark}-{task}-{id}.jsonl"),
     log:

@@ -3,7 +3,7 @@
 
 rule generate:
     input:
-        models,
+        converted,
         dataset=lambda wildcards: str(job(wildcards).dataset.path),
         fitted=lambda wildcards: [
             str(paths.fitted_dir(RUN, wildcards.family, fitted_id) / "card.json")
@@ -24,7 +24,12 @@ rule generate:
         methods=digest({m.id: method_digest(m) for m in RUN.methods.values()}),
         retentions=digest(RUN.retentions),
         how=digest([RUN.seed, RUN.protocol, RUN.schedule]),
-        family=lambda wildcards: digest(RUN.models(wildcards.family)),
+        models=lambda wildcards: digest(
+            [
+                RUN.model(wildcards.family, "target").key(ANSWERING, planned=True),
+                RUN.model(wildcards.family, "proxy").key(PROXY, planned=True),
+            ]
+        ),
     shell:
         model_step(
             "generate {wildcards.family:q} {wildcards.benchmark:q} {wildcards.task:q}"

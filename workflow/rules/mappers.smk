@@ -3,7 +3,7 @@
 
 rule extract:
     input:
-        models,
+        converted,
         lambda wildcards: [str(d.path) for d in RUN.datasets(wildcards.family, "train")],
     output:
         str(RUN.cache / "scores/{family}-{pair}/{corpus}-{shard}-of-{shards}.json"),

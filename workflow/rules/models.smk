@@ -4,9 +4,11 @@
 
 rule convert:
     output:
-        str(RUN.cache / "models/{family}/{role}/provenance.json"),
+        str(RUN.cache / "models/{family}/{role}-{source}/provenance.json"),
     log:
-        f"{LOGS}/convert/{{family}}-{{role}}.log",
+        f"{LOGS}/convert/{{family}}-{{role}}-{{source}}.log",
+    wildcard_constraints:
+        source="[0-9a-f]+",
     localrule: True
     conda:
         "../envs/proxykv.yaml"

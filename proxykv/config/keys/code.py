@@ -19,6 +19,7 @@ NUMBERLESS = frozenset(
     for name in (
         *("config.benchmarks", "config.catalog", "config.check", "config.jobs", "config.models"),
         *("config.paths", "config.run", "config.signature", "config.keys", "config.keys.code"),
+        *("config.keys.model_files",),
         *("runtime.errors", "runtime.files", "runtime.journal", "runtime.lock", "runtime.parquet"),
         *("runtime.scratch", "config.cards"),
     )
