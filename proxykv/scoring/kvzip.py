@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -12,23 +12,17 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from proxykv.config.settings.signals import CHUNK
-from proxykv.kernels.attention import blocks, causal_attention, causal_mask
+from proxykv.kernels.replay_scores import Plus, Seen, attend_and_score
 from proxykv.model.context_cache import ContextLayer, Layer
 from proxykv.model.loading import Model, bare_model
 from proxykv.model.prefill import Prefill, prefill
-from proxykv.model.tensors import Ids, KeyValues, Queries, Scores, Stored
+from proxykv.model.tensors import Ids, KeyValues, Queries, Scores
 from proxykv.scoring.hidden_states import observed
 
 FIRST = "\n\nRepeat the previous context exactly."
 NEXT = "\n\nRepeat the part of the previous context exactly, starting with "
 OVERLAP = 8
 """Ids of the previous chunk that say where to go on."""
-
-ROWS = {"cpu": 384}
-"""Query rows (times query heads of a KV head) at a time: enough for a matrix product, few enough
-for a CPU's cache."""
-WIDE_ROWS = 8192
-"""The same on accelerators."""
 
 Replay = tuple[Ids, Ids]
 """A chunk of the context, and the input that asks for it and repeats it."""
@@ -167,12 +161,7 @@ class ReplayCache(Cache):
 
 
 class ReplayLayer(Layer):
-    """One layer of a replay: answers attention and scores the chunk on the way.
-
-    The scores are a softmax over {prefix, chunk, replay so far}, computed a tile of queries at a
-    time. Attention is over the same keys where the replay is local or the context is one chunk;
-    otherwise it is over all keys, and left to PyTorch's fused kernels.
-    """
+    """One layer of a replay: answers attention and scores the chunk on the way."""
 
     scores: Float[Tensor, "kv_head chunk"]
 
@@ -182,19 +171,18 @@ class ReplayLayer(Layer):
         """`local`: see `score_replays`; `last`: nothing after this layer's scores is needed."""
         super().__init__()
         self.context, self.chunk, self.last = context, chunk, last
-        self.scored = slice(prefix_len, prefix_len + chunk.stop - chunk.start)
-        self.attends_where_it_scores = local or self.scored.stop == context.length
-        self.plus: tuple[Tensor, Tensor] | None = None
+        self.prefix_len, self.local = prefix_len, local
+        self.plus: Plus | None = None
 
     def observe(self, hidden: Float[Tensor, "replay width"], out_proj: nn.Linear) -> None:
-        """Note KVzip+'s weights: 1 / ‖h‖ per query, and ‖W_o v‖ per pair and query head."""
+        """Note what KVzip+ weighs attention with."""
         values = self.context.values[0, :, self.chunk]
         per_head = out_proj.weight.unflatten(1, (len(values), -1, values.shape[-1]))
         written = [
             torch.stack([(v @ w.mT).float().norm(dim=-1) for w in group.unbind(1)])
             for v, group in zip(values, per_head.unbind(1), strict=True)
         ]
-        self.plus = 1 / hidden.float().norm(dim=-1), torch.stack(written)
+        self.plus = Plus(1 / hidden.float().norm(dim=-1), torch.stack(written))
 
     def store(self, keys: KeyValues, values: KeyValues) -> None:
         """Hold the replay's own keys and values for `attend`."""
@@ -202,59 +190,12 @@ class ReplayLayer(Layer):
 
     def attend(self, query: Queries, scaling: float) -> Queries:
         """Attention over the context, or the chunk of it, and the replay; sets the scores."""
-        out = self._score(query, scaling)
-        if self.last:
+        context = self.context.keys[0], self.context.values[0]
+        seen = Seen(*context, self.keys[0], self.values[0], self.prefix_len, self.chunk, self.local)
+        out, self.scores = attend_and_score(query[0], seen, scaling, self.plus, self.last)
+        if out is None:
             raise _Scored
-        return self._over_everything(query, scaling) if out is None else out
-
-    def _score(self, query: Queries, scaling: float) -> Queries | None:
-        """Set the scores; return attention, too, if it is over the same keys."""
-        keys, values = self._columns(self.context.keys, self.keys), None
-        out = torch.empty_like(query) if self.attends_where_it_scores and not self.last else None
-        if out is not None:
-            values = self._columns(self.context.values, self.values)
-        grouped = (query[0] * scaling).unflatten(0, (len(keys), -1))
-        best = grouped.new_zeros(*grouped.shape[:2], _length(self.scored), dtype=torch.float32)
-        for head, at, weights in _weights(grouped, keys):
-            scored = weights[..., self.scored]
-            if self.plus is not None:
-                scored = scored * self.plus[0][at, None]
-            torch.maximum(best[head], scored.amax(dim=1), out=best[head])
-            if out is not None and values is not None:
-                part = weights.to(values.dtype) @ values[head, : weights.shape[-1]]
-                out[0].unflatten(0, (len(keys), -1))[head, :, at] = part
-        self.scores = (best if self.plus is None else best * self.plus[1]).amax(dim=1)
-        return out
-
-    def _columns(self, context: Stored, replay: KeyValues) -> Float[Tensor, "kv_head column dim"]:
-        """{prefix, chunk, replay}: what the scores' softmax runs over."""
-        prefix = context[0, :, : self.scored.start]
-        return torch.cat([prefix, context[0, :, self.chunk], replay[0]], dim=1)
-
-    def _over_everything(self, query: Queries, scaling: float) -> Queries:
-        # The copy takes a hundredth of the time of what follows.
-        keys = torch.cat([self.context.keys, self.keys], dim=2)
-        values = torch.cat([self.context.values, self.values], dim=2)
-        return causal_attention(query, keys, values, scaling)
-
-
-def _weights(
-    query: Float[Tensor, "kv_head group replay dim"], keys: Float[Tensor, "kv_head column dim"]
-) -> Iterator[tuple[int, slice, Float[Tensor, "group query column"]]]:
-    """Causal attention weights, a tile at a time: KV head, queries, and over the keys they see."""
-    _, group, replay, _ = query.shape
-    rows = ROWS.get(query.device.type, WIDE_ROWS)
-    for at in blocks(0, replay, max(1, rows // group)):
-        seen = keys.shape[1] - replay + at.stop
-        hidden = causal_mask(_length(at), _length(at), query.device)
-        for head, head_keys in enumerate(keys):
-            logits = (query[head, :, at] @ head_keys[:seen].mT).float()
-            logits[..., -_length(at) :].masked_fill_(hidden, -torch.inf)
-            yield head, at, logits.softmax(dim=-1)
-
-
-def _length(part: slice) -> int:
-    return part.stop - part.start
+        return out[None]
 
 
 def _like(context: Ids, ids: Sequence[int]) -> Ids:

@@ -148,7 +148,7 @@ def scoring_peak(context: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, in
             query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True
         )
 
-    monkeypatch.setattr("proxykv.scoring.kvzip.causal_attention", attention)
+    monkeypatch.setattr("proxykv.kernels.replay_scores.causal_attention", attention)
     net = random_net("llama", ATTENTION)
     model = Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
     filled: Prefill = prefill(model, random_ids(context, seed=0), 0)
