@@ -6,6 +6,7 @@ logit minus log-sum-exp of each of the chunk's columns. Neither stores a matrix 
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false
 
 from __future__ import annotations
 
