@@ -17,7 +17,14 @@ import torch
 pytest_plugins = ["method_fixture", "checkout", "finished_run"]
 torch.set_num_threads(1)
 SHAPED = {
-    "kernels": ("attention", "layout", "masked_attention", "ragged_attention", "replay_scores"),
+    "kernels": (
+        "attention",
+        "layout",
+        "masked_attention",
+        "ragged_attention",
+        "replay",
+        "replay_scores",
+    ),
     "model": (
         "context_cache",
         "decode",

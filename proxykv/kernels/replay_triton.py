@@ -20,7 +20,7 @@ from torch import Tensor
 from triton import knobs
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from proxykv.kernels.replay_scores import Plus, Seen
+from proxykv.kernels.replay import Plus, Seen
 
 PROGRAMS = 264
 """Programs of the second kernel: two for each multiprocessor of an H100."""

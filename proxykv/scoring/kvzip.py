@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from proxykv.config.settings.signals import CHUNK
-from proxykv.kernels.replay_scores import Plus, Seen, attend_and_score
+from proxykv.kernels.replay import Plus, Seen
+from proxykv.kernels.replay_scores import attend_and_score
 from proxykv.model.context_cache import ContextLayer, Layer
 from proxykv.model.loading import Model, bare_model
 from proxykv.model.prefill import Prefill, prefill
