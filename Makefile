@@ -11,7 +11,7 @@ KVPRESS := .venv-kvpress
 INSTALL := install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test parity lint format docs clean
+.PHONY: run test mutants parity lint format docs clean
 
 run: $(READY) ## train mappers, run all methods, write results/<run>/report/index.html
 	snakemake --cores '$(CORES)' --configfile '$(CONFIG)' --quiet rules host reason
@@ -23,6 +23,9 @@ parity: export PATH := $(CURDIR)/$(KVPRESS)/bin:$(PATH)
 parity: $(KVPRESS)/.ready ## the tests against kvpress, and the core on the oldest transformers
 	HF_HUB_OFFLINE=1 TQDM_DISABLE=1 pytest tests/parity tests/scoring tests/model tests/config \
 		tests/test_api.py tests/test_guides.py tests/test_versions.py
+
+mutants: $(READY) ## docs/results/mutants.md: which edits of the code no test notices (hours; resumes)
+	python tests/tools/mutants.py
 
 lint: $(READY) ## formatting, lint, types, workflow
 	ruff check .

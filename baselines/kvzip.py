@@ -44,7 +44,7 @@ CARDS = {
         "role": "baseline",
         "about": "KVzip whose replay of a chunk attends to that chunk alone; linear in the context",
         "color": "#004C7A",
-        "marker": "s",
+        "marker": (5, 1, 36),
         "cost": ["target_local_replay"],
     },
     "kvzip_local_head": {

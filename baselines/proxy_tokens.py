@@ -28,7 +28,7 @@ CARDS = {
         "role": "rival",
         "about": "the tokens with the highest mean of the proxy's KVzip scores, in every head",
         "color": "#8C564B",
-        "marker": "X",
+        "marker": (6, 1, 15),
         "cost": ["proxy"],
     },
     "proxy_tokens_max": {

@@ -112,7 +112,6 @@ class Mutant:
     """One node of a file, and what replaces it."""
 
     path: str
-    line: int
     before: str
     after: str
     occurrence: int
@@ -137,7 +136,7 @@ class Mutant:
         before, after = (
             " ".join(line[2:].strip() for line in lines if line.startswith(sign)) for sign in "-+"
         )
-        return f"`{self.path}:{self.line}`: `{before}` → `{after}`"
+        return f"`{self.path}`: `{before}` → `{after}`"
 
 
 class Places(cst.CSTVisitor):
@@ -162,16 +161,13 @@ class Places(cst.CSTVisitor):
 
 def mutants(root: Path, path: Path, seed: int) -> Iterator[Mutant]:
     """One mutant of each place of a file that mutmut can change."""
-    parsed = cst.metadata.MetadataWrapper(cst.parse_module(path.read_text("utf-8")))
-    positions = parsed.resolve(cst.metadata.PositionProvider)
-    module, places, seen = parsed.module, Places(), Counter()
+    module, places, seen = cst.parse_module(path.read_text("utf-8")), Places(), Counter()
     module.visit(places)
     for node, replacements in places.found:
         before = module.code_for_node(node)
         made = [
             Mutant(
                 path=path.relative_to(root).as_posix(),
-                line=positions[node].start.line,
                 before=before,
                 after=module.code_for_node(new),
                 occurrence=seen[before],
@@ -245,7 +241,9 @@ def _pytest(root: Path, tests: list[str]) -> None:
     sys.path.insert(0, str(root))
     sys.dont_write_bytecode = True  # a mutant must not be mistaken for the next one
     with Path("pytest.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+        log.flush()
+        os._exit(code)
 
 
 def page(tried: dict[str, list[tuple[Mutant, str]]], equivalent: dict[str, str], facts: str) -> str:
