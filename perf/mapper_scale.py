@@ -6,7 +6,7 @@ Each measurement runs in a separate process with one thread, because the peak me
 never falls. Time is CPU time of the process, which other work on the machine hardly changes. Shares
 are those of the mapper in proxy prefill + replay + mapper. The share of FLOPs counts only the
 products with the proxy's weights; its attention, which grows with length, would make the share
-smaller. The share of time is measured at `--share-tokens` tokens, on a proxy of the family's shape
+smaller. The share of time is measured with 1024 tokens, on a proxy of the family's shape
 with random weights in float32. A quarter of its layers runs and counts four times; its vocabulary
 is small, since neither pass multiplies with it. (The replay skips half of the last layer, so it
 counts a few per cent too little.)
@@ -38,6 +38,8 @@ GIB = 2**30
 LAYER_FRACTION = 4
 """The proxy's time is measured with its layers divided by this number."""
 VOCABULARY = 4096
+SHARE_TOKENS = 1024
+"""Tokens of the context with which the share of time is measured."""
 T = TypeVar("T")
 
 
@@ -128,7 +130,6 @@ def main() -> None:
         "--lengths", type=int, nargs="+", default=[10_000, 40_000, 160_000, 170_000]
     )
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument("--share-tokens", type=int, default=1024)
     options = parser.parse_args()
     print(
         "| family | heads | parameters | MFLOP/token | FLOP share | time share "
@@ -142,7 +143,7 @@ def main() -> None:
         flops = in_fresh_process(flops_per_token, config)
         # Two FLOPs per weight and token, in the prefill and again in the replay.
         share = flops / (flops + 4 * proxy_weights(family.proxy))
-        measured = in_fresh_process(time_share, family, options.share_tokens)
+        measured = in_fresh_process(time_share, family, SHARE_TOKENS)
         for tokens in options.lengths:
             cost = in_fresh_process(measure, config, tokens)
             print(

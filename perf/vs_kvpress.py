@@ -53,7 +53,6 @@ class Process:
             [sys.executable, str(script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=None if options.verbose else subprocess.DEVNULL,
             text=True,
             env=env,
         )
@@ -76,7 +75,7 @@ class Process:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            sys.exit("a side ended; run with --verbose to see why")
+            sys.exit("a side ended; its error is printed above")
         return json.loads(line)
 
 
@@ -173,7 +172,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="rounds after a warm-up")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=MEASURES)
     parser.add_argument("--out", type=Path, required=True, help="JSON file with all measurements")
-    parser.add_argument("--verbose", action="store_true", help="show what the sides print")
     options = parser.parse_args()
     setting = {
         "model": str(options.model),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from stored_contexts import IDENTITY, QUICK, Reader, log_lines, write_scores
 
 from proxykv.config.settings.training import TrainingSettings
@@ -122,13 +122,19 @@ def test_killed_after_the_last_step_it_only_finishes(
 def test_another_runs_checkpoint_is_ignored(
     files: list[Path], whole: Path, tmp_path: Path, other: str
 ) -> None:
-    killed(
-        files[:-1] if other == "contexts" else files,
-        tmp_path,
-        at=6,
-        settings=replace(QUICK, lr=1e-2) if other == "settings" else QUICK,
-        identity={**IDENTITY, "target_hash": "u"} if other == "identity" else IDENTITY,
-    )
-    assert (tmp_path / "checkpoint").exists()
-    train_mapper(files, tmp_path, QUICK, IDENTITY)
-    same(tmp_path, whole)
+    settings, identity, out = QUICK, IDENTITY, tmp_path / "out"
+    others = files
+    if other == "settings":
+        settings = replace(QUICK, lr=1e-2)
+    elif other == "identity":  # scores that another target gives the same contexts
+        identity = {**IDENTITY, "target_hash": "u"}
+        others = write_scores(tmp_path / "scores")
+        for path in others:
+            stored = load_file(path)
+            save_file({**stored, "target": 1 - stored["target"]}, path)
+    else:
+        others = files[:-1]
+    killed(others, out, at=6, settings=settings, identity=identity)
+    assert (out / "checkpoint").exists()
+    train_mapper(files, out, QUICK, IDENTITY)
+    same(out, whole)
