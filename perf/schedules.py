@@ -6,7 +6,7 @@ The first argument is a folder with a pair in `target/` and `proxy/`. Cases take
 busy moment of the machine affects all of them; ratios are taken within a turn. Prints medians
 (minimum to maximum), writes them with all timelines to `<out>.json` and a figure to `<out>.svg`.
 
-With both models on the CPU, `parallel` uses twice the threads of `sequential`: it stands for two
+With both models on the CPU, `parallel` uses twice the threads of `sequential`: it represents two
 devices. Cases marked `x2` use as many threads as both sides of `parallel` together.
 """
 

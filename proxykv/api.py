@@ -11,13 +11,9 @@ from proxykv.config.catalog import methods_of
 from proxykv.config.keys.model_files import ModelFiles
 from proxykv.mapper.fitted import load_card, require_pair
 from proxykv.model.decode import answer_from
-from proxykv.model.loading import (
-    Model,
-    context_ids,
-    load_model,
-    require_shared_vocabulary,
-)
+from proxykv.model.loading import Model, context_ids, load_model
 from proxykv.model.prompt.tokenizer import load_tokenizer
+from proxykv.model.prompt.vocabulary import require_shared_vocabulary
 from proxykv.model.pruned_cache import PrunedCache
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.engine import Engine

@@ -254,11 +254,11 @@ def _status(options: argparse.Namespace) -> None:
     from proxykv.runs.status import fits, status, status_table
 
     run = Run.read(options.config)
-    told = {"fits": fits(run), "jobs": status(run)}
+    progress = {"fits": fits(run), "jobs": status(run)}
     if options.json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(progress, indent=2))
     else:
-        print("\n\n".join(status_table(records) for records in told.values() if records))
+        print("\n\n".join(status_table(records) for records in progress.values() if records))
 
 
 def _forget(options: argparse.Namespace) -> None:
@@ -266,8 +266,8 @@ def _forget(options: argparse.Namespace) -> None:
     from proxykv.runs.status import forget
 
     names = ("family", "benchmark", "task", "method")
-    wanted = {name: value for name in names if (value := getattr(options, name))}
-    dropped = forget(Run.read(options.config), wanted, options.fitted)
+    only = {name: value for name in names if (value := getattr(options, name))}
+    dropped = forget(Run.read(options.config), only, options.fitted)
     print(f"{dropped} rows dropped")
 
 
@@ -297,7 +297,7 @@ def _yaml(path: Path) -> Any:
 
 
 def _alone(path: Path) -> AbstractContextManager[None]:
-    """Be the only process that makes a file or a folder."""
+    """Hold the lock of a file or folder, so that no other process makes it."""
     return Lock(path.with_name(path.name + ".lock")).held()
 
 

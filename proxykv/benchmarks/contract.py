@@ -46,7 +46,7 @@ class Benchmark(Protocol):
             Contexts and, apart from them, their questions. Each context has another id.
 
         Raises:
-            ConfigError: if a source or a record is not as it should be.
+            ConfigError: if a source or a record cannot be used.
         """
         ...
 

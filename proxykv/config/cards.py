@@ -35,7 +35,7 @@ Comparisons = Mapping[str, tuple[tuple[str, str], ...]]
 class Card:
     """One method; the fields are those of `workflow/schemas/card.schema.yaml`.
 
-    `fitted` tells whether the method is fitted on the corpus.
+    `fitted` says whether the method is fitted on the corpus.
     """
 
     label: str

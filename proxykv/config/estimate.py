@@ -5,47 +5,17 @@ docs/explanation/cost.md explains what is counted and compares estimates with me
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
-from math import ceil
 
 from proxykv.config.benchmarks import Task, tasks
 from proxykv.config.catalog import Method
 from proxykv.config.jobs import Dataset
-from proxykv.config.models import Shape
 from proxykv.config.run import ROLES, Run
 from proxykv.config.settings.signals import CHUNK, Signal
 from proxykv.config.settings.training import MapperSettings, TrainingSettings
-
-
-@dataclass(frozen=True)
-class Device:
-    """Speed of a device, and the share of it that this code reaches.
-
-    `flops` is the peak by bytes of a number, `bandwidth` bytes of memory; `used` and `moved` are
-    the shares of the two that are reached. However small it is, a forward takes `launch` seconds a
-    layer. Attention of a replay, which is not causal, reaches `replay` of a prefill's operations
-    per second, and each logit that scores need moves `scored` bytes.
-    """
-
-    name: str
-    flops: Mapping[int, float]
-    bandwidth: float
-    used: float
-    moved: float
-    launch: float
-    replay: float
-    scored: float
-
-    def times(self, count: int) -> Device:
-        """Several of these devices together."""
-        flops = {size: peak * count for size, peak in self.flops.items()}
-        return replace(self, flops=flops, bandwidth=self.bandwidth * count)
-
-
-GPU = Device("A100 of 80 GB", {2: 312e12, 4: 19.5e12}, 2.0e12, 0.6, 0.7, 1e-3, 0.6, 50)
-CPU = Device("CPU thread with AVX-512", {2: 320e9, 4: 160e9}, 10e9, 0.5, 0.7, 2e-4, 1, 0)
+from proxykv.config.speed import CPU, GPU, Device, ModelCost
 
 START_SECONDS = 15
 """A job's imports, tokenizers and checks."""
@@ -55,13 +25,10 @@ QUESTION_TOKENS = 40
 """With the end of a chat template."""
 REFERENCE_SHARE = 1 / 4
 """Length of a reference; that of an answer is what it may be at most (the slowest row decides)."""
-LOGIT_BYTES = 20
-"""Moved for each attention logit of a sweep: product, mask, softmax in float32, product."""
 STEP_SECONDS = 0.03
 """What a training step takes besides the mapper's own operations: losses, ranks, the optimizer."""
 MAPPER_USED = 0.1
 """Share of the peak in float32 that the mapper's small matrices reach."""
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -76,77 +43,6 @@ class CostShare:
     hours: float
     gpus: int
     """Of a job; `hours` count each of them, and are those of a job where there is none."""
-
-
-class ModelCost:
-    """A model of a family's file: operations and bytes of its forwards."""
-
-    def __init__(self, shape: Shape, dtype: str) -> None:
-        self.layers, self.parameters = shape["layers"], shape["parameters"]
-        self.pairs = shape["layers"] * shape["kv_heads"]
-        self.heads, self.dim = shape["layers"] * shape["query_heads"], shape["head_dim"]
-        self.size = BYTES[dtype]
-
-    @property
-    def weights(self) -> int:
-        """Bytes of the weights."""
-        return self.parameters * self.size
-
-    def cache(self, tokens: float) -> float:
-        """Bytes of the keys and values of so many tokens."""
-        return 2 * self.pairs * tokens * self.dim * self.size
-
-    def flops(self, queries: float, keys: float) -> float:
-        """Operations of a forward of `queries` tokens that see `keys` tokens each."""
-        return 2 * self.parameters * queries + 4 * self.heads * self.dim * queries * keys
-
-    def prefill(self, n: float, device: Device) -> float:
-        """Seconds for n tokens, each of which sees those before it."""
-        return self._computing(self.flops(n, n / 2), device)
-
-    def replay(self, n: float, device: Device, chunk: int = CHUNK, *, local: bool = False) -> float:
-        """Seconds of KVzip's pass over n tokens, a chunk at a time: every token again, and scores.
-
-        A token sees all n of them, or, in a `local` replay, its chunk and what was replayed of it.
-        """
-        chunk = min(chunk, ceil(n))
-        keys = 1.5 * chunk if local else n
-        weights, attention = self.flops(n, 0), self.flops(n, keys) - self.flops(n, 0)
-        logits = self.heads * n * 2 * chunk
-        moving = device.scored * logits / (device.bandwidth * device.moved)
-        return self._computing(weights + attention / device.replay, device) + moving
-
-    def signal(self, signal: Signal, n: float, device: Device) -> float:
-        """Seconds that a signal takes a proxy besides a prefill of the whole context."""
-        match signal.kind:
-            case "prefill":
-                return 0.0
-            case "kvzip":
-                seconds = self.replay(n, device, signal.chunk)
-            case "local":
-                seconds = self.replay(n, device, signal.chunk, local=True)
-            case "windowed":
-                windows = ceil(n / signal.chunk)
-                length = n / windows
-                read = self.prefill(length + signal.overlap, device)
-                seconds = windows * read + self.replay(n, device, ceil(length), local=True)
-        return signal.layers * seconds
-
-    def sweep(self, n: float, rows: int, tokens: float, device: Device) -> float:
-        """Seconds of a forward of `tokens` new tokens for each of `rows` rows over one context.
-
-        The rows share weights, keys and values, but each has attention logits of its own.
-        """
-        queries = rows * tokens
-        moved = self.weights + self.cache(n) + LOGIT_BYTES * self.heads * queries * n
-        moving = moved / (device.bandwidth * device.moved)
-        return max(self._computing(self.flops(queries, n), device), moving) + self._launch(device)
-
-    def _computing(self, flops: float, device: Device) -> float:
-        return flops / (device.flops[self.size] * device.used)
-
-    def _launch(self, device: Device) -> float:
-        return self.layers * device.launch
 
 
 class _Family:

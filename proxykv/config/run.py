@@ -160,9 +160,9 @@ class Run:
 
     def job(self, family: str, benchmark: str, name: str) -> Job:
         """The job of one task or shard; ConfigError if the run has none of that name."""
-        wanted = (family, benchmark, name)
-        self._require("job", " ".join(wanted), map(" ".join, self._jobs))
-        return self._jobs[wanted]
+        key = (family, benchmark, name)
+        self._require("job", " ".join(key), map(" ".join, self._jobs))
+        return self._jobs[key]
 
     def model(self, family: str, role: str) -> ModelFiles:
         """Files of a family's target or proxy, whose digests are computed once for each run."""

@@ -1,4 +1,4 @@
-"""What a function or a constructor takes, as a JSON schema, read from its source.
+"""Parameters of a function or a constructor as a JSON schema, read from its source.
 
 So parameters in a config are checked before any job, and without importing what loads torch.
 """
@@ -21,7 +21,7 @@ def parameters(module: str, name: str, given: Collection[str]) -> Mapping[str, A
 
     Args:
         module: its dotted name; found as `catalog.source` finds it.
-        name: of the function or class there, or of what stands for it (`METHOD`, an import).
+        name: of the function or class, or a name that is bound to it (`METHOD`, an import).
         given: arguments that the caller provides itself.
 
     Returns:
@@ -72,7 +72,7 @@ class _Imported:
 
 @cache
 def _definitions(module: str) -> Mapping[str, ast.AST | _Imported]:
-    """What the names at a module's top level stand for."""
+    """Definitions, values and imports of a module's top level, by name."""
     path = catalog.source(module)
     if path is None:
         return {}
@@ -92,7 +92,7 @@ def _definitions(module: str) -> Mapping[str, ast.AST | _Imported]:
 
 
 def definition(module: str, name: str) -> tuple[str, Any]:
-    """What a name stands for in the end, and the module in which that is defined.
+    """Resolve a name through imports and assignments to its definition.
 
     Args:
         module: dotted name of the module that defines or imports the name.

@@ -84,7 +84,7 @@ def _form_problems(given: Any, where: str) -> Iterator[str]:
         if where.endswith(".sources"):
             for name, source in given.items():
                 yield from _form_problems(source, f"{where}.{name}")
-        # A source on the hub without its commit has a line of its own.
+        # A source on the hub without its commit is reported elsewhere.
         elif set(given) not in (*RECORDS, {"hub"}):
             yield f"{where}: {dict(given)}: give `path`, or `hub` with `revision`"
 

@@ -64,7 +64,7 @@ def dataset(
         The documents as lm-eval's split "test".
 
     Raises:
-        ConfigError: if a source, a record or an example is not as it should be.
+        ConfigError: if a source, a record or an example cannot be used.
     """
     offered = {
         "tokenizer": load_tokenizer(Path(target)).backend_tokenizer,

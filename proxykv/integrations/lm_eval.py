@@ -38,7 +38,8 @@ from proxykv.integrations.prompts import (
     unmarked,
 )
 from proxykv.model.decode import TokenizedQuestion
-from proxykv.model.loading import Model, load_model, require_shared_vocabulary
+from proxykv.model.loading import Model, load_model
+from proxykv.model.prompt.vocabulary import require_shared_vocabulary
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.engine import Engine

@@ -64,14 +64,26 @@ def context_seam(prompt: str, border: str | None, task: str | None) -> int:
     """
     if not border or border not in prompt:
         raise ConfigError(
-            f"task {task}: cannot tell the context from the question; its documents have no field "
+            f"task {task}: cannot separate context and question; its documents have no field "
             "`context`, so give model_args marker=<text between them>"
         )
     return prompt.rindex(border) + len(border)
 
 
 def unmarked(prompt: str, marker: str, task: str | None) -> tuple[str, int]:
-    """Remove a marker that separates context and question; return the prompt and the seam."""
+    """Remove a marker that separates context and question.
+
+    Args:
+        prompt: with the marker.
+        marker: the text.
+        task: name for errors.
+
+    Returns:
+        The prompt, and the number of characters up to the end of the context.
+
+    Raises:
+        ConfigError: if the prompt has no marker.
+    """
     seam = context_seam(prompt, marker, task)
     before, after = prompt[: seam - len(marker)].replace(marker, ""), prompt[seam:]
     return before + after, len(before)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -104,8 +102,8 @@ class Model:
         """
         if self.template:
             return self.encode(self.template.after_context(text, history) + start)
-        told = "".join(_spaced(asked, answer) + _EMPTY_LINE for asked, answer in history)
-        return (*self.encode(told + _spaced(text, start)), *self.suffix)
+        turns = "".join(_spaced(asked, answer) + _EMPTY_LINE for asked, answer in history)
+        return (*self.encode(turns + _spaced(text, start)), *self.suffix)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a text in the middle of a prompt, without special tokens."""
@@ -250,32 +248,6 @@ def refuse_unsupported(config: Any, where: object) -> None:
     else:
         return
     raise ConfigError(f"{where}: a {config.model_type} model cannot be pruned: {why}")
-
-
-@runtime_checkable
-class HasVocabulary(Protocol):
-    """A tokenizer, of `tokenizers` or of `transformers`."""
-
-    def get_vocab(self) -> dict[str, int]:
-        """Every piece, added ones included, with its id."""
-        ...
-
-
-def vocabulary_hash(tokenizer: HasVocabulary) -> str:
-    """SHA-256 over the sorted (piece, id) pairs: equal means that token ids can be shared."""
-    pairs = sorted(tokenizer.get_vocab().items())
-    return hashlib.sha256(json.dumps(pairs, ensure_ascii=False).encode()).hexdigest()
-
-
-def require_shared_vocabulary(target: Any, proxy: Any) -> None:
-    """Raise ConfigError unless both tokenizers map the same pieces to the same ids."""
-    ours, theirs = target.get_vocab(), proxy.get_vocab()
-    differing = sorted(p for p in ours.keys() | theirs.keys() if ours.get(p) != theirs.get(p))
-    if differing:
-        raise ConfigError(
-            f"target and proxy have different vocabularies ({len(differing)} pieces, such as "
-            f"{differing[0]!r}); a proxy must come from the target's family"
-        )
 
 
 def _spaced(question: str, answer: str) -> str:

@@ -19,7 +19,7 @@ class SweepCache(SlottedCache):
     """One shared context, and rows that differ in what they keep of it and in their own tokens.
 
     The context's keys and values are neither copied nor changed. Row `r` sees the context tokens of
-    `keeps[row_keep[r]]` (and the prefix, always) and those of its own tokens that are valid: rows
+    `keeps[row_keep[r]]` (and the prefix, always) and its new tokens that are valid: rows
     of different lengths are padded on the right, and padding is never attended to. What rows see
     takes one bit for each entry and row.
     """

@@ -20,9 +20,10 @@ from proxykv.config.models import (
     require_same_shape,
 )
 from proxykv.config.run import ROLES
-from proxykv.model.loading import load_config, require_shared_vocabulary
+from proxykv.model.loading import load_config
 from proxykv.model.prompt.template import chat_template
 from proxykv.model.prompt.tokenizer import load_tokenizer
+from proxykv.model.prompt.vocabulary import require_shared_vocabulary
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.hub import unreachable
 

@@ -1,4 +1,4 @@
-"""How far a run is, and how to take a part of it back. Reads what is on disk; loads no model."""
+"""Progress of a run, and rows to compute again. Reads files; loads no model."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ COLUMNS = ["context_id", "question", "method", "retention", "created"]
 
 
 def status(run: Run) -> list[dict[str, Any]]:
-    """How far every job is, as records that JSON can hold.
+    """Progress of every job, as records that JSON can hold.
 
-    `contexts` (`of` so many, if that is known) and `rows` count what is answered, `first` and
-    `last` are the times (UTC) of the first and the latest row; `by` is the process that is at work
-    or that failed, and `error` why.
+    `contexts` and `rows` count what is answered, `of` is the number of contexts if it is known,
+    `first` and `last` are the times (UTC) of the first and the latest row, `by` is the process that
+    runs or that failed, and `error` why it failed.
     """
     grid = {(method.id, retention) for method, retention in run.grid}
     return [_record(job, grid) for job in run.jobs()]
 
 
 def fits(run: Run) -> list[dict[str, Any]]:
-    """How far everything that is fitted is: of a training, the last `step` `of` so many."""
+    """Progress of every fitted method: the last `step` of its training, `of` all its steps."""
     return [
         {"family": family, "fitted": fitted_id, **_fit(paths.fitted_dir(run, family, fitted_id))}
         for family in run.families
@@ -46,37 +46,44 @@ def fits(run: Run) -> list[dict[str, Any]]:
 
 
 def status_table(records: Iterable[Mapping[str, Any]]) -> str:
-    """Such records for people: a line each, and a count of every state."""
-    filled = ({k: "" if v is None else v for k, v in record.items()} for record in records)
-    table = pd.DataFrame(filled)
+    """The records as text: a line each, then the number of jobs in every state."""
+    cells = ({k: "" if v is None else v for k, v in record.items()} for record in records)
+    table = pd.DataFrame(cells)
     counts = table["state"].value_counts()
     summary = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
     return f"{table.to_string(index=False)}\n\n{summary}"
 
 
-def forget(run: Run, wanted: Mapping[str, str], fitted: bool = False) -> int:
-    """Drop rows from the journals, so that the next run computes exactly those; returns how many.
+def forget(run: Run, only: Mapping[str, str], fitted: bool = False) -> int:
+    """Drop rows from the journals, so that the next run computes exactly those again.
 
-    `wanted` says which: those of a `family`, a `benchmark`, a `task`, a `method`, or of several at
-    once. With `fitted`, the method's fitted folder goes, too. So do the files made of all this, up
-    to the report: Snakemake makes a missing file again if something that is asked for needs it.
+    The files that are made of these rows are deleted too, up to the report, so that Snakemake makes
+    them again.
+
+    Args:
+        run: the run.
+        only: drop rows with these values of `family`, `benchmark`, `task` or `method`.
+        fitted: also delete the method's fitted folder.
+
+    Returns:
+        The number of dropped rows.
 
     Raises:
-        ConfigError: if the run has nothing of that name, or a job that is concerned runs.
+        ConfigError: if the run has nothing of that name, or one of the jobs is running.
     """
-    _refuse_unknown(run, wanted, fitted)
-    jobs = [job for job in run.jobs() if _matches(vars(job), wanted)]
+    _refuse_unknown(run, only, fitted)
+    jobs = [job for job in run.jobs() if _matches(vars(job), only)]
     with ExitStack() as held:
         journals = [Journal(path) for path in {p for job in jobs for p in job.journals()}]
         for journal in journals:
             held.enter_context(journal.lock.held(patience=0))
-        dropped = {journal.path: _drop(journal, wanted) for journal in journals}
+        dropped = {journal.path: _drop(journal, only) for journal in journals}
         for job in jobs:
             if any(dropped[path] for path in job.journals()):
                 job.file("predictions").unlink(missing_ok=True)
                 job.file("rows").unlink(missing_ok=True)
         if fitted:
-            fitted_id = str(run.methods[wanted["method"]].fitted_id)
+            fitted_id = str(run.methods[only["method"]].fitted_id)
             for family in {job.family for job in jobs}:
                 shutil.rmtree(paths.fitted_dir(run, family, fitted_id), ignore_errors=True)
     if fitted or any(dropped.values()):
@@ -128,28 +135,28 @@ def _rows(job: Job) -> pd.DataFrame:
     return rows.drop_duplicates(COLUMNS[:-1], keep="last")
 
 
-def _matches(fields: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
-    """Whether the fields that are there have the wanted values."""
-    return all(fields.get(name, value) == value for name, value in wanted.items())
+def _matches(fields: Mapping[str, Any], only: Mapping[str, str]) -> bool:
+    """Whether all of these fields that a record has are equal to `only`."""
+    return all(fields.get(name, value) == value for name, value in only.items())
 
 
-def _drop(journal: Journal, wanted: Mapping[str, str]) -> int:
-    """Drop the wanted rows of a journal; returns how many."""
+def _drop(journal: Journal, only: Mapping[str, str]) -> int:
+    """Drop the matching rows of a journal; return their number."""
     rows = journal.read()
-    kept = [row for row in rows if not _matches(row, wanted)]
+    kept = [row for row in rows if not _matches(row, only)]
     if len(kept) < len(rows):
         journal.rewrite(kept)
     return len(rows) - len(kept)
 
 
-def _refuse_unknown(run: Run, wanted: Mapping[str, str], fitted: bool) -> None:
-    known = {name: {vars(job)[name] for job in run.jobs()} for name in wanted if name != "method"}
+def _refuse_unknown(run: Run, only: Mapping[str, str], fitted: bool) -> None:
+    known = {name: {vars(job)[name] for job in run.jobs()} for name in only if name != "method"}
     known["method"] = set(run.methods)
-    for name, value in wanted.items():
+    for name, value in only.items():
         if value not in known[name]:
             hint = did_you_mean(value, known[name])
             raise ConfigError(f"run {run.name!r} has no {name} {value!r}; {hint}")
-    if not wanted:
+    if not only:
         raise ConfigError("forget what? name a family, benchmark, task or method")
-    if fitted and not ("method" in wanted and run.methods[wanted["method"]].fitted_id):
+    if fitted and not ("method" in only and run.methods[only["method"]].fitted_id):
         raise ConfigError("only a method that is fitted can be forgotten with --fitted")

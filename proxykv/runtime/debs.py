@@ -16,7 +16,7 @@ from proxykv.runtime.wheels import Pin, file_sha256
 
 
 def fetch(pin: Pin, folder: Path, sha256: str) -> Path:
-    """The package of `pin` in `folder`, downloaded by apt-get unless it is there already.
+    """Download a package with apt-get, unless the folder has it.
 
     Args:
         pin: the package.
@@ -24,8 +24,8 @@ def fetch(pin: Pin, folder: Path, sha256: str) -> Path:
         sha256: checksum of the package in hex.
 
     Raises:
-        ConfigError: if there is no apt-get here, it has no such package, or the package's SHA-256
-            is another one.
+        ConfigError: if there is no apt-get here, it has no such package, or the package has another
+            SHA-256.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # An epoch's colon is written %3a in file names.
@@ -40,7 +40,15 @@ def fetch(pin: Pin, folder: Path, sha256: str) -> Path:
 
 
 def read_text(package: Path, pattern: str) -> dict[str, str]:
-    """Text of the files that match `pattern`, by name; a `.gz` is unpacked and loses its suffix."""
+    """Read the texts of a package.
+
+    Args:
+        package: the package's file.
+        pattern: glob on the names of its files.
+
+    Returns:
+        Texts by the names of the files; a `.gz` is unpacked and loses its suffix.
+    """
     tar = subprocess.run(
         ["dpkg-deb", "--fsys-tarfile", str(package)], capture_output=True, check=True
     ).stdout
@@ -57,14 +65,14 @@ def read_text(package: Path, pattern: str) -> dict[str, str]:
 
 
 def _download(pin: Pin, folder: Path, pattern: str) -> Path:
-    wanted = f"{pin.name}={pin.version}"
+    package_name = f"{pin.name}={pin.version}"
     if not shutil.which("apt-get"):
-        raise ConfigError(f"{wanted}: no apt-get here; put {pattern} into {folder}")
-    command = ["apt-get", "download", "--quiet", "--", wanted]
+        raise ConfigError(f"{package_name}: no apt-get here; put {pattern} into {folder}")
+    command = ["apt-get", "download", "--quiet", "--", package_name]
     apt = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     package = next(folder.glob(pattern), None)
     if apt.returncode or package is None:
         lines = [line for line in apt.stderr.splitlines() if line.strip()] or ["no package"]
-        raise ConfigError(f"apt-get cannot download {wanted} ({lines[-1].strip()})")
+        raise ConfigError(f"apt-get cannot download {package_name} ({lines[-1].strip()})")
     obey_umask(package)
     return package

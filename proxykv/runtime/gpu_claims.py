@@ -127,9 +127,9 @@ def _listed(name: str, devices: Mapping[str, Sequence[Gpu]]) -> Gpu | None:
 
 
 def _unlisted(name: str, position: int) -> Gpu | None:
-    """A device where nvidia-smi cannot tell its UUID.
+    """A device whose UUID nvidia-smi does not show.
 
-    In a SLURM job, ids may count only the job's own GPUs; SLURM tells which ones these are.
+    In a SLURM job, ids may count only the job's own GPUs; SLURM's variables name them.
     """
     if not ID.fullmatch(name):
         return None

@@ -31,7 +31,7 @@ def download(
     Args:
         repository: organisation/name.
         revision: a commit.
-        patterns: globs of the wanted files.
+        patterns: globs of the files.
         kind: of the repository.
         folder: where the files go, without those in subfolders; the hub's cache by default.
 
@@ -69,7 +69,7 @@ def require_commit(repository: str, revision: str) -> None:
 
 
 def unreachable(repository: str, revision: str) -> str | None:
-    """Say why the hub does not answer for a model, after one short attempt; None if it does."""
+    """Why the hub does not answer for a model, after one short attempt; None if it answers."""
     from huggingface_hub import HfApi  # noqa: PLC0415 (slow, rarely used)
     from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
     from huggingface_hub.utils import httpx  # noqa: PLC0415 (another package in its version 2)

@@ -137,7 +137,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_text(wheel: Path, pattern: str) -> dict[str, str]:
-    """Text of the files that match `pattern`, by name; bytes that are not UTF-8 are replaced."""
+    """Texts of the files that match a glob, by name; bytes that are not UTF-8 are replaced."""
     with zipfile.ZipFile(wheel) as archive:
         return {n: archive.read(n).decode("utf-8", "replace") for n in members(wheel, pattern)}
 

@@ -48,7 +48,7 @@ class ProxyScorer(Scorer, Protocol):
         """Map scores of the proxy's heads to the target's, on the proxy's device.
 
         Returns:
-            Scores [layer, kv_head, token]; a size of 1 stands for the same scores in all of them.
+            Scores [layer, kv_head, token]; a size of 1 means the same scores along that axis.
         """
         ...
 

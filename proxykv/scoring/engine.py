@@ -137,10 +137,10 @@ class ContextAtWork:
         scores, seconds = ledger.timed(self.prefill, lambda: scores_of(scorer, self.prefill))
         return scores[..., : self.context_tokens], seconds
 
-    def prunings(self, wanted: Iterable[tuple[Method, float]]) -> Iterator[Pruning]:
+    def prunings(self, grid: Iterable[tuple[Method, float]]) -> Iterator[Pruning]:
         """Select with every (method, retention); each method scores once."""
         scored: dict[str, tuple[Scores, float]] = {}
-        for method, retention in wanted:
+        for method, retention in grid:
             if method.scope == "custom":
                 yield self._custom(method, retention)
                 continue

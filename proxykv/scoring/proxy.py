@@ -1,6 +1,6 @@
 """The proxy's side of a request: it prefills and scores, and mappers turn its scores into ours.
 
-`parallel` runs this side in a thread of its own while the target prefills; `sequential` runs one
+`parallel` runs this side in a second thread while the target prefills; `sequential` runs one
 side after the other. The models' devices say where; the scores are the same.
 """
 

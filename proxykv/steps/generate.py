@@ -21,14 +21,9 @@ from proxykv.config.keys.model_files import ANSWERING, PROXY
 from proxykv.config.run import ROLES, Run
 from proxykv.mapper.fitted import load_card
 from proxykv.model.decode import Answer, TokenizedQuestion
-from proxykv.model.loading import (
-    Model,
-    context_ids,
-    load,
-    require_shared_vocabulary,
-    vocabulary_hash,
-)
+from proxykv.model.loading import Model, context_ids, load
 from proxykv.model.prefill import Prefill
+from proxykv.model.prompt.vocabulary import require_shared_vocabulary, vocabulary_hash
 from proxykv.runtime.digest import digest
 from proxykv.runtime.journal import Journal
 from proxykv.runtime.parquet import write_parquet
@@ -78,10 +73,10 @@ class Generator:
             examples = self.job.part(self.examples)
             done = {key_of(row) for row in self._done()}
             for i, example in enumerate(examples):
-                wanted = self._missing(example, done)
-                if wanted:
-                    self.journal.append(self._rows(example, wanted))
-                what = "answered" if wanted else "was done"
+                grid = self._missing(example, done)
+                if grid:
+                    self.journal.append(self._rows(example, grid))
+                what = "answered" if grid else "was done"
                 log.info("%d/%d contexts: %s %s", i + 1, len(examples), example.id, what)
             return self._export()
 
@@ -98,17 +93,15 @@ class Generator:
             if any((example.id, p, self.digests[method.id], retention) not in done for p in prompts)
         ]
 
-    def _rows(
-        self, example: Example, wanted: list[tuple[Method, float]]
-    ) -> Iterator[dict[str, Any]]:
+    def _rows(self, example: Example, grid: list[tuple[Method, float]]) -> Iterator[dict[str, Any]]:
         model = self.target if example.chat else self.target.without_template()
         questions = [tokenized(model, question) for question in example.questions]
         if self.run.protocol == "query_agnostic":
-            work = self._read(example, model, wanted)
-            prunings = list(work.prunings(wanted))
+            work = self._read(example, model, grid)
+            prunings = list(work.prunings(grid))
             answered = self._answer(work, prunings, questions)
         else:
-            answered = self._query_aware(example, model, questions, wanted)
+            answered = self._query_aware(example, model, questions, grid)
         for index, (work, prunings, answers) in enumerate(answered):
             question = example.questions[index]
             for pruning, one in zip(prunings, answers, strict=True):
@@ -143,20 +136,20 @@ class Generator:
         example: Example,
         model: Model,
         questions: list[TokenizedQuestion],
-        wanted: list[tuple[Method, float]],
+        grid: list[tuple[Method, float]],
     ) -> Iterator[Answered]:
         """Answer questions from prunings of the context that were scored with the question."""
         alone = self._read(example, model, [])
         for question in questions:
-            work = self._read(example, model, wanted, question.prompt)
-            prunings = list(work.prunings(wanted))
+            work = self._read(example, model, grid, question.prompt)
+            prunings = list(work.prunings(grid))
             yield from self._answer(alone, prunings, [question])
 
     def _read(
         self,
         example: Example,
         model: Model,
-        wanted: list[tuple[Method, float]],
+        grid: list[tuple[Method, float]],
         question: tuple[int, ...] = (),
     ) -> ContextAtWork:
         """Prefill a context (and a question, if scorers see one); journal what happened when."""
@@ -167,7 +160,7 @@ class Generator:
         work = self.engine.read(
             model,
             torch.cat([ids, asked]),
-            (method.id for method, _ in wanted),
+            (method.id for method, _ in grid),
             donor=donor,
             question_len=len(question),
         )
@@ -206,7 +199,7 @@ class Generator:
         }
 
     def _export(self) -> Path:
-        """The wanted rows of the journal, in the order of examples, methods and retentions."""
+        """The run's rows of the journal, in the order of examples, methods and retentions."""
         order = [
             (example.id, prompt_hash(example, question), self.digests[method.id], retention)
             for example in self.job.part(self.examples)

@@ -17,9 +17,9 @@ def prepare(run: Run, dataset: Dataset) -> None:
         dataset: what to make.
 
     Raises:
-        ConfigError: if a source, a record or an example is not as it should be.
+        ConfigError: if a source, a record or an example cannot be used.
     """
-    # The target's own, as it is loaded to run: what is measured here is what the model reads.
+    # The tokenizer that the target runs with, so that lengths are the model's.
     tokenizer = load_tokenizer(dataset.target.folder).backend_tokenizer
     sizes = {"contexts": dataset.contexts, "lengths": dataset.lengths}
     options = {name: value for name, value in sizes.items() if value is not None}

@@ -20,15 +20,23 @@ WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]
 
 
 def screen(run: Run, family: str) -> Path:
-    """Hold every training context of a run against all its evaluation contexts.
+    """Compare every training context of a run with all its evaluation contexts.
 
-    Those of the corpus that are held out count as evaluation.
+    Contexts of the corpus that are held out count as evaluation contexts. The report holds the
+    settings, the dropped contexts with the share of their n-grams that an evaluation context has
+    too, and the largest share of a kept context. Mappers depend only on the names of the dropped
+    contexts. These are in another file, which is written only if they change, so that new
+    evaluation contexts without shared text cost no training.
 
-    Writes, beside the family's mappers, the settings, the contexts that were dropped with the share
-    of their n-grams that an evaluation context holds too, and the largest share among those kept.
-    The names of those dropped, on which mappers depend, go to a file of their own that is touched
-    only if they change: evaluation contexts that share no text cost no training.
-    Raises ConfigError if nothing is left to train on.
+    Args:
+        run: the run.
+        family: one of its families.
+
+    Returns:
+        The report's file.
+
+    Raises:
+        ConfigError: if no training context is left.
     """
     settings = run.config["decontamination"]
     corpus = [(d.held_out, read_jsonl(d.path)) for d in run.datasets(family, "train")]
@@ -70,7 +78,16 @@ def require_clean(run: Run, family: str) -> None:
 
 
 def overlaps(train: Sequence[Example], test: Iterable[Example], ngram: int) -> dict[str, float]:
-    """Share of each training context's word n-grams that occur in any of the test contexts."""
+    """Share of each training context's n-grams that occur in any test context.
+
+    Args:
+        train: training contexts.
+        test: evaluation contexts.
+        ngram: words of an n-gram.
+
+    Returns:
+        Shares in [0, 1] by the names of the training contexts.
+    """
     grams = {context_name(example): ngrams(example.context, ngram) for example in train}
     # Only the training side is held in memory: whole benchmarks are larger than a corpus.
     trained = {gram for listed in grams.values() for gram in listed}

@@ -1,7 +1,7 @@
-"""How far what is fitted carries over: every fitted method on every held-out part and length.
+"""Transfer of fitted methods: fidelity of each on every held-out part and length of the corpus.
 
-Held-out contexts are those of the corpus on which nothing is fitted (`held_out`), neither to choose
-a step. Their scores are stored with the others', so that no model runs here and nothing is decoded.
+Held-out contexts (`held_out` of the corpus) are neither fitted on nor used to choose a step. Their
+scores are stored too, so no model runs here and nothing is decoded.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
@@ -41,20 +41,20 @@ def transfer(run: Run) -> None:
 def fidelity_table(run: Run) -> pd.DataFrame:
     """Mean fidelity (see `proxykv.mapper.fidelity`) by method, part of corpus and length.
 
-    `fitted_on` and `fitted_lengths` say what the method has seen; `length` and these are `all`
-    where nothing is singled out; `retention` is empty for the rank correlation; `tokens` is how
-    many of a context's tokens were compared, on average. Intervals are over contexts.
+    `fitted_on` and `fitted_lengths` are the parts and lengths that the method was fitted on. They
+    and `length` are `all` where the row covers all. `retention` is empty for the rank correlation.
+    `tokens` is the mean number of compared tokens of a context. Intervals are over contexts.
 
     Raises:
         ConfigError: if nothing is held out, or nothing is fitted.
     """
-    figures = pd.DataFrame([row for family in run.families for row in _figures(run, family)])
-    if figures.empty:
+    values = pd.DataFrame([row for family in run.families for row in _fidelities(run, family)])
+    if values.empty:
         raise ConfigError(
             "config.corpus: no context is held out of it, or no method is fitted; give its entries "
             "`held_out`, the contexts per task to be tested on"
         )
-    both = pd.concat([figures.assign(length=ALL), figures])
+    both = pd.concat([values.assign(length=ALL), values])
     records = []
     for keys, part in both.groupby(KEYS, sort=False, dropna=False):
         mean = mean_ci([part["value"].to_numpy()])
@@ -62,8 +62,8 @@ def fidelity_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame(records, columns=COLUMNS)
 
 
-def _figures(run: Run, family: str) -> Iterator[dict[str, Any]]:
-    """Every figure of every fitted method on every held-out context."""
+def _fidelities(run: Run, family: str) -> Iterator[dict[str, Any]]:
+    """Fidelity of every fitted method on every held-out context, a row for each metric."""
     files = {path.stem: path for path in stored(paths.score_lists(run, family))[0]}
     for fitted_id in run.fitted_ids:
         method = run.methods[fitted_id]
@@ -73,9 +73,9 @@ def _figures(run: Run, family: str) -> Iterator[dict[str, Any]]:
             if not context.held_out:
                 continue
             predicted, target = predict(files[context.name])
-            figures = fidelity(predicted, target)
-            figures["rank_correlation"] = rank_correlation(predicted, target)
-            for name, value in figures.items():
+            metrics = fidelity(predicted, target)
+            metrics["rank_correlation"] = rank_correlation(predicted, target)
+            for name, value in metrics.items():
                 metric, _, retention = name.partition("@")
                 yield {
                     "family": family,

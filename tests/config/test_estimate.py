@@ -13,8 +13,9 @@ from checkout import Checkout
 from proxykv.cli import main
 from proxykv.config import catalog
 from proxykv.config.benchmarks import tasks
-from proxykv.config.estimate import CPU, GPU, ModelCost, estimate, total
+from proxykv.config.estimate import estimate, total
 from proxykv.config.run import Run
+from proxykv.config.speed import CPU, GPU, ModelCost
 
 SHAPE = {"layers": 2, "query_heads": 4, "kv_heads": 2, "head_dim": 8, "parameters": 1000}
 NET = ModelCost(SHAPE, "bfloat16")
@@ -64,8 +65,8 @@ def test_an_h200_takes_what_was_measured() -> None:
         (qwen, 65536): (3.02, 9.65),
     }
     for (net, tokens), seconds in measured.items():
-        told = net.prefill(tokens, h200), net.replay(tokens, h200)
-        assert told == pytest.approx(seconds, rel=0.25)
+        estimated = net.prefill(tokens, h200), net.replay(tokens, h200)
+        assert estimated == pytest.approx(seconds, rel=0.25)
 
 
 def test_twice_the_context_is_more_than_twice_the_prefill() -> None:

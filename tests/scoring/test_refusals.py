@@ -23,8 +23,9 @@ from baselines.kvzip import KVzip
 from baselines.snapkv import PRESETS, window_scores
 from proxykv.benchmarks import tiny_language
 from proxykv.model.context_cache import ATTENTION
-from proxykv.model.loading import Model, refuse_unsupported, require_shared_vocabulary
+from proxykv.model.loading import Model, refuse_unsupported
 from proxykv.model.prefill import Prefill, prefill
+from proxykv.model.prompt.vocabulary import require_shared_vocabulary
 from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.sweep_cache import SweepCache
 from proxykv.runtime.errors import ConfigError

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from proxykv.model.loading import vocabulary_hash
+from proxykv.model.prompt.vocabulary import vocabulary_hash
 from proxykv.runtime import wheels
 from proxykv.runtime.errors import ConfigError
 from proxykv.steps.convert import convert

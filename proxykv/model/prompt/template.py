@@ -97,7 +97,11 @@ def _rendered(
 ) -> str:
     """A conversation, from the user's first text to the start of the next answer.
 
-    `clock`: what the template reads as the date, whatever format it asks for.
+    Args:
+        tokenizer: has the template.
+        options: variables of the template.
+        turns: texts of user and assistant, in turn.
+        clock: the date that the template reads, in any format; the real one by default.
     """
     roles = ("user", "assistant")
     try:
