@@ -43,6 +43,8 @@ def test_a_run_is_complete(finished_run: Checkout) -> None:
     ]
     assert [path for path in expected if not (folder / path).stat().st_size] == []
     assert not list(finished_run.folder.rglob("*.partial"))
+    page = (folder / "report" / "index.html").read_text("utf-8")
+    assert re.search(r"audited: \d{3,} cells, \d{3} scores and \d{3} rows, no findings", page)
     leaderboard = pd.read_csv(folder / "tables" / "leaderboard.csv")
     assert list(leaderboard.columns) == LEADERBOARD_COLUMNS
     assert set(leaderboard["method"]) == set(METHODS)

@@ -108,16 +108,14 @@ def test_an_achieved_retention_far_from_the_requested_one_is_named() -> None:
     found("kvzip at 0.5", "achieved retention is 0.4, requested 0.5")
 
 
-def test_a_missing_row_and_a_row_that_is_there_twice_are_named() -> None:
-    edit(RUN / "rows" / SINGLE, lambda rows: rows.drop(index=3))
-    found("single-0 question 0, kvzip at 0.5: missing")
-    edit(RUN / "rows" / MULTIKEY, lambda rows: pd.concat([rows, rows.iloc[[5]]]))
-    found("multikey-0 question 0", "is there 2 times")
-
-
-def test_a_prediction_that_is_missing_is_named() -> None:
-    edit(RUN / "predictions" / SINGLE, lambda rows: rows.drop(index=3))
-    found("single-0 question 0, kvzip at 0.5: has no prediction")
+@pytest.mark.parametrize("kind", ["rows", "predictions"])
+def test_what_is_missing_or_there_twice_is_named(kind: str) -> None:
+    edit(RUN / kind / SINGLE, lambda rows: rows.drop(index=3))
+    found(f"{kind}/{SINGLE}, single-0 question 0, kvzip at 0.5: missing")
+    edit(RUN / kind / MULTIKEY, lambda rows: pd.concat([rows, rows.iloc[[5]]]))
+    found(f"{kind}/{MULTIKEY}, multikey-0 question 0", "is there 2 times")
+    if kind == "predictions":
+        found("single-0 question 0, kvzip at 0.5: has no prediction")
 
 
 @pytest.mark.parametrize("kind", ["rows", "predictions"])
@@ -131,10 +129,14 @@ def test_files_that_are_gone_cut_or_lack_a_column_are_named(kind: str) -> None:
     found(str(path), "missing")
 
 
-def test_scores_without_their_data_are_a_finding() -> None:
+def test_scores_without_their_data_are_a_finding_that_says_what_to_do() -> None:
+    whole = audit(RUN)
     for path in Path("cache").rglob("tiny-single-*.jsonl"):
         path.unlink()
-    assert found("the scores of", "single@0.parquet cannot be recomputed").scores > 0
+    edit(RUN / "rows" / SINGLE, put("kl", 9.0))
+    part = found("single@0.parquet: scores cannot be recomputed without cache/data", "prepare --c")
+    assert 0 < part.scores < whole.scores and part.rows == whole.rows
+    found("single-0 question 0, kvzip at 0.5, kl: published 9.0")
 
 
 def test_rows_that_changed_after_the_tables_are_named() -> None:

@@ -81,13 +81,16 @@ def _check_job(
     run: Run, folder: Path, job: Job, rows: list[Row], grid: list[tuple[str, float]], audit: Audit
 ) -> None:
     file = _file(folder, job, "rows")
-    predictions = {_key(row): row for row in _read(folder, job, "predictions", audit)}
-    if not job.dataset.path.is_file():
-        audit.say(job.dataset.path, f"missing; the scores of {file} cannot be recomputed")
-        return
-    examples = job.part(read_jsonl(job.dataset.path))
-    asked = {(e.id, i): question for e in examples for i, question in enumerate(e.questions)}
-    _check_plan(file, rows, {(*unit, *point) for unit in asked for point in grid}, audit)
+    stored = _read(folder, job, "predictions", audit)
+    predictions = {_key(row): row for row in stored}
+    asked = _asked(job)
+    if asked:
+        planned = {(*unit, *point) for unit in asked for point in grid}
+        _check_plan(file, rows, planned, audit)
+        _check_plan(_file(folder, job, "predictions"), stored, planned, audit)
+    else:
+        again = f"`proxykv prepare --config {folder / 'config.json'} {job.dataset.path}` makes it"
+        audit.say(file, f"scores cannot be recomputed without {job.dataset.path}; {again}")
     unknown = {key[:2] for key, row in predictions.items() if row["kl"] is None}
     for row in rows:
         audit.rows += 1
@@ -104,6 +107,14 @@ def _check_job(
             audit.say(where, "KL is known for some methods of this question only")
         for problem in _problems(run, job, row):
             audit.say(where, problem)
+
+
+def _asked(job: Job) -> Asked:
+    """A job's questions by context and number; empty without its data."""
+    if not job.dataset.path.is_file():
+        return {}
+    examples = job.part(read_jsonl(job.dataset.path))
+    return {(e.id, i): question for e in examples for i, question in enumerate(e.questions)}
 
 
 def _check_plan(file: Path, rows: list[Row], planned: set[Key], audit: Audit) -> None:
