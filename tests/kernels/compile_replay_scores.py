@@ -1,0 +1,59 @@
+"""Compile every launch of a replay's kernels, at full size; a line and an error for a bad one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from compiling import SHARED, compiling
+
+from proxykv.kernels.replay import Plus, Seen
+from proxykv.kernels.replay_triton import attend_and_score
+
+PREFIX, CHUNK, TOTAL = 5, 2000, 6005
+
+
+class Launch(NamedTuple):
+    """A replay in the middle of a context."""
+
+    dtype: torch.dtype
+    dim: int
+    plus: bool
+    scores_only: bool
+
+
+LAUNCHES = [
+    Launch(torch.bfloat16, 128, False, False),
+    Launch(torch.bfloat16, 128, True, True),
+    Launch(torch.bfloat16, 64, False, False),
+    Launch(torch.float16, 80, False, False),
+    Launch(torch.float32, 128, True, False),
+]
+
+
+def launch(case: Launch, heads: int = 8, group: int = 4) -> None:
+    context = torch.empty(heads, TOTAL, case.dim, dtype=case.dtype)
+    own, query = (
+        torch.empty(CHUNK, count, case.dim, dtype=case.dtype).transpose(0, 1)
+        for count in (heads, heads * group)
+    )
+    seen = Seen(context, context, own, own, PREFIX, slice(2005, 2005 + CHUNK))
+    plus = Plus(torch.ones(CHUNK), torch.ones(heads, group, CHUNK)) if case.plus else None
+    attend_and_score(query, seen, case.dim**-0.5, plus, case.scores_only)
+
+
+def problems(capability: int) -> Iterator[str]:
+    with compiling(capability) as found:
+        for case in LAUNCHES:
+            seen = len(found)
+            launch(case)
+            for kernel in found[seen:]:
+                print(capability, case, kernel, flush=True)
+                if kernel.spilled or kernel.shared > SHARED[capability]:
+                    yield f"sm_{capability}, {case}: {kernel}"
+
+
+if __name__ == "__main__":
+    sys.exit("\n".join([*problems(90), *problems(80)]) or 0)

@@ -1,0 +1,202 @@
+"""A replay's attention and scores: the Triton kernels give what PyTorch gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from proxykv.kernels.choice import VARIABLE
+from proxykv.kernels.replay import Plus, Seen
+from proxykv.kernels.replay_scores import attend_and_score
+
+HERE = Path(__file__).parent
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where there is no GPU, Triton's interpreter runs the kernels."""
+SCALING = 0.125
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3}
+"""Of attention. Scores come from float32 logits in both, so they are as good in float16."""
+
+
+class Shape(NamedTuple):
+    """Sizes of a replay; `chunk` tokens stand between `before` and `after` others of the context.
+
+    `rows_first` lays keys out as projections do: the heads of a token stand side by side.
+    """
+
+    heads: int
+    group: int
+    dim: int
+    prefix: int
+    before: int
+    chunk: int
+    after: int
+    replay: int
+    rows_first: bool
+    local: bool
+
+
+SHAPES = st.builds(
+    Shape,
+    heads=st.integers(1, 3),
+    group=st.sampled_from([1, 2, 4, 7]),
+    dim=st.sampled_from([16, 64, 80, 96, 128]),
+    prefix=st.sampled_from([0, 1, 5, 33]),
+    before=st.sampled_from([0, 1, 32, 50]),
+    chunk=st.sampled_from([1, 31, 32, 45, 70]),
+    after=st.sampled_from([0, 1, 40]),
+    replay=st.sampled_from([1, 9, 32, 65]),
+    rows_first=st.booleans(),
+    local=st.booleans(),
+)
+ALONE = Shape(2, 4, 64, 5, 0, 70, 0, 75, True, False)
+"""A context of one chunk."""
+MIDDLE = Shape(2, 2, 80, 3, 40, 37, 29, 41, True, False)
+
+
+class Case(NamedTuple):
+    query: Tensor
+    seen: Seen
+    plus: Plus
+
+
+def case(shape: Shape, dtype: torch.dtype) -> Case:
+    """Random tensors, whose queries look for the chunk's tokens in turn."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*sizes: int) -> Tensor:
+        return torch.randn(*sizes, generator=generator)
+
+    def stored(heads: int, tokens: int) -> Tensor:
+        if shape.rows_first:
+            return normal(tokens, heads, shape.dim).transpose(0, 1)
+        return normal(heads, tokens + 3, shape.dim)[:, 2:-1]
+
+    start = shape.prefix + shape.before
+    stop = start + shape.chunk
+    keys, values = (stored(shape.heads, stop + shape.after) for _ in range(2))
+    own = [stored(shape.heads, shape.replay) for _ in range(2)]
+    query = stored(shape.heads * shape.group, shape.replay)
+    wanted = keys[:, start + torch.arange(shape.replay) % shape.chunk]
+    query += 0.5 * wanted.repeat_interleave(shape.group, dim=0)
+    query, keys, values, *own = (t.to(DEVICE, dtype) for t in (query, keys, values, *own))
+    weights = [
+        (0.1 + torch.rand(*sizes, generator=generator)).to(DEVICE)
+        for sizes in ((shape.replay,), (shape.heads, shape.group, shape.chunk))
+    ]
+    seen = Seen(keys, values, own[0], own[1], shape.prefix, slice(start, stop), shape.local)
+    return Case(query, seen, Plus(*weights))
+
+
+def dense(made: Case, plus: bool) -> tuple[Tensor, Tensor]:
+    """Attention and scores in float64, from whole matrices of logits."""
+    query, seen = made.query.double(), made.seen
+    total, replay = seen.context_keys.shape[1], query.shape[1]
+    group = len(query) // len(seen.keys)
+    keys, values = (
+        torch.cat(parts, dim=1).double().repeat_interleave(group, dim=0)
+        for parts in ((seen.context_keys, seen.keys), (seen.context_values, seen.values))
+    )
+    near = torch.zeros(total, dtype=torch.bool, device=DEVICE)
+    near[: seen.prefix_len] = near[seen.chunk] = True
+    causal = torch.ones(replay, replay, dtype=torch.bool, device=DEVICE).tril()
+    scored = torch.cat([near.expand(replay, -1), causal], dim=1)
+    attended = torch.cat([(near | (not seen.local)).expand(replay, -1), causal], dim=1)
+    logits = query @ keys.mT * SCALING
+    out = logits.masked_fill(~attended, -torch.inf).softmax(dim=-1) @ values
+    weights = logits.masked_fill(~scored, -torch.inf).softmax(dim=-1)[..., seen.chunk]
+    weights = weights.unflatten(0, (-1, group))
+    if plus:
+        weights = weights * made.plus.queries[:, None] * made.plus.pairs[:, :, None]
+    return out, weights.amax(dim=(1, 2))
+
+
+def check(shape: Shape, dtype: torch.dtype, plus: bool, rtol: float) -> None:
+    made = case(shape, dtype)
+    out, scores = attend_and_score(made.query, made.seen, SCALING, made.plus if plus else None)
+    expected, wanted = dense(made, plus)
+    assert out is not None and out.dtype == dtype and scores.dtype == torch.float32
+    torch.testing.assert_close(out.double(), expected, atol=TOLERANCE[dtype], rtol=0)
+    torch.testing.assert_close(scores.double(), wanted, atol=0, rtol=rtol)
+    if not plus:
+        assert scores.max() <= 1
+    none, alone = attend_and_score(
+        made.query, made.seen, SCALING, made.plus if plus else None, scores_only=True
+    )
+    assert none is None
+    torch.testing.assert_close(alone, scores, atol=0, rtol=1e-4)
+
+
+def forced(implementation: str) -> pytest.MonkeyPatch:
+    patch = pytest.MonkeyPatch()
+    patch.setenv(VARIABLE, implementation)
+    return patch
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(shape=SHAPES, dtype=st.sampled_from(list(TOLERANCE)), plus=st.booleans())
+def test_kernels_give_attention_and_scores(shape: Shape, dtype: torch.dtype, plus: bool) -> None:
+    pytest.importorskip("triton")
+    with forced("triton").context():
+        check(shape, dtype, plus, rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(shape=SHAPES, plus=st.booleans())
+def test_the_reference_gives_attention_and_scores(shape: Shape, plus: bool) -> None:
+    with forced("reference").context():
+        check(shape, torch.float32, plus, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [ALONE, MIDDLE], ids=["one chunk", "several chunks"])
+@pytest.mark.parametrize("tma", [False, True], ids=["pointers", "descriptors"])
+@pytest.mark.parametrize(("queries", "keys"), [(16, 64), (64, 16)])
+def test_every_cut_gives_the_same(shape: Shape, tma: bool, queries: int, keys: int) -> None:
+    """More queries than keys at a time, and fewer; tiles by pointer and by descriptor."""
+    pytest.importorskip("triton")
+    from proxykv.kernels.replay_triton import Cut, Tiles
+    from proxykv.kernels.replay_triton import attend_and_score as run
+
+    made = case(shape, torch.float16)
+    tiles = Tiles(queries, keys, 4, 1, tma)
+    out, scores = run(made.query, made.seen, SCALING, None, False, Cut(tiles, tiles))
+    expected, wanted = dense(made, plus=False)
+    assert out is not None
+    torch.testing.assert_close(out.double(), expected, atol=4e-3, rtol=0)
+    torch.testing.assert_close(scores.double(), wanted, atol=0, rtol=1e-4)
+
+
+def test_what_the_kernels_cannot_address_takes_the_reference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Values of a head that do not stand side by side."""
+    pytest.importorskip("triton")
+    made = case(MIDDLE, torch.float32)
+    apart = made.seen.keys.mT.contiguous().mT
+    monkeypatch.setenv(VARIABLE, "triton")
+    given = attend_and_score(made.query, made.seen._replace(keys=apart), SCALING)
+    monkeypatch.setenv(VARIABLE, "reference")
+    for one, other in zip(given, attend_and_score(made.query, made.seen, SCALING), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_kernels_compile_for_gpus_that_are_not_here() -> None:
+    """For Hopper without spills; for Ampere, too, and within its shared memory."""
+    pytest.importorskip("triton")
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, HERE / "compile_replay_scores.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=env,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
