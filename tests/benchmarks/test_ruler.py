@@ -80,6 +80,12 @@ def test_prompt_and_answer_fill_the_length(task: str, build: Any, tokenizer: Tok
     assert len({example.id for example in examples}) == 4
 
 
+def test_tasks_have_the_published_number_of_contexts_and_say_what_is_too_short() -> None:
+    assert {task.contexts for task in ruler.TASKS.values()} == {500}
+    # Prompts and answers alone take more.
+    assert min(task.shortest for task in ruler.TASKS.values()) >= 90
+
+
 @pytest.mark.parametrize("task", ruler.TASKS)
 def test_same_seed_same_contexts_however_many(task: str, build: Any, tmp_path: Path) -> None:
     once = build(task, 1500, contexts=2)

@@ -11,12 +11,14 @@ import argparse
 import difflib
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -252,14 +254,15 @@ def page(tried: dict[str, list[tuple[Mutant, str]]], equivalent: dict[str, str],
         name: [(one, "equivalent" if str(one) in equivalent else how) for one, how in pairs]
         for name, pairs in tried.items()
     }
-    kinds = ("killed", "timeout", "equivalent", "survived")
+    kinds = ("killed", "timeout", "equivalent", "survived", "not tried")
     counts = {name: Counter(how for _, how in pairs) for name, pairs in shown.items()}
     total = sum(counts.values(), Counter())
     lines = [
         "# Mutants: which edits of the code does no test notice?",
         "",
         f"Tests notice {total['killed'] + total['timeout']} of {total.total()} edits of one place; "
-        f"{total['equivalent']} change nothing and {total['survived']} go unnoticed.",
+        f"{total['equivalent']} change nothing, {total['survived']} go unnoticed and "
+        f"{total['not tried']} were not tried.",
         "",
         "```console",
         "$ make mutants",
@@ -272,13 +275,13 @@ def page(tried: dict[str, list[tuple[Mutant, str]]], equivalent: dict[str, str],
         "",
         facts,
         "",
-        f"| part | tried | {' | '.join(kinds)} |",
-        "|---|---|---|---|---|---|",
+        f"| part | mutants | {' | '.join(kinds)} |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, count in [*counts.items(), ("**all**", total)]:
         cells = " | ".join(str(count[kind]) for kind in kinds)
         lines.append(f"| {name} | {count.total()} | {cells} |")
-    for kind in ("survived", "equivalent", "timeout", "killed"):
+    for kind in ("survived", "equivalent", "not tried", "timeout", "killed"):
         lines += ["", f"## {kind.capitalize()}", ""]
         for pairs in shown.values():
             lines += [
@@ -294,7 +297,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--groups", nargs="*", choices=GROUPS, default=list(GROUPS))
-    args = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no new mutant after")
+    args, start = parser.parse_args(), time.monotonic()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     multiprocessing.set_forkserver_preload(PRELOADED)
     JOURNAL.touch()
@@ -309,14 +313,15 @@ def main() -> None:
             tried[name] = []
             for mutant in sample(root, group, args.seed):
                 key = mutant.draw(args.seed)
-                if done.get(key, "survived") == "survived":
+                in_time = time.monotonic() < args.minutes * 60 + start
+                if done.get(key, "survived") == "survived" and in_time:
                     checked = checked or unchanged(root, group)
                     done[key] = outcome(root, group, mutant)
                     with JOURNAL.open("a", encoding="utf-8") as file:
                         line = {"draw": key, "outcome": done[key], "mutant": str(mutant)}
                         file.write(json.dumps(line) + "\n")
                     print(name, done[key], mutant, flush=True)
-                tried[name].append((mutant, done[key]))
+                tried[name].append((mutant, done.get(key, "not tried")))
     commit = subprocess.check_output(
         ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, text=True
     )
