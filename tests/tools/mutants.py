@@ -36,7 +36,7 @@ PAGE = ROOT / "docs" / "results" / "mutants.md"
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.yaml")
 JOURNAL = ROOT / "results" / "mutants.jsonl"
 LOGGING = m.Call(m.Attribute(m.Name("log")))
-SLOWEST = 300  # seconds; a test that hangs has noticed the mutant
+SLOWEST = 900  # seconds; a test that hangs has noticed the mutant
 PRELOADED = ["numpy", "pandas", "scipy.stats", "torch", "transformers", "seaborn", "hypothesis"]
 
 
@@ -270,7 +270,7 @@ def page(tried: dict[str, list[tuple[Mutant, str]]], equivalent: dict[str, str],
         "",
         "The command draws places of the code by a seed, changes one at a time with an operator",
         "of [mutmut](https://mutmut.readthedocs.io) and runs the tests of the module. Texts, log",
-        "lines and error messages are left alone. Tests that take over five minutes have noticed",
+        "lines and error messages are left alone. Tests that take over 15 minutes have noticed",
         "the edit.",
         "",
         facts,
