@@ -3,8 +3,14 @@
 import sys
 
 from proxykv.config import paths
-from proxykv.config.catalog import module_of
-from proxykv.config.keys.code import code_digest, method_digest
+from proxykv.config.catalog import columns, module_of
+from proxykv.config.keys.code import (
+    code_digest,
+    files_digest,
+    fit_digest,
+    method_digest,
+    modules_of,
+)
 from proxykv.config.keys.model_files import ANSWERING, PROXY
 from proxykv.runtime.digest import digest
 from proxykv.runtime.lock import Lock

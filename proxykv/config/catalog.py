@@ -177,6 +177,15 @@ def schema(name: str) -> Mapping[str, Any]:
     return content
 
 
+def columns() -> Mapping[str, Any]:
+    """Columns of a row with what each may hold, in their order; without descriptions."""
+    described = schema("row")["properties"]
+    return {
+        name: {key: value for key, value in column.items() if key != "description"}
+        for name, column in described.items()
+    }
+
+
 def source(module: str) -> Path | None:
     """The file of a module of the checkout, or of an installed one; nothing is imported."""
     parts = module.split(".")

@@ -32,6 +32,9 @@ from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.kvzip import replays, score_replays
 from proxykv.scoring.signals import proxy_signals
 
+LOADING = "proxykv.model.loading:load"
+"""Code that every score depends on."""
+
 log = logging.getLogger(__name__)
 
 
@@ -61,8 +64,8 @@ def extract(run: Run, family: str, shard: int) -> Path:
     require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
     files_of = {role: run.model(family, role) for role in ROLES}
     keys = files_of["target"].key(SCORING), files_of["proxy"].key(PROXY)
-    made_by = digest([*keys, code_digest("proxykv.scoring.signals")])
-    inputs_by = digest([keys[0], code_digest("proxykv.mapper.layer_inputs")])
+    made_by = digest([*keys, code_digest(f"{__name__}:_store", LOADING)])
+    inputs_by = digest([keys[0], code_digest(f"{__name__}:_store_inputs", LOADING)])
     for i, example in enumerate(of_shard):
         file = path.with_name(_file(example))
         kept = _kept(file, made_by)

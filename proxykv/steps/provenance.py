@@ -22,7 +22,7 @@ def provenance(run: Run, family: str, target: Model) -> dict[str, Any]:
         "proxy": _source(run.family(family)["proxy"]),
         "seed": run.seed,
         "config_hash": run.digest,
-        "code_hash": code_digest("proxykv.steps.generate"),
+        "code_hash": code_digest("proxykv.steps.generate:generate"),
         "commit": commit(),
         "device": device_name(target.device),
         "dtype": str(target.net.dtype).removeprefix("torch."),

@@ -58,7 +58,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def forget() -> None:
     """Read every file again, as the next process would."""
     for cached in (
-        code._parsed,
+        code._read,
+        code._code_digest,
         catalog._literal,
         catalog._method_files,
         catalog.variants,
@@ -73,7 +74,7 @@ def edited(checkout: Path, name: str, old: str, new: str) -> str:
     assert old in text
     path.write_text(text.replace(old, new), "utf-8")
     forget()
-    return code_digest("baselines.mine")
+    return code_digest("baselines.mine:Mine")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,11 @@ def edited(checkout: Path, name: str, old: str, new: str) -> str:
         ("baselines/mine.py", '"""Its scores."""', '"""Scores."""'),
         ("baselines/mine.py", "        return used", "\n        return used"),
         ("baselines/mine.py", "'Mine'}", "'My method', 'color': '#000000'}"),
+        ("baselines/mine.py", "'head'", "'layer'"),  # a setting: it has its own place in keys
+        ("baselines/mine.py", "class Mine", "def fit(files):\n    pass\n\n\nclass Mine"),
+        ("baselines/mine.py", "def score(self, prefill)", "def score(self, prefill: int) -> str"),
         ("proxykv/used.py", "x + 1", "(x + 1)  # one more"),
+        ("proxykv/used.py", "def used", "def another():\n    pass\n\n\ndef used"),
         ("proxykv/unused.py", "A = 1", "A = 2"),
         ("proxykv/config/run.py", "SPEC = 1", "SPEC = 2"),
     ],
@@ -93,7 +98,7 @@ def edited(checkout: Path, name: str, old: str, new: str) -> str:
 def test_the_digest_ignores_what_changes_no_number(
     checkout: Path, name: str, old: str, new: str
 ) -> None:
-    before = code_digest("baselines.mine")
+    before = code_digest("baselines.mine:Mine")
     assert edited(checkout, name, old, new) == before
 
 
@@ -101,14 +106,68 @@ def test_the_digest_ignores_what_changes_no_number(
     ("name", "old", "new"),
     [
         ("baselines/mine.py", "+ B", "- B"),
-        ("baselines/mine.py", "'head'", "'layer'"),
         ("proxykv/used.py", "x + 1", "x + 2"),
         ("proxykv/local.py", "B = 2", "B = 3"),  # imported inside a function
     ],
 )
 def test_the_digest_notices_code(checkout: Path, name: str, old: str, new: str) -> None:
-    before = code_digest("baselines.mine")
+    before = code_digest("baselines.mine:Mine")
     assert edited(checkout, name, old, new) != before
+
+
+PACKAGE = {
+    "theirs/__init__.py": "from .tables import TABLE\n",
+    "theirs/tables.py": (
+        "from typing import TYPE_CHECKING\n"
+        "from theirs import parts as these\n"
+        "import theirs.registry\n"
+        "if TYPE_CHECKING:\n    from theirs import typed\n"
+        "TABLE = {'a': these.one}\n"
+        "TABLE['b'] = 2\n"
+        "OTHER = 1\n"
+        "def other():\n    return OTHER\n"
+    ),
+    "theirs/parts.py": "def one():\n    return _two()\n\n\ndef _two():\n    return 2\n\n\nX = 1\n\n\ndef x():\n    return X\n",
+    "theirs/registry.py": (
+        "KNOWN = []\n\n\ndef register(f):\n    KNOWN.append(f)\n    return f\n\n\n"
+        "@register\ndef listed():\n    return 1\n\n\n"
+        "def unlisted():\n    return 1\n\n\nKNOWN.sort()\n"
+    ),
+    "theirs/typed.py": "print('never loaded')\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "counts"),
+    [
+        ("parts", "return 2", "return 3", True),  # reached through a module's name
+        ("parts", "X = 1", "X = 2", False),
+        ("tables", "'b'] = 2", "'b'] = 3", True),
+        ("tables", "OTHER = 1", "OTHER = 2", False),
+        ("registry", "listed():\n    return 1", "listed():\n    return 2", True),
+        ("registry", "def unlisted():\n    return 1", "def unlisted():\n    return 2", False),
+        ("registry", "KNOWN.sort()", "KNOWN.clear()", True),  # runs when the module is loaded
+        ("typed", "never", "not", False),
+    ],
+)
+def test_what_is_reached_counts(
+    checkout: Path, name: str, old: str, new: str, counts: bool
+) -> None:
+    for path, text in PACKAGE.items():
+        (checkout / path).write_text(text, "utf-8")
+    forget()
+    before = code_digest("theirs:TABLE")
+    path = checkout / "theirs" / f"{name}.py"
+    text = path.read_text("utf-8")
+    first = text.index(old)
+    path.write_text(text[:first] + new + text[first + len(old) :], "utf-8")
+    forget()
+    assert (code_digest("theirs:TABLE") != before) == counts
+
+
+def test_a_name_that_is_not_there_has_no_digest(checkout: Path) -> None:
+    with pytest.raises(ConfigError, match=r"module 'baselines.mine' defines no 'Yours'"):
+        code_digest("baselines.mine:Yours")
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,10 @@ def asks(step):
     }
 
 
+# Figures are found by their files.
+PLOTS = modules_of("proxykv.report.plots")
+
+
 def converted(wildcards, roles=ROLES):
     """Files that exist once the family's models are converted."""
     both = (paths.conversion(RUN, wildcards.family, role) for role in roles)

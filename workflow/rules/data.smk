@@ -17,7 +17,8 @@ rule prepare:
         "../envs/proxykv.yaml"
     params:
         code=lambda wildcards: code_digest(
-            "proxykv.steps.prepare", f"proxykv.benchmarks.{wildcards.benchmark}"
+            "proxykv.steps.prepare:prepare",
+            f"proxykv.benchmarks.{wildcards.benchmark}:build",
         ),
     shell:
         step("prepare {output:q}", network=True)

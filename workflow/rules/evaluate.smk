@@ -48,8 +48,10 @@ rule grade:
         "../envs/proxykv.yaml"
     params:
         code=lambda wildcards: code_digest(
-            "proxykv.steps.grade", f"proxykv.benchmarks.{wildcards.benchmark}"
+            "proxykv.steps.grade:grade",
+            f"proxykv.benchmarks.{wildcards.benchmark}:grade",
         ),
+        columns=digest(list(columns().items())),
     shell:
         step("grade {wildcards.family:q} {wildcards.benchmark:q} {wildcards.task:q}")
 

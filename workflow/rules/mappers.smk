@@ -22,7 +22,7 @@ rule extract:
     resources:
         **asks("extract"),
     params:
-        code=code_digest("proxykv.steps.extract"),
+        code=code_digest("proxykv.steps.extract:extract"),
     shell:
         model_step("extract {wildcards.family:q} {wildcards.shard:q}")
 
@@ -53,7 +53,7 @@ for FAMILY in RUN.families:
         params:
             # Not in the command, which is made when the job runs: there FAMILY is the last one.
             family=FAMILY,
-            code=code_digest("proxykv.steps.screen"),
+            code=code_digest("proxykv.steps.screen:screen"),
             settings=digest(
                 [
                     RUN.config["decontamination"],
@@ -82,9 +82,7 @@ rule fit:
     resources:
         **asks("fit"),
     params:
-        code=lambda wildcards: code_digest(
-            module_of(RUN.methods[wildcards.method].base)[0]
-        ),
+        code=lambda wildcards: fit_digest(RUN.methods[wildcards.method]),
         settings=lambda wildcards: digest(
             [
                 RUN.seed,
@@ -100,6 +98,12 @@ rule fit:
         ),
     shell:
         model_step("fit {wildcards.family:q} {wildcards.method:q}")
+
+
+PREDICTORS = [
+    f"{module_of(RUN.methods[fitted_id].base)[0]}:predictor"
+    for fitted_id in RUN.fitted_ids
+]
 
 
 # Not part of a run: `snakemake transfer` needs fitted methods and stored scores, no rows.
@@ -123,6 +127,6 @@ rule transfer:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.steps.transfer"),
+        code=code_digest("proxykv.steps.transfer:transfer", *PREDICTORS, *PLOTS),
     shell:
         step("transfer")

@@ -23,7 +23,7 @@ rule tabulate:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.steps.tabulate"),
+        code=code_digest("proxykv.steps.tabulate:tabulate"),
         shown=SHOWN,
     shell:
         step("tabulate")
@@ -48,7 +48,7 @@ rule plot:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.steps.plot"),
+        code=code_digest("proxykv.steps.plot:plot", *PLOTS),
         shown=SHOWN,
     shell:
         step("plot")
@@ -66,7 +66,8 @@ rule report:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.steps.report"),
+        code=code_digest("proxykv.steps.report:report", *PLOTS),
+        page=files_digest("proxykv/report/templates"),
         shown=SHOWN,
     shell:
         step("report")
