@@ -127,7 +127,10 @@ PACKAGE = {
         "OTHER = 1\n"
         "def other():\n    return OTHER\n"
     ),
-    "theirs/parts.py": "def one():\n    return _two()\n\n\ndef _two():\n    return 2\n\n\nX = 1\n\n\ndef x():\n    return X\n",
+    "theirs/parts.py": (
+        "def one():\n    return _two()\n\n\ndef _two():\n    return 2\n\n\n"
+        "X = 1\n\n\ndef x():\n    return X\n"
+    ),
     "theirs/registry.py": (
         "KNOWN = []\n\n\ndef register(f):\n    KNOWN.append(f)\n    return f\n\n\n"
         "@register\ndef listed():\n    return 1\n\n\n"
