@@ -13,6 +13,7 @@ from proxykv.config.benchmarks import Task, tasks
 from proxykv.config.catalog import Method
 from proxykv.config.jobs import Dataset
 from proxykv.config.run import ROLES, Run
+from proxykv.config.settings import CPU_ROWS
 from proxykv.config.settings.signals import CHUNK, Signal
 from proxykv.config.settings.training import MapperSettings, TrainingSettings
 from proxykv.config.speed import CPU, GPU, Device, ModelCost
@@ -134,9 +135,10 @@ class _Family:
             scoring = questions * (scoring + prefill)
         # Every method at every retention, and the full cache that they are compared with.
         left = questions * (len(self.run.grid) + 1)
+        most = self.run.config["batch_rows"] or (left if device is GPU else CPU_ROWS)
         answering = 0.0
         while left > 0:
-            rows = min(left, self.run.config["batch_rows"])
+            rows = min(left, most)
             read = QUESTION_TOKENS + answer * REFERENCE_SHARE
             answering += self.target.sweep(n, rows, read, device)
             answering += answer * self.target.sweep(n, rows, 1, device)

@@ -48,9 +48,6 @@ from proxykv.scoring.proxy import Proxy
 
 log = logging.getLogger(__name__)
 
-BATCH_ROWS = 32
-"""Answers that decode together."""
-
 _OPENING = "<<the user's text>>"
 
 
@@ -269,7 +266,7 @@ class PrunedLM(LM):
             TokenizedQuestion(prompt.question, (), answer_limit(request.args[1]))
             for prompt, request in asked
         ]
-        answers = work.answers([pruning.keep], questions, BATCH_ROWS)
+        answers = work.answers([pruning.keep], questions)
         texts = [model.decode(list(given[1].ids)) for given in answers]
         stops = [request.args[1].get("until") for _, request in asked]
         return [cut_at(text, until) for text, until in zip(texts, stops, strict=True)]

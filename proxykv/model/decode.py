@@ -11,13 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from proxykv.model.devices import clock
+from proxykv.config.settings import CPU_ROWS
+from proxykv.model.devices import clock, free_bytes
 from proxykv.model.greedy import decode
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill
 from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.sweep_cache import SweepCache
 from proxykv.model.tensors import Keep
+
+FREE_SHARE = 0.8
+"""Part of the free memory that a batch may take by estimate."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,18 @@ class Answer:
 
 @torch.inference_mode()
 def answer(
-    prefill: Prefill, keeps: Sequence[Keep], questions: Sequence[TokenizedQuestion], batch_rows: int
+    prefill: Prefill,
+    keeps: Sequence[Keep],
+    questions: Sequence[TokenizedQuestion],
+    batch_rows: int | None = None,
 ) -> list[list[Answer]]:
     """Answer every question from the full cache and from every kept set, greedily.
+
+    Args:
+        prefill: the context.
+        keeps: kept sets of it.
+        questions: what is asked.
+        batch_rows: rows (kept sets x questions) that decode together; by default as many as fit.
 
     Returns:
         A list per question: the full cache's answer, then each kept set's, in order.
@@ -63,11 +76,37 @@ def answer(
     grid = [(question, keep) for question in range(len(questions)) for keep in range(len(shown))]
     full: dict[int, Tensor] = {}  # each question's distributions, from its first row
     answers: list[Answer] = []
+    if batch_rows is None:
+        free = free_bytes(prefill.model.device)
+        batch_rows = CPU_ROWS if free is None else rows_that_fit(prefill, questions, free)
     for start in range(0, len(grid), batch_rows):
         batch = _Batch(prefill, shown, questions, grid[start : start + batch_rows])
         answers += batch.run(full)
     width = len(shown)
     return [answers[i : i + width] for i in range(0, len(answers), width)]
+
+
+def rows_that_fit(prefill: Prefill, questions: Sequence[TokenizedQuestion], free: int) -> int:
+    """How many rows can decode together in `free` bytes, at least one.
+
+    A row takes its own keys and values, a bit for each entry of the context, and, of the forward
+    that reads its question, the activations of a layer and the widest of logits or MLP. The logits
+    along a reference exist for one row at a time.
+    """
+    config = prefill.model.net.config
+    layers, heads, n = prefill.shape
+    size = prefill.cache.layers[0].keys.element_size()
+    dim = prefill.cache.layers[0].keys.shape[3]
+    read = max(len(question.prompt) + len(question.reference) for question in questions)
+    slots = read + max(question.max_new_tokens for question in questions)
+    own = 2 * layers * heads * slots * dim * size
+    bits = layers * heads * n // 8
+    forward = read * (8 * config.hidden_size + 3 * config.intermediate_size) * size
+    reference = 1 + max(len(question.reference) for question in questions)
+    float32 = 4 * config.vocab_size
+    # Logits, their logarithms and two more of that size, and each question's full distributions.
+    along = (4 + len(questions)) * reference * float32
+    return max(1, int(FREE_SHARE * free - along) // (own + bits + forward + 2 * float32))
 
 
 @torch.inference_mode()

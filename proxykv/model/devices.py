@@ -20,6 +20,14 @@ def device_of(name: str) -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that tensors can still take; None where a device does not tell."""
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
 def clock(device: torch.device) -> float:
     """Wait for the work that this thread has queued on the device; return the time in seconds."""
     if device.type in STREAMED:

@@ -150,7 +150,10 @@ class ContextAtWork:
             yield Pruning(method, retention, _selected(scores, retention, method.scope), seconds)
 
     def answers(
-        self, keeps: Sequence[Keep], questions: Sequence[TokenizedQuestion], batch_rows: int
+        self,
+        keeps: Sequence[Keep],
+        questions: Sequence[TokenizedQuestion],
+        batch_rows: int | None = None,
     ) -> list[list[Answer]]:
         """Answer questions from the full cache and from every kept set (see `decode.answer`)."""
         return answer(self.prefill, keeps, questions, batch_rows)

@@ -107,7 +107,7 @@ def test_presets_of_one_family_train_the_same_mapper() -> None:
 def test_defaults_of_the_schema_satisfy_it() -> None:
     run = Run(valid())
     assert (run.seed, run.config["protocol"], run.config["batch_rows"]) == (
-        0, "query_agnostic", 64
+        0, "query_agnostic", None
     )  # fmt: skip
     assert config_problems(run.config) == []
 

@@ -17,9 +17,11 @@ from proxykv.benchmarks import tiny
 from proxykv.benchmarks.examples import Example, Question, write_jsonl
 from proxykv.config import catalog
 from proxykv.config.run import Run
+from proxykv.model.decode import TokenizedQuestion, answer, rows_that_fit
 from proxykv.model.loading import load_model
-from proxykv.model.prefill import Prefill
+from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Scores
+from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.rows import tokenized
 from proxykv.steps.generate import generate
@@ -228,3 +230,38 @@ def test_a_control_has_another_context_even_in_a_task_of_one(
     expected = [examples[2]] if contexts == 1 else [examples[1], examples[0]]
     tokenizer = load_model(MODELS / "tiny" / "target").tokenizer
     assert DonorRecorder.donors == [tokenizer.encode(e.context) for e in expected]
+
+
+def test_too_little_memory_loses_no_finished_context(
+    examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the context and what to lower; a rerun answers what is missing."""
+    answered: list[int] = []
+
+    def tight(prefill: Prefill, *rest: Any) -> Any:
+        answered.append(len(prefill.context))
+        if len(answered) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        return answer(prefill, *rest)
+
+    monkeypatch.setattr("proxykv.scoring.engine.answer", tight)
+    with pytest.raises(ConfigError, match=r"out of memory at context .*`batch_rows` \(now 5\)"):
+        rows(examples, batch_rows=5)
+    table = rows(examples, batch_rows=4)
+    assert len(answered) == len(examples) + 1
+    assert set(table.context_id) == {example.id for example in examples}
+
+
+def test_rows_follow_from_free_memory() -> None:
+    """Twice the memory, twice the rows; none at all still lets one row go on."""
+    model = load_model(MODELS / "tiny" / "target")
+    filled = prefill(model, torch.arange(1, 200), 3)
+    asks = [TokenizedQuestion((5, 6, 7), (8,), 20)]
+    assert rows_that_fit(filled, asks, 0) == 1
+    some, more = (rows_that_fit(filled, asks, free) for free in (1 << 28, 1 << 29))
+    assert 1.8 < more / some < 2.2
+    longer = [replace(asks[0], max_new_tokens=2000)]
+    assert rows_that_fit(filled, longer, 1 << 28) < some / 4
+    keys = filled.cache.layers[0].keys
+    slots = 2 * len(filled.cache.layers) * keys[0, :, 0].nbytes * 2004
+    assert rows_that_fit(filled, longer, 1 << 28) * slots < 1 << 28
