@@ -62,43 +62,20 @@ def parser() -> argparse.ArgumentParser:
     )
     steps = commands.add_subparsers(title="subcommands", required=True, metavar="STEP")
 
-    def add(step: Step, *arguments: str) -> argparse.ArgumentParser:
+    def add(step: Step) -> argparse.ArgumentParser:
         name = step.__name__.strip("_").replace("_", "-")
         sub = steps.add_parser(name, help=(step.__doc__ or "").strip())
         sub.set_defaults(step=step)
-        for argument in arguments:
-            sub.add_argument(argument, choices=ROLES if argument == "role" else None)
         return sub
 
     add(_methods)
     checked = add(_check)
     checked.add_argument("configfile", nargs="?", help="config of a run")
     checked.add_argument("--family", help="verify a family's models instead, without a GPU")
-    for step, arguments in {
-        _convert: ("family", "role"),
-        _prepare: ("path",),
-        _extract: ("family", "shard"),
-        _screen: ("family",),
-        _fit: ("family", "method"),
-        _generate: ("family", "benchmark", "task"),
-        _grade: ("family", "benchmark", "task"),
-        _transfer: (),
-        _tabulate: (),
-        _plot: (),
-        _report: (),
-        _status: (),
-    }.items():
-        sub = add(step, *arguments)
-        _needs_config(sub)
-        if step is _status:
-            sub.add_argument("--json", action="store_true", help="for programs")
-        if step in (_extract, _fit, _generate):
-            sub.add_argument("--threads", type=int, help="CPU threads for torch")
-            claimed = "GPUs to claim, 0 to hide all; by default what the family's file requests"
-            sub.add_argument("--gpus", type=int, help=claimed)
+    for step, arguments in STEPS.items():
+        _add_arguments(add(step), step, arguments)
     add(_audit).add_argument("folder", type=Path, help="results/<run>")
-    recover = add(_recover)
-    recover.add_argument("command", nargs=argparse.REMAINDER, help="snakemake …")
+    add(_recover).add_argument("command", nargs=argparse.REMAINDER, help="snakemake …")
     forget = add(_forget)
     _needs_config(forget)
     for name in ("family", "benchmark", "task", "method"):
@@ -106,6 +83,19 @@ def parser() -> argparse.ArgumentParser:
     forget.add_argument("--fitted", action="store_true", help="fit the method again, too")
     add(_lm_eval)
     return commands
+
+
+def _add_arguments(command: argparse.ArgumentParser, step: Step, arguments: Sequence[str]) -> None:
+    """Add the arguments and options of a step that works on a run's config."""
+    for argument in arguments:
+        command.add_argument(argument, choices=ROLES if argument == "role" else None)
+    _needs_config(command)
+    if step is _status:
+        command.add_argument("--json", action="store_true", help="for programs")
+    if step in (_extract, _fit, _generate):
+        command.add_argument("--threads", type=int, help="CPU threads for torch")
+        claimed = "GPUs to claim, 0 to hide all; by default what the family's file requests"
+        command.add_argument("--gpus", type=int, help=claimed)
 
 
 def _needs_config(command: argparse.ArgumentParser) -> None:
@@ -283,6 +273,23 @@ def _lm_eval(options: argparse.Namespace) -> None:
     from proxykv.integrations.lm_eval import run
 
     run(options.arguments)
+
+
+STEPS: dict[Step, Sequence[str]] = {
+    _convert: ("family", "role"),
+    _prepare: ("path",),
+    _extract: ("family", "shard"),
+    _screen: ("family",),
+    _fit: ("family", "method"),
+    _generate: ("family", "benchmark", "task"),
+    _grade: ("family", "benchmark", "task"),
+    _transfer: (),
+    _tabulate: (),
+    _plot: (),
+    _report: (),
+    _status: (),
+}
+"""Steps that work on a run's config, with their arguments."""
 
 
 def _yaml(path: Path) -> Any:
