@@ -101,7 +101,7 @@ def test_what_is_pruned_is_free(
 
 
 @pytest.mark.parametrize("schedule", ["sequential", "parallel"])
-def test_the_timeline_tells_all_phases(trained: Path, text: str, schedule: Any) -> None:
+def test_the_timeline_has_all_phases(trained: Path, text: str, schedule: Any) -> None:
     pair = proxykv.load_pair(
         TINY / "target", TINY / "proxy", trained / MAPPER, device="cpu", schedule=schedule
     )

@@ -196,14 +196,14 @@ def test_what_is_added_is_scheduled_and_nothing_else(
     assert checkout.planned() == sorted([*scheduled, *REPORTING])
 
 
-def test_mappers_are_fitted_anew_where_other_contexts_are_dropped(checkout: Checkout) -> None:
+def test_mappers_are_fitted_again_where_other_contexts_are_dropped(checkout: Checkout) -> None:
     (checkout.folder / paths.dropped(checkout.run, "tiny")).write_text(
         '["tiny-single-train-0-00000"]'
     )
     assert checkout.planned() == sorted([*FITS, *CHAINS, *REPORTING])
 
 
-def test_a_task_with_training_text_is_refused_and_the_same_command_fits_anew(
+def test_a_task_with_training_text_is_refused_and_the_same_command_fits_again(
     checkout: Checkout,
 ) -> None:
     """What was fitted before the task was added has seen its text."""

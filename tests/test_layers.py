@@ -26,7 +26,7 @@ MAY_IMPORT = {
     **{folder: EVERY[: EVERY.index(folder)] for folder in ("steps", "integrations", "api")},
     **dict.fromkeys(["pretrain", "cli"], EVERY),
 }
-"""What a folder (or a module beside the folders) may import besides itself."""
+"""Other folders that a folder (or a module of the package) may import."""
 
 TORCHLESS = ("runtime", "config", "benchmarks", "report", "runs")
 

@@ -97,7 +97,7 @@ def test_whole_configs_of_a_page_are_right(page: Path) -> None:
 
 
 def test_the_list_of_methods_is_that_of_their_cards() -> None:
-    """A method of one's own need not be listed; one that a shipped config runs has to be."""
+    """A user's method need not be listed; one that a shipped config runs has to be."""
     page = (ROOT / "docs" / "reference" / "methods.md").read_text("utf-8")
     table = page[page.index("| method |") :].partition("\n\n")[0].splitlines()
     assert table == [line for line in methods_table() if line in table]

@@ -63,7 +63,7 @@ def record(task: str, number: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The official archive: data/<subset>.jsonl, and LongBench-E's files beside them."""
+    """The official archive: data/<subset>.jsonl, and LongBench-E's files."""
     folder = tmp_path_factory.mktemp("longbench")
     with ZipFile(folder / "data.zip", "w") as archive:
         for task in longbench.TASKS:
@@ -185,7 +185,7 @@ def test_samples_are_chosen_by_number_and_length(tokenizer: Tokenizer, source: A
 
 def test_a_long_prompt_loses_its_middle(tokenizer: Tokenizer, source: Any) -> None:
     (whole,) = build("narrativeqa", tokenizer, source, contexts=1)
-    # 100 tokens less than the prompt and its BOS have, beside the answer's and the template's.
+    # 100 tokens less than the prompt and its BOS have, and those of answer and template.
     room = len((whole.context + whole.questions[0].text).encode()) + 1 - 100
     (cut,) = build("narrativeqa", tokenizer, source, contexts=1, max_context=room + 128 + 64)
     assert cut.meta == {"truncated": True}

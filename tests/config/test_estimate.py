@@ -107,7 +107,7 @@ def test_methods_are_charged_for_what_they_run() -> None:
     assert hours("extract", methods=["full", "kvzip"]) == 0  # nothing is fitted
 
 
-def test_questions_are_scored_anew_where_methods_see_them() -> None:
+def test_each_question_is_scored_where_methods_see_it() -> None:
     entry = {"benchmark": "scbench", "tasks": ["kv"]}
     agnostic, aware = (
         hours("generate", benchmarks=[entry], protocol=protocol)
@@ -148,7 +148,7 @@ def test_settings_of_training_change_the_hours_of_fitting() -> None:
     assert half < usual == hours("fit") < twice
 
 
-def test_check_and_dry_runs_tell_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_and_dry_runs_print_hours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = yaml.safe_load((catalog.ROOT / "config.yaml").read_text("utf-8"))
     assert main(["check", str(catalog.ROOT / "config.yaml")]) == 0
     first, *parts, last = capsys.readouterr().out.splitlines()

@@ -496,6 +496,6 @@ def refused(spoil: Callable[[Config], None], line: str) -> None:
     assert str(caught.value) == line
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     config = valid() | {"families": ["tini"], "retentions": [0.5, 0.1], "methods": ["kvzip"]}
     assert len(config_problems(config)) == 3

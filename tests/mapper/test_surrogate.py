@@ -67,7 +67,7 @@ def fitted(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[
     return {name: folder / name for name in KINDS}
 
 
-def test_scores_that_the_inputs_decide_are_learnt_and_tokens_alone_do_not_tell_them(
+def test_scores_that_the_inputs_decide_are_learnt_and_not_from_tokens_alone(
     fitted: dict[str, Path], method_context: MethodContext, target: Model
 ) -> None:
     ids = random_ids(PREFIX + 96, seed=99)
@@ -85,7 +85,7 @@ def test_scores_that_the_inputs_decide_are_learnt_and_tokens_alone_do_not_tell_t
     assert overlap["surrogate_embedding"][-1] < overlap["surrogate"][-1] - 0.2
 
 
-def test_the_card_stands_beside_a_mappers(fitted: dict[str, Path], files: list[Path]) -> None:
+def test_the_card_is_like_a_mappers(fitted: dict[str, Path], files: list[Path]) -> None:
     for name, params in KINDS.items():
         _, card = load_fitted(fitted[name], PAIR)
         assert {"mass@0.1", "head_overlap@0.2", "allocation@0.3"} <= card["metrics"].keys()
@@ -225,7 +225,7 @@ def test_a_run_stores_inputs_fits_and_scores_without_another_prefill(
     (job,) = run.jobs()
     for dataset in (job.dataset, *run.datasets("tiny", "train")):
         prepare(run, dataset)
-    # Another run has the scores already: they stay as they are, and inputs come beside them.
+    # Another run has the scores already: they do not change, and inputs are added.
     other = make_run(tmp_path, monkeypatch, run="other", methods=["full", "prior"])
     extract(other, "tiny", 0)
     (folder,) = (tmp_path / "cache" / "scores").iterdir()

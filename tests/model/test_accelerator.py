@@ -118,7 +118,7 @@ def test_a_pruned_cache_gives_the_logits_of_the_cpu(
     torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
 
 
-def test_work_beside_is_done_when_it_fails(away: Model) -> None:
+def test_parallel_work_has_ended_when_it_fails(away: Model) -> None:
     stream = None
     with pytest.raises(ValueError, match="a side failed"), side_stream(away.device):
         stream = torch.accelerator.current_stream(away.device)

@@ -138,7 +138,7 @@ def test_decoding_a_long_context_gets_faster(tiny: Model) -> None:
 
 
 def scoring_peak(context: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
-    """Most bytes that scoring holds beside the prefilled context, and bytes of a layer of that."""
+    """Most bytes that scoring holds besides the prefilled context, and those of its layer."""
 
     # What follows allocations does not know the class of PyTorch's causal masks; this is the mask.
     def attention(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:

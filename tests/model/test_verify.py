@@ -31,18 +31,18 @@ def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return mine
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
+def shown(capsys: pytest.CaptureFixture[str]) -> str:
     assert main(["check", "--family", "mine"]) == 0
     return capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("family")
-def test_a_good_pair_is_told_with_its_memory(
+def test_a_good_pair_is_shown_with_its_memory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Only relative paths are valid in a family's file.
     monkeypatch.setattr("proxykv.config.check.schema_problems", lambda *_: [])
-    said = told(capsys)
+    said = shown(capsys)
     assert "tokenizers: identical, 512 pieces" in said
     assert "8,192 tokens" in said
     assert "16,384 tokens" not in said  # more than the family may see
@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_said(
 ) -> None:
     monkeypatch.setattr("proxykv.config.check.schema_problems", lambda *_: [])
     family["resources"]["mem_mb"] = 10
-    assert "DOES NOT FIT" in told(capsys)
+    assert "DOES NOT FIT" in shown(capsys)
 
 
 @pytest.mark.parametrize("name", ["qwen-3", "llama-3", "qwen-2.5"])

@@ -242,7 +242,7 @@ def test_report_of_two_families_without_mapper_or_oracle(tmp_path: Path):
     assert "KVzip was not run" in text and "a · tiny" in text and "b · tiny" in text
 
 
-def test_a_mended_metric_is_told_beside_the_official_one(rows: pd.DataFrame, tmp_path: Path):
+def test_a_corrected_metric_is_shown_with_the_official_one(rows: pd.DataFrame, tmp_path: Path):
     assert tables.per_task(rows, cards_of(rows)).fixed.isna().all()
     mended = rows.assign(score_fixed=np.where(rows.task == "vt", 1.0, np.nan))
     table = tables.per_task(mended, cards_of(mended)).set_index("task")

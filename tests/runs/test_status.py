@@ -72,7 +72,7 @@ def states(run: Run) -> dict[str, str]:
     return {record["task"]: record["state"] for record in status(run)}
 
 
-def test_status_tells_states_counts_and_times(run: Run) -> None:
+def test_status_shows_states_counts_and_times(run: Run) -> None:
     done = {"task": "single", "state": "done", "contexts": 4, "of": 4, "rows": 16, "by": None}
     done |= {"first": "2026-01-01T00:00:00+00:00", "last": "2026-01-01T00:00:03+00:00"}
     record = status(run)[0]
@@ -85,7 +85,7 @@ def test_status_tells_states_counts_and_times(run: Run) -> None:
     assert status_table(status(run)).endswith("2 done, 1 started, 2 missing")
 
 
-def test_status_tells_who_is_at_work_and_who_failed(run: Run) -> None:
+def test_status_names_what_runs_and_what_failed(run: Run) -> None:
     with Journal(run.job("tiny", "tiny", "vt").journal).lock.held():
         assert states(run)["vt"] == "running"
     journal = Journal(run.job("tiny", "tiny", "multikey").journal)
@@ -97,7 +97,7 @@ def test_status_tells_who_is_at_work_and_who_failed(run: Run) -> None:
     assert states(run)["vt"] == "missing"
 
 
-def test_what_a_changed_config_wants_besides_is_not_done(run: Run) -> None:
+def test_what_a_changed_config_adds_is_not_done(run: Run) -> None:
     wider = Run({**CONFIG, "retentions": [0.1, 0.2, 1.0]})
     assert states(wider)["single"] == "started"
 
@@ -107,7 +107,7 @@ def test_status_from_the_command_line(run: Run, capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out) == {"fits": fits(run), "jobs": status(run)}
 
 
-def test_status_tells_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_shows_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     trained = Run({**CONFIG, "methods": ["full", "prior", "proxykv"]})
     assert {fit["state"] for fit in fits(trained)} == {"missing"}
     folder = paths.fitted_dir(trained, "tiny", "proxykv")

@@ -208,7 +208,7 @@ def test_a_driver_that_does_not_answer_names_none(
         (WITH_MIG, "MIG-GPU-aaaa-1/1/0", ["MIG-GPU-aaaa-1/1/0"]),
     ],
 )
-def test_the_driver_tells_which_gpu_an_id_means(
+def test_the_driver_resolves_the_id_of_a_gpu(
     listing: str,
     setting: str | None,
     ids: list[str],

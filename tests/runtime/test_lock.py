@@ -43,7 +43,7 @@ def other(lock: Lock) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_a_second_process_is_refused_and_told_by_whom(
+def test_a_second_process_is_refused_and_the_holder_named(
     lock: Lock, other: subprocess.Popen[str]
 ) -> None:
     with pytest.raises(ConfigError, match=rf"task.lock is held by pid {other.pid} on "):

@@ -76,7 +76,7 @@ def test_what_a_killed_job_has_copied_is_copied_again(folder: Path, place: Path)
     assert not partial.exists()
 
 
-def test_a_full_disk_and_an_unknown_place_are_told(
+def test_a_full_disk_and_an_unknown_place_are_named(
     folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(source: Path, to: Path) -> None:

@@ -304,7 +304,7 @@ def test_a_run_in_parallel_differs_in_its_timings_alone(
         }
 
 
-def test_switching_the_schedule_of_a_run_times_it_anew(
+def test_switching_the_schedule_of_a_run_times_it_again(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(trained)

@@ -135,7 +135,7 @@ def test_signals_share_the_prefill_that_they_read() -> None:
     assert timeline.proxy_seconds(Signal("prefill")) == read + scored
 
 
-def test_names_tell_signals_apart() -> None:
+def test_signals_have_different_names() -> None:
     signals = [
         *(Signal(), Signal("local"), Signal("windowed"), Signal("prefill")),
         *(Signal(chunk=128), Signal("windowed", overlap=16), Signal(layers=0.5)),

@@ -173,7 +173,7 @@ def test_rope_scaling_reaches_the_model() -> None:
     assert slower[-1] == pytest.approx(4)
 
 
-def test_a_history_is_told_as_the_chat_template_tells_it(tmp_path: Path) -> None:
+def test_a_history_is_written_as_the_chat_template_writes_it(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     for path in (MODELS / "tiny" / "target").iterdir():

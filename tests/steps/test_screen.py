@@ -47,7 +47,7 @@ def test_overlap_is_the_share_of_ngrams() -> None:
     assert shares == dict(zip(names, (1.0, pytest.approx(1 / 3), 0.0), strict=True))
 
 
-def test_contexts_of_one_id_and_different_text_are_told_apart() -> None:
+def test_contexts_of_one_id_and_different_text_are_distinguished() -> None:
     """Two parts of a corpus can be the same task made of other sources."""
     train = [example("0001", TEXT), example("0001", "x y z w")]
     assert list(overlaps(train, [example("test", TEXT)], ngram=4).values()) == [1.0, 0.0]

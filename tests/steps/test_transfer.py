@@ -90,7 +90,7 @@ def test_the_corpus_has_parts_lengths_and_contexts_that_nothing_is_fitted_on(fit
     )
 
 
-def test_a_part_or_a_length_is_fitted_anew_and_another_scope_is_not(fitted: Run) -> None:
+def test_a_part_or_a_length_is_fitted_again_and_another_scope_is_not(fitted: Run) -> None:
     folders = {a: paths.fitted_dir(fitted, "tiny", a) for a in fitted.fitted_ids}
     learnt = ("prior", "kvzip_iam", "surrogate", "proxykv", "proxykv_single", "prior_96")
     assert tuple(folders) == learnt

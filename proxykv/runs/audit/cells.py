@@ -23,7 +23,7 @@ ABSOLUTE = 1e-9
 
 
 class Cell(Protocol):
-    """One recomputed cell; its text is shown beside what was published."""
+    """One recomputed cell; its text is shown with the published one."""
 
     def agrees(self, published: str) -> bool:
         """Whether the published text may be the cell's value."""
