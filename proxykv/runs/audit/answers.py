@@ -25,9 +25,9 @@ Key = tuple[str, int, str, float]
 Asked = Mapping[tuple[str, int], Question]
 
 GRADED = {"score", "score_fixed"}
-NULLABLE = {"score_fixed", "nll", "kl"}
-_COLUMNS = set(catalog.schema("row")["properties"])
-COLUMNS = {"rows": _COLUMNS, "predictions": _COLUMNS - GRADED}
+_COLUMNS = catalog.schema("row")["properties"]
+NULLABLE = {name for name, column in _COLUMNS.items() if "null" in column.get("type", ())}
+COLUMNS = {"rows": set(_COLUMNS), "predictions": set(_COLUMNS) - GRADED}
 ROUNDING = 1e-9
 
 
@@ -178,7 +178,8 @@ def _read(folder: Path, job: Job, kind: str, audit: Audit) -> list[Row]:
         audit.say(path, f"damaged ({error})")
         return []
     if absent := COLUMNS[kind] - set(table.column_names):
-        audit.say(path, f"lacks the columns {', '.join(sorted(absent))}")
+        what = f"lacks the columns {', '.join(sorted(absent))}"
+        audit.say(path, f"{what}; if another version made it, run the workflow again")
         return []
     whole = []
     for number, row in enumerate(table.to_pylist(), start=1):

@@ -26,6 +26,7 @@ def audit(folder: Path) -> Audit:
     found = Audit()
     rows = check_answers(run, folder, found)
     check_digests(run, folder, found)
-    check_tables(rows, run.config, folder, found)
+    if rows:
+        check_tables(rows, run.config, folder, found)
     found.require_counts()
     return found
