@@ -13,6 +13,7 @@ Importing this module needs Triton.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportReturnType=false
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ def compiling(capability: int) -> Iterator[list[Compiled]]:
         return compile
 
     launch: Any = JITFunction.__getitem__
-    driver.set_active(Driver())  # for good: without a GPU there is none to go back to
+    stand_in: Any = Driver()
+    driver.set_active(stand_in)  # for good: without a GPU there is none to go back to
     JITFunction.__getitem__ = launcher  # type: ignore[method-assign]
     try:
         yield found
