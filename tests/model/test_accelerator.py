@@ -12,9 +12,10 @@ from random_models import random_ids
 
 from proxykv.config.run import Run
 from proxykv.config.settings.signals import Signal
+from proxykv.kernels.choice import VARIABLE
 from proxykv.mapper.hybrid import build_mapper
 from proxykv.mapper.stages import MapperConfig
-from proxykv.model.decode import TokenizedQuestion, answer
+from proxykv.model.decode import TokenizedQuestion, answer, answer_from
 from proxykv.model.devices import device_of, side_stream
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill
@@ -116,6 +117,34 @@ def test_a_pruned_cache_gives_the_logits_of_the_cpu(
         where = torch.arange(3, device=model.device)[None] + len(filled.input_ids)
         logits.append(model.logits(model.hidden(ids, where, cache)).cpu())
     torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need CUDA")
+def test_a_captured_step_decodes_as_operations_do(
+    target: Model, away: Model, contexts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16, on two contexts that share a graph, with kernels and without."""
+    half = replace(away, net=deepcopy(target.net).to(away.device, torch.bfloat16))  # type: ignore[arg-type]
+    asks = [TokenizedQuestion((7, 9, 11), (5, 6), 40), TokenizedQuestion((8, 3), (9,), 17)]
+    nll: dict[str, list[float]] = {}
+    for kernels in ("", "reference"):
+        monkeypatch.setenv(VARIABLE, kernels)
+        nll[kernels] = []
+        for text in contexts[6:8]:
+            filled = fill(half, text)
+            noise = torch.rand(filled.shape, generator=torch.Generator().manual_seed(0))
+            keep = select(noise.to(half.device), 0.3, "global")
+            sweep = answer(filled, [keep], asks)
+            nll[kernels] += [one.nll or 0.0 for answers in sweep for one in answers]
+            again = answer(filled, [keep], asks)
+            assert [[one.ids for one in a] for a in sweep] == [
+                [one.ids for one in a] for a in again
+            ]
+            cache = PrunedCache(filled.cache, PREFIX, keep)
+            start = len(filled.input_ids)
+            first, second = (answer_from(half, cache, start, asks[0].prompt, 40) for _ in range(2))
+            assert first == second
+    assert nll[""] == pytest.approx(nll["reference"], rel=0.05)
 
 
 def test_parallel_work_has_ended_when_it_fails(away: Model) -> None:
