@@ -9,9 +9,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 KVPRESS := .venv-kvpress
 INSTALL := install --quiet --disable-pip-version-check
+LOCK := uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock'
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test mutants parity lint format docs clean
+.PHONY: run test mutants parity lint format docs lock clean
 
 run: $(READY) ## train mappers, run all methods, write results/<run>/report/index.html
 	snakemake --cores '$(CORES)' --configfile '$(CONFIG)' --quiet rules host reason
@@ -42,15 +44,20 @@ format: $(READY) ## put all files in the common format
 docs: $(READY) ## the generated pages of docs/reference/
 	env -u PROXYKV_CONFIG python docs/generate.py
 
+lock: $(READY) ## constraints*.txt with hashes; versions stay where pyproject.toml admits them
+	$(LOCK) --extra dev -o constraints.txt
+	$(LOCK) --extra dev --extra kvpress -o constraints-kvpress.txt
+
 clean: ## remove the environments; results and cache stay
 	rm -rf .venv $(KVPRESS)
 
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip $(INSTALL) -c constraints.txt -e '.[dev]'
-	touch $@
+$(READY): PINS := constraints.txt
+$(KVPRESS)/.ready: PINS := constraints-kvpress.txt
 
-$(KVPRESS)/.ready: pyproject.toml constraints-kvpress.txt
-	$(PYTHON) -m venv $(KVPRESS)
-	$(KVPRESS)/bin/pip $(INSTALL) -c constraints-kvpress.txt -e '.[dev,kvpress]'
+# pip compares every package with its hash, but for torch, whose build is the machine's.
+$(READY) $(KVPRESS)/.ready: pyproject.toml $(wildcard constraints*.txt)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip $(INSTALL) --require-hashes --no-deps -r $(PINS)
+	$(@D)/bin/pip $(INSTALL) -r constraints-torch.txt
+	$(@D)/bin/pip $(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@

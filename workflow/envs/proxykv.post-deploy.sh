@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
-# Runs in the fresh environment, from the checkout: pyproject.toml in the versions of constraints.txt.
+# Runs in the fresh environment, from the checkout. pip compares every package with its hash in
+# constraints.txt, but for torch, whose build is the machine's.
 set -euo pipefail
-pip install --quiet -c constraints.txt -e .
+pip install --quiet --require-hashes --no-deps -r constraints.txt
+pip install --quiet -r constraints-torch.txt
+pip install --quiet --no-deps --no-build-isolation -e .
