@@ -122,7 +122,7 @@ def test_matching_gives_each_head_its_true_distribution_and_leaves_the_order_in_
         before.sort().values - true
     ).abs().mean()
     assert torch.equal(after.argsort(), before.argsort())
-    # Also where the true scores cannot tell tokens apart, and beyond all that was seen.
+    # Also where the true scores cannot tell tokens apart, and beyond the highest logit.
     mapper.calibration.learn(before, torch.zeros_like(true))
     tied = mapper.score(scores).flatten(0, 1)
     assert torch.equal(tied.argsort(), before.argsort())

@@ -1,4 +1,4 @@
-"""The surrogate: learns from the target's own inputs, watches the prefill, is blind where it is."""
+"""The surrogate: learns from the inputs of the target's layers and reads the prefill."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_card_is_like_a_mappers(fitted: dict[str, Path], files: list[Path]) 
 def test_each_heads_scores_are_spread_as_its_true_ones(
     name: str, fitted: dict[str, Path], files: list[Path]
 ) -> None:
-    """Also where they cannot be told, and a regression would stay near the mean."""
+    """Also where a regression would stay near the mean, because the inputs do not decide them."""
     pairs = [surrogate.predictor(fitted[name], {})(path) for path in files]
     scores, true = (torch.cat(parts, dim=-1).flatten(0, 1) for parts in zip(*pairs, strict=True))
     spread = scores.std(dim=-1) / true.logit().std(dim=-1)
@@ -189,11 +189,11 @@ def test_inputs_are_read_with_the_scores_of_their_tokens(
         load_inputs(path)
     stored = sample_inputs(target, random_ids(PREFIX + 90, seed=3), PREFIX, "a")
     save_file(stored, inputs_file(path))
-    seen, target_scores = load_inputs(path, "hidden")
+    inputs, target_scores = load_inputs(path, "hidden")
     assert torch.equal(target_scores, scores[..., stored["hidden_tokens"]])
-    assert torch.equal(seen, stored["hidden"].float())
-    seen, target_scores = load_inputs(path, "embedding", crop=12)
-    assert seen.shape[1] == target_scores.shape[-1] == 12
+    assert torch.equal(inputs, stored["hidden"].float())
+    inputs, target_scores = load_inputs(path, "embedding", crop=12)
+    assert inputs.shape[1] == target_scores.shape[-1] == 12
 
 
 def test_an_even_kernel_is_refused(files: list[Path], tmp_path: Path) -> None:
