@@ -92,7 +92,7 @@ def _add_arguments(command: argparse.ArgumentParser, step: Step, arguments: Sequ
     _needs_config(command)
     if step is _status:
         command.add_argument("--json", action="store_true", help="for programs")
-    if step in (_extract, _fit, _generate):
+    if step in (_extract, _extract_inputs, _fit, _generate):
         command.add_argument("--threads", type=int, help="CPU threads for torch")
         claimed = "GPUs to claim, 0 to hide all; by default what the family's file requests"
         command.add_argument("--gpus", type=int, help=claimed)
@@ -166,6 +166,15 @@ def _extract(options: argparse.Namespace) -> None:
     run, shard = Run.read(options.config), int(options.shard) - 1
     with _hardware(options, run), _alone(paths.score_lists(run, options.family)[shard]):
         extract(run, options.family, shard)
+
+
+def _extract_inputs(options: argparse.Namespace) -> None:
+    """store inputs of the target's layers on the training contexts"""
+    from proxykv.steps.extract import extract_inputs
+
+    run, shard = Run.read(options.config), int(options.shard) - 1
+    with _hardware(options, run), _alone(paths.input_lists(run, options.family)[shard]):
+        extract_inputs(run, options.family, shard)
 
 
 def _screen(options: argparse.Namespace) -> None:
@@ -279,6 +288,7 @@ STEPS: dict[Step, Sequence[str]] = {
     _convert: ("family", "role"),
     _prepare: ("path",),
     _extract: ("family", "shard"),
+    _extract_inputs: ("family", "shard"),
     _screen: ("family",),
     _fit: ("family", "method"),
     _generate: ("family", "benchmark", "task"),

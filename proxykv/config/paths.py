@@ -25,14 +25,22 @@ def score_lists(run: Run, family: str) -> list[Path]:
 
     The score files next to them belong to the pair, whatever corpus or run asked for them.
     """
+    stored = [signal.name for signal in run.stored_signals if signal != Signal()]
+    return _lists(run, family, "scores", stored)
+
+
+def input_lists(run: Run, family: str) -> list[Path]:
+    """The same for the inputs of the target's layers, which some methods are fitted on."""
+    return _lists(run, family, "inputs", [])
+
+
+def _lists(run: Run, family: str, kind: str, stored: list[str]) -> list[Path]:
     target, proxy = run.model(family, "target"), run.model(family, "proxy")
     pair = digest([target.key(SCORING, planned=True), proxy.key(PROXY, planned=True)])
-    stored = ["inputs"] if run.stores_inputs else []
-    stored += [signal.name for signal in run.stored_signals if signal != Signal()]
     corpus = digest([*(str(d.path) for d in run.datasets(family, "train")), *stored])
     folder = run.cache / "scores" / f"{family}-{pair}"
     shards: int = run.config["score_shards"]
-    return [folder / f"{corpus}-{i + 1}-of-{shards}.json" for i in range(shards)]
+    return [folder / f"{kind}-{corpus}-{i + 1}-of-{shards}.json" for i in range(shards)]
 
 
 def screening(run: Run, family: str) -> Path:

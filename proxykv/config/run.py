@@ -192,11 +192,6 @@ class Run:
         fitted = [method.params for method in self.methods.values() if method.fitted_id]
         return stored_signals(fitted, self.training)
 
-    @property
-    def stores_inputs(self) -> bool:
-        """Whether a method is fitted on what `proxykv.mapper.layer_inputs` stores."""
-        return any(method.inputs for method in self.methods.values())
-
     @cached_property
     def grid(self) -> tuple[tuple[catalog.Method, float], ...]:
         """Every (method, retention) that is run: `full` at 1, the others below."""

@@ -45,8 +45,7 @@ def extract(run: Run, family: str, shard: int) -> Path:
     proxy's scores [L_p, H_p, n] of every signal that a run was fitted on, in float32: in half
     precision, scores near 1 would be equal. All corpora of a pair share these files. Scores that
     the same weights and code made are not computed again: a killed job goes on at the next context,
-    and another run adds the signals that it needs. If a method of the run is fitted on the inputs
-    of the target's layers, these are stored too.
+    and another run adds the signals that it needs.
 
     Args:
         run: the run.
@@ -58,21 +57,17 @@ def extract(run: Run, family: str, shard: int) -> Path:
     """
     path = paths.score_lists(run, family)[shard]
     path.parent.mkdir(parents=True, exist_ok=True)
-    contexts = [e for d in run.datasets(family, "train") for e in read_jsonl(d.path)]
-    of_shard = contexts[shard :: run.config["score_shards"]]
+    of_shard = _contexts(run, family, shard)
     target, proxy = load(run, family, "target"), load(run, family, "proxy")
     require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
     files_of = {role: run.model(family, role) for role in ROLES}
     keys = files_of["target"].key(SCORING), files_of["proxy"].key(PROXY)
     made_by = digest([*keys, code_digest(f"{__name__}:_store", LOADING)])
-    inputs_by = digest([keys[0], code_digest(f"{__name__}:_store_inputs", LOADING)])
     for i, example in enumerate(of_shard):
         file = path.with_name(_file(example))
         kept = _kept(file, made_by)
         if missing := [s for s in run.stored_signals if tensor_name(s.name) not in kept]:
             _store(target, proxy, example, file, made_by, kept, missing)
-        if run.stores_inputs and _made_by(inputs_file(file)) != inputs_by:
-            _store_inputs(target, example, inputs_file(file), inputs_by)
         log.info("scores: %d/%d contexts", i + 1, len(of_shard))
     listed = {
         "files": [_file(example) for example in of_shard],
@@ -86,6 +81,38 @@ def extract(run: Run, family: str, shard: int) -> Path:
     }
     files.write_json(path, listed)
     return path
+
+
+def extract_inputs(run: Run, family: str, shard: int) -> Path:
+    """Store inputs of the target's layers on the training contexts, where none are stored.
+
+    Args:
+        run: the run.
+        family: one of its families.
+        shard: index of the shard, as in `extract`.
+
+    Returns:
+        The list of the shard's files.
+    """
+    path = paths.input_lists(run, family)[shard]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    of_shard = _contexts(run, family, shard)
+    target = load(run, family, "target")
+    key = run.model(family, "target").key(SCORING)
+    made_by = digest([key, code_digest(f"{__name__}:_store_inputs", LOADING)])
+    names = [inputs_file(Path(_file(example))).name for example in of_shard]
+    for i, (example, name) in enumerate(zip(of_shard, names, strict=True)):
+        if _made_by(path.with_name(name)) != made_by:
+            _store_inputs(target, example, path.with_name(name), made_by)
+        log.info("inputs: %d/%d contexts", i + 1, len(of_shard))
+    files.write_json(path, {"files": names})
+    return path
+
+
+def _contexts(run: Run, family: str, shard: int) -> list[Example]:
+    """Training contexts of a shard."""
+    contexts = [e for d in run.datasets(family, "train") for e in read_jsonl(d.path)]
+    return contexts[shard :: run.config["score_shards"]]
 
 
 def stored(lists: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:

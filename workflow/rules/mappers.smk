@@ -6,7 +6,10 @@ rule extract:
         converted,
         lambda wildcards: [str(d.path) for d in RUN.datasets(wildcards.family, "train")],
     output:
-        str(RUN.cache / "scores/{family}-{pair}/{corpus}-{shard}-of-{shards}.json"),
+        str(
+            RUN.cache
+            / "scores/{family}-{pair}/scores-{corpus}-{shard}-of-{shards}.json"
+        ),
     log:
         f"{LOGS}/extract/{{family}}-{{pair}}-{{corpus}}-{{shard}}-of-{{shards}}.log",
     benchmark:
@@ -25,6 +28,36 @@ rule extract:
         code=code_digest("proxykv.steps.extract:extract"),
     shell:
         model_step("extract {wildcards.family:q} {wildcards.shard:q}")
+
+
+# Only for methods that are fitted on them, so that adding such a method fits no other again.
+rule extract_inputs:
+    input:
+        lambda wildcards: converted(wildcards, ["target"]),
+        lambda wildcards: [str(d.path) for d in RUN.datasets(wildcards.family, "train")],
+    output:
+        str(
+            RUN.cache
+            / "scores/{family}-{pair}/inputs-{corpus}-{shard}-of-{shards}.json"
+        ),
+    log:
+        f"{LOGS}/extract_inputs/{{family}}-{{pair}}-{{corpus}}-{{shard}}-of-{{shards}}.log",
+    benchmark:
+        f"{LOGS}/extract_inputs/{{family}}-{{pair}}-{{corpus}}-{{shard}}-of-{{shards}}.tsv"
+    wildcard_constraints:
+        pair="[0-9a-f]+",
+        corpus="[0-9a-f]+",
+        shard="[0-9]+",
+        shards="[0-9]+",
+    conda:
+        "../envs/proxykv.yaml"
+    threads: lambda wildcards: RUN.resources(wildcards.family, "extract")["threads"]
+    resources:
+        **asks("extract"),
+    params:
+        code=code_digest("proxykv.steps.extract:extract_inputs"),
+    shell:
+        model_step("extract-inputs {wildcards.family:q} {wildcards.shard:q}")
 
 
 # Compares words and takes seconds. Fits depend on the list of dropped contexts. Once that list exists,
@@ -66,6 +99,11 @@ for FAMILY in RUN.families:
 
 rule fit:
     input:
+        lambda wildcards: [
+            str(path)
+            for path in paths.input_lists(RUN, wildcards.family)
+            if RUN.methods[wildcards.method].inputs
+        ],
         lambda wildcards: [
             str(path) for path in paths.score_lists(RUN, wildcards.family)
         ],
@@ -109,6 +147,12 @@ PREDICTORS = [
 # Not part of a run: `snakemake transfer` needs fitted methods and stored scores, no rows.
 rule transfer:
     input:
+        [
+            str(path)
+            for family in RUN.families
+            for path in paths.input_lists(RUN, family)
+            if any(method.inputs for method in RUN.methods.values())
+        ],
         [
             str(path)
             for family in RUN.families
