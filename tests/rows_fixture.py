@@ -24,7 +24,7 @@ COLUMNS = (
     "score_seconds", "decode_seconds", "decode_rows", "context_tokens", "question_tokens",
     "new_tokens", "truncated", "prompt_hash", "target", "target_hash", "target_digest",
     "proxy", "proxy_hash", "proxy_digest", "seed", "config_hash", "code_hash", "commit",
-    "device", "dtype", "threads", "versions", "created",
+    "device", "dtype", "kernels", "threads", "versions", "created",
 )  # fmt: skip
 # method -> (scope, score at the smallest and at the largest retention)
 METHODS = {
@@ -168,6 +168,7 @@ def _row(
         "commit": "0123456789abcdef",
         "device": "cpu",
         "dtype": "float32",
+        "kernels": "reference (no NVIDIA GPU)",
         "threads": 1,
         "versions": "torch 2.13.0, transformers 5.2.0",
         "created": "2026-11-22T12:00:00+00:00",

@@ -20,6 +20,8 @@ from proxykv.config.models import (
     require_same_shape,
 )
 from proxykv.config.run import ROLES
+from proxykv.kernels.choice import Choice, choose
+from proxykv.model.devices import device_of
 from proxykv.model.loading import load_config
 from proxykv.model.prompt.template import chat_template
 from proxykv.model.prompt.tokenizer import load_tokenizer
@@ -82,7 +84,9 @@ def verify(name: str, cache: Path) -> Iterator[str]:
     require_shared_vocabulary(*tokenizers)
     yield from lines
     yield f"tokenizers: identical, {len(tokenizers[0].get_vocab()):,} pieces"
-    yield from _memory(_with_shapes(family, shapes))
+    family = _with_shapes(family, shapes)
+    yield "kernels on this machine: " + "; ".join(f"{r}: {_kernels(family[r])}" for r in ROLES)
+    yield from _memory(family)
 
 
 def bytes_needed(model: Mapping[str, Any], tokens: int) -> dict[str, int]:
@@ -100,6 +104,12 @@ def bytes_needed(model: Mapping[str, Any], tokens: int) -> dict[str, int]:
         "cache": 2 * pairs * shape["head_dim"] * size,
         "scores": 4 * pairs,
     }
+
+
+def _kernels(model: Mapping[str, Any]) -> Choice:
+    """Which implementation of the kernels a model runs on here, and why."""
+    dtype = getattr(torch, model["dtype"])
+    return choose(device_of("auto"), dtype, model["shape"]["head_dim"])
 
 
 def _no_hub(family: Mapping[str, Any], folders: Mapping[str, Path]) -> str | None:

@@ -99,8 +99,8 @@ def _facts(rows: pd.DataFrame) -> dict[str, str]:
         "Retentions": ", ".join(f"{rho:g}" for rho in sorted(rows.retention.unique())),
         "Protocol": rows.protocol.iloc[0].replace("_", "-"),
         "Device": "; ".join(
-            f"{d}, {t}, {n} thread{'s' * (n != 1)}"
-            for d, t, n in rows[["device", "dtype", "threads"]]
+            f"{d}, {t}, kernels: {k}, {n} thread{'s' * (n != 1)}"
+            for d, t, k, n in rows[["device", "dtype", "kernels", "threads"]]
             .drop_duplicates()
             .itertuples(index=False)
         ),

@@ -78,7 +78,7 @@ def read_rows(paths: Iterable[Path]) -> pd.DataFrame:
     if not frames:
         raise ConfigError(f"no rows in {len(paths)} Parquet files: run `proxykv grade` first")
     for path, frame in frames.items():
-        if lacks := [column for column in MODELS if column not in frame]:
+        if lacks := [column for column in [*MODELS, "kernels"] if column not in frame]:
             raise ConfigError(
                 f"{path}: an earlier version made it (no column {lacks[0]}); run the same "
                 "snakemake command again, which makes it again, or give the run another name"
@@ -94,6 +94,12 @@ def read_rows(paths: Iterable[Path]) -> pd.DataFrame:
         )
     if rows.protocol.nunique() > 1:
         raise ConfigError("rows mix query_agnostic and query_aware: give each a run of its own")
+    for family, ran in rows.kernels.str.extract(r"(\w+)", expand=False).groupby(rows.family):
+        if ran.nunique() > 1:
+            raise ConfigError(
+                f"rows of {family} mix Triton kernels and the PyTorch reference, whose seconds do "
+                "not compare: run each under a name of its own"
+            )
     return rows
 
 

@@ -30,6 +30,7 @@ PROVENANCE = [
     "commit",
     "device",
     "dtype",
+    "kernels",
     "threads",
     "versions",
 ]

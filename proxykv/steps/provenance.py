@@ -11,7 +11,9 @@ import torch
 
 from proxykv.config import catalog
 from proxykv.config.keys.code import code_digest
+from proxykv.config.models import heads
 from proxykv.config.run import Run
+from proxykv.kernels.choice import choose
 from proxykv.model.loading import Model
 
 
@@ -26,9 +28,16 @@ def provenance(run: Run, family: str, target: Model) -> dict[str, Any]:
         "commit": commit(),
         "device": device_name(target.device),
         "dtype": str(target.net.dtype).removeprefix("torch."),
+        "kernels": kernels_of(target),
         "threads": torch.get_num_threads(),
         "versions": f"torch {version('torch')}, transformers {version('transformers')}",
     }
+
+
+def kernels_of(target: Model) -> str:
+    """Which implementation of the kernels the target runs on, and why."""
+    head_size = heads(target.net.config.to_dict())["head_dim"]
+    return str(choose(target.device, target.net.dtype, head_size))
 
 
 def commit() -> str:

@@ -86,6 +86,13 @@ def test_schema_accepts_rows_and_lists_their_columns_in_order(rows: pd.DataFrame
         assert not validator.is_valid(row | bad)
 
 
+def test_seconds_of_kernels_and_of_the_reference_are_not_mixed(rows: pd.DataFrame, tmp_path: Path):
+    mixed = rows.copy()
+    mixed.loc[0, "kernels"] = "triton (Triton 3.7.1)"
+    with pytest.raises(ConfigError, match="mix Triton kernels and the PyTorch reference"):
+        tables.read_rows(write_run(tmp_path, mixed))
+
+
 def test_rows_given_twice_or_of_mixed_protocols_are_refused(rows: pd.DataFrame, tmp_path: Path):
     paths = write_run(tmp_path / "a", pd.concat([rows, rows.iloc[:1]]))
     with pytest.raises(ConfigError, match=r"more than once.*proxykv forget --method full"):
