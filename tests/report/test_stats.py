@@ -76,8 +76,8 @@ def test_ratio_of_paired_values_is_resampled_jointly():
 
 def test_ratio_to_zero_is_undefined():
     assert all(map(math.isnan, stats.ratio_ci([np.ones(3)], [np.zeros(3)])))
-    value, low, _ = stats.ratio_ci([np.ones(3)], [np.array([0.0, 0.0, 1.0])])
-    assert value == pytest.approx(3) and math.isnan(low)
+    value, low, high = stats.ratio_ci([np.ones(3)], [np.array([0.0, 0.0, 1.0])])
+    assert value == pytest.approx(3) and math.isnan(low) and math.isnan(high)
 
 
 def test_permutation_test_by_hand():
