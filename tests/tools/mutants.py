@@ -88,7 +88,7 @@ GROUPS = {
     ),
     "decontamination": Group(
         ("proxykv/mapper/corpus.py", "proxykv/steps/screen.py"),
-        ("tests/mapper", "tests/steps/test_screen.py"),
+        tuple(f"tests/steps/test_{name}.py" for name in ("screen", "fit", "transfer")),
         15,
     ),
     "training": Group(
