@@ -108,12 +108,12 @@ def _refuse_mixed(frames: Mapping[Path, pd.DataFrame]) -> None:
     made = pd.concat([frame[STATE].assign(path=str(path)) for path, frame in frames.items()])
     made = made.drop_duplicates()
     for column, who in {**dict.fromkeys(MODELS, "family"), "method_digest": "method"}.items():
-        for name, group in made.groupby(["family", who] if who != "family" else ["family"]):
+        for _, group in made.groupby(["family", who] if who != "family" else ["family"]):
             states = group.drop_duplicates(column)
             if len(states) > 1:
                 one, other = states.iloc[0], states.iloc[1]
                 raise ConfigError(
-                    f"{one.path} and {other.path}: rows of {who} {name[-1]} with {column} "
+                    f"{one.path} and {other.path}: rows of {who} {one[who]} with {column} "
                     f"{one[column]} and {other[column]} do not compare: the {who} has changed "
                     "between them; run the same snakemake command again, which computes the "
                     "older ones again"

@@ -173,7 +173,8 @@ def hub_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ru
         shape = {"layers": 2, "query_heads": 2, "kv_heads": 2, "head_dim": 8, "parameters": 9}
         tiny["target"]["shape"] = shape
         monkeypatch.setattr(catalog, "families", lambda: {**families, "tiny": tiny})
-        (tmp_path / "models").exists() or (tmp_path / "models").symlink_to(TINY.parent)
+        if not (tmp_path / "models").exists():
+            (tmp_path / "models").symlink_to(TINY.parent)
         return Run(valid())
 
     return run

@@ -161,7 +161,8 @@ def test_the_legend_lists_the_best_first(
     name: str, better: int, title: str, rows: pd.DataFrame, run_dir: Path
 ):
     board = tables.leaderboard(rows, cards_of(rows))
-    low = board[board.retention <= 0.3].groupby("method")["kl" if better > 0 else "mean"].mean()
+    column = "kl" if better > 0 else "mean"
+    low = board[board.retention <= 0.3].groupby("method")[column].mean().to_dict()
     labels = {m: card.label for m, card in cards_of(rows).cards.items()}
     order = sorted(METHODS, key=lambda method: better * low[method])
     (legend,) = drawn(name, rows, run_dir).legends

@@ -125,7 +125,9 @@ class Mutant:
     @property
     def text(self) -> str:
         """The whole file."""
-        return self.module.deep_replace(self.node, self.replacement).code
+        changed = self.module.deep_replace(self.node, self.replacement)
+        assert isinstance(changed, cst.Module)
+        return changed.code
 
     def draw(self, seed: int) -> str:
         """Decides whether it is in the sample; other lines of the file do not matter."""
