@@ -76,7 +76,7 @@ class Place(NamedTuple):
     before: int
     index: Tensor
     layer: int = 0
-    table: Table | None = None
+    table: LayerTable | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Plan(NamedTuple):
     read: int
 
 
-class Table:
+class LayerTable:
     """Where the kernels find a cache's layers: addresses, sizes and segments, on the device.
 
     Attributes:

@@ -26,7 +26,7 @@ PROGRAMS = 264
 """Programs of the second kernel: two for each multiprocessor of an H100."""
 
 
-class Tiles(NamedTuple):
+class ReplayTiles(NamedTuple):
     """How a kernel cuts its work.
 
     Attributes:
@@ -44,24 +44,24 @@ class Tiles(NamedTuple):
     tma: bool
 
 
-class Cut(NamedTuple):
+class ReplayCut(NamedTuple):
     """Tiles of the two kernels."""
 
-    attention: Tiles
-    columns: Tiles
+    attention: ReplayTiles
+    columns: ReplayTiles
 
 
-INTERPRETED = Cut(Tiles(32, 32, 4, 1, True), Tiles(32, 32, 4, 1, True))
-FLOAT32 = Cut(Tiles(16, 32, 4, 2, False), Tiles(16, 32, 4, 2, False))
+INTERPRETED = ReplayCut(ReplayTiles(32, 32, 4, 1, True), ReplayTiles(32, 32, 4, 1, True))
+FLOAT32 = ReplayCut(ReplayTiles(16, 32, 4, 2, False), ReplayTiles(16, 32, 4, 2, False))
 """Products in three parts take many registers."""
 SMALL = {
-    64: Cut(Tiles(128, 64, 8, 2, False), Tiles(128, 64, 8, 2, False)),
-    128: Cut(Tiles(128, 32, 8, 2, False), Tiles(128, 64, 8, 2, False)),
+    64: ReplayCut(ReplayTiles(128, 64, 8, 2, False), ReplayTiles(128, 64, 8, 2, False)),
+    128: ReplayCut(ReplayTiles(128, 32, 8, 2, False), ReplayTiles(128, 64, 8, 2, False)),
 }
 """By the width of a tile that holds a head: GPUs with less shared memory than Hopper. Not tuned."""
 LARGE = {
-    64: Cut(Tiles(128, 128, 8, 3, True), Tiles(128, 128, 8, 3, True)),
-    128: Cut(Tiles(128, 128, 8, 2, True), Tiles(128, 128, 8, 3, True)),
+    64: ReplayCut(ReplayTiles(128, 128, 8, 3, True), ReplayTiles(128, 128, 8, 3, True)),
+    128: ReplayCut(ReplayTiles(128, 128, 8, 2, True), ReplayTiles(128, 128, 8, 3, True)),
 }
 """Hopper and data-centre Blackwell; tuned on an H100."""
 
@@ -220,7 +220,7 @@ def fits(query: Tensor, seen: Seen) -> bool:
 
 def attend_and_score(
     query: Tensor, seen: Seen, scaling: float, plus: Plus | None, scores_only: bool,
-    cut: Cut | None = None,
+    cut: ReplayCut | None = None,
 ) -> tuple[Tensor | None, Tensor]:  # fmt: skip
     """Run `proxykv.kernels.replay_scores.attend_and_score`; `cut`: other tiles than the GPU's."""
     cut = cut or _cut(query)
@@ -231,7 +231,7 @@ def attend_and_score(
 
 
 def _attention(
-    query: Tensor, seen: Seen, scaling: float, scores_only: bool, tiles: Tiles
+    query: Tensor, seen: Seen, scaling: float, scores_only: bool, tiles: ReplayTiles
 ) -> tuple[Tensor | None, Tensor]:
     """Attention, and each query's log-sum-exp over what the scores' softmax runs over (base 2)."""
     q_heads, replay, _ = query.shape
@@ -257,7 +257,7 @@ def _attention(
 
 
 def _columns(
-    query: Tensor, seen: Seen, lse: Tensor, scaling: float, plus: Plus | None, tiles: Tiles
+    query: Tensor, seen: Seen, lse: Tensor, scaling: float, plus: Plus | None, tiles: ReplayTiles
 ) -> Tensor:
     """Scores of the chunk, from the queries' log-sum-exp."""
     heads, (start, stop) = len(seen.context_keys), (seen.chunk.start, seen.chunk.stop)
@@ -276,7 +276,7 @@ def _columns(
     return scores
 
 
-def _cut(query: Tensor) -> Cut:
+def _cut(query: Tensor) -> ReplayCut:
     """Tiles for the device that runs the kernels."""
     if knobs.runtime.interpret:
         return INTERPRETED
@@ -287,7 +287,7 @@ def _cut(query: Tensor) -> Cut:
     return sizes[max(64, _width(query))]
 
 
-def _constants(query: Tensor, seen: Seen, tiles: Tiles, tma: bool) -> dict[str, Any]:
+def _constants(query: Tensor, seen: Seen, tiles: ReplayTiles, tma: bool) -> dict[str, Any]:
     """What a kernel is compiled for."""
     exact = query.dtype != torch.float32 or knobs.runtime.interpret
     return {

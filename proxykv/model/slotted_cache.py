@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import Cache
 
 from proxykv.kernels.choice import Choice, choose
-from proxykv.kernels.layout import SLOT_SPAN, Entries, Place, Slots, Table
+from proxykv.kernels.layout import SLOT_SPAN, Entries, LayerTable, Place, Slots
 from proxykv.kernels.store import store
 from proxykv.model.context_cache import Layer
 from proxykv.model.tensors import KeyValues, Queries
@@ -40,7 +40,7 @@ class Since:
             self.index = torch.zeros(1, dtype=torch.int64, device=entries[0].keys.device)
         self.valid = self._all_valid(0) if padded else None
         self._storage = self._allocated(0)
-        self._table: Table | None = None
+        self._table: LayerTable | None = None
 
     @property
     def kernels(self) -> Choice:
@@ -113,14 +113,14 @@ class Since:
         table = self.table() if self.kernels.kernels == "triton" else None
         return Place(self.used, self.index, layer, table)
 
-    def table(self) -> Table:
+    def table(self) -> LayerTable:
         """Where kernels find the layers."""
         if self._table is None:
             layers = range(len(self.entries))
-            self._table = Table([(self.entries[i], self.slots(i)) for i in layers])
+            self._table = LayerTable([(self.entries[i], self.slots(i)) for i in layers])
         return self._table
 
-    def point_to(self, table: Table, index: Tensor) -> None:
+    def point_to(self, table: LayerTable, index: Tensor) -> None:
         """Let kernels read where layers lie, and where tokens go, from this memory."""
         self._table, self.index = table, index
 

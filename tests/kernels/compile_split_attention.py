@@ -42,7 +42,7 @@ def launch(case: Launch, heads: int = 8, group: int = 4, keys: int = 4000, room:
     valid = torch.ones(case.rows, room, dtype=torch.int8) if masked else None
     slots = layout.Slots(own, own, valid)
     with mock.patch.object(layout, "multiprocessors", lambda device: HOPPER_PROCESSORS):
-        table = layout.Table([(entries, slots)])
+        table = layout.LayerTable([(entries, slots)])
     place = layout.Place(3, torch.tensor([3]), table=table)
     query, new = (
         torch.empty(case.rows, case.new, count, case.dim, dtype=case.dtype).transpose(1, 2)

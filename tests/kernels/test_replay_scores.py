@@ -162,12 +162,12 @@ def test_the_reference_gives_attention_and_scores(shape: Shape, plus: bool) -> N
 def test_every_cut_gives_the_same(shape: Shape, tma: bool, queries: int, keys: int) -> None:
     """More queries than keys at a time, and fewer; tiles by pointer and by descriptor."""
     pytest.importorskip("triton")
-    from proxykv.kernels.replay_triton import Cut, Tiles
+    from proxykv.kernels.replay_triton import ReplayCut, ReplayTiles
     from proxykv.kernels.replay_triton import attend_and_score as run
 
     made = case(shape, torch.float16)
-    tiles = Tiles(queries, keys, 4, 1, tma)
-    out, scores = run(made.query, made.seen, SCALING, None, False, Cut(tiles, tiles))
+    tiles = ReplayTiles(queries, keys, 4, 1, tma)
+    out, scores = run(made.query, made.seen, SCALING, None, False, ReplayCut(tiles, tiles))
     expected, wanted = dense(made, plus=False)
     assert out is not None
     torch.testing.assert_close(out.double(), expected, atol=4e-3, rtol=0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from proxykv.kernels.choice import VARIABLE
-from proxykv.kernels.layout import SLOT_SPAN, Entries, Place, Slots, Table, segments
+from proxykv.kernels.layout import SLOT_SPAN, Entries, LayerTable, Place, Slots, segments
 from proxykv.kernels.masked_attention import masked_attention, pack
 from proxykv.kernels.ragged_attention import ragged_attention
 
@@ -70,7 +70,7 @@ class Random:
     def place(self, entries: Entries, slots: Slots, shape: Shape) -> Place:
         """Where the new tokens stand."""
         index = torch.tensor([shape.before], device=DEVICE)
-        return Place(shape.before, index, table=Table([(entries, slots)]))
+        return Place(shape.before, index, table=LayerTable([(entries, slots)]))
 
 
 def dense(query: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scaling: float) -> Tensor:
