@@ -27,7 +27,7 @@ from proxykv.report import plots
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext, build
 from proxykv.scoring.kvzip import replays, score_replays
-from proxykv.steps.extract import extract
+from proxykv.steps.extract import extract, extract_inputs
 from proxykv.steps.fit import fit
 from proxykv.steps.prepare import prepare
 from proxykv.steps.screen import screen
@@ -66,6 +66,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
             for dataset in run.datasets("tiny", split):
                 prepare(run, dataset)
         extract(run, "tiny", 0)
+        extract_inputs(run, "tiny", 0)
         screen(run, "tiny")
         for fitted_id in run.fitted_ids:
             fit(run, "tiny", fitted_id)
