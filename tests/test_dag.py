@@ -7,14 +7,23 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from checkout import CONFIG, CONTEXTS, DATASET, METHODS, TASKS, Checkout, copy_project
+from checkout import (
+    CONFIG,
+    CONTEXTS,
+    DATASET,
+    METHODS,
+    TASKS,
+    Checkout,
+    copy_project,
+    forget_files,
+)
 
 from proxykv.benchmarks.examples import read_jsonl
 from proxykv.cli import main
@@ -83,11 +92,29 @@ def test_what_is_forgotten_is_scheduled_and_what_depends_on_it(
     assert checkout.planned() == sorted([*scheduled, *REPORTING])
 
 
-def test_one_family_can_be_forgotten(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside another that is taken for finished."""
+@pytest.fixture
+def shapeless(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A family with small models in place of its own, and so without their shape."""
+    name, kept = "qwen-coder", checkout.project
+    checkout.project = copy_project(checkout.folder / "shapeless")
+    path = checkout.project / "config" / "families" / f"{name}.yaml"
+    path.write_text(re.sub("  shape: .*\n", "", path.read_text("utf-8")), "utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog, "ROOT", checkout.project)
+        forget_files()
+        yield name
+    forget_files()
+    checkout.project = kept
+
+
+def test_one_family_can_be_forgotten(
+    checkout: Checkout, shapeless: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is taken for finished."""
     monkeypatch.chdir(checkout.folder)
-    checkout.config["families"] = ["tiny", "qwen-coder"]
-    run, other = checkout.run, "qwen-coder"
+    other = shapeless
+    checkout.config["families"] = ["tiny", other]
+    run = checkout.run
     jobs = [job for job in run.jobs() if job.family == other]
     for role in ("target", "proxy"):
         model = run.model(other, role)
