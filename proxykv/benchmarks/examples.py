@@ -58,7 +58,12 @@ class Example:
 
 
 def write_jsonl(path: Path, examples: Iterable[Example]) -> None:
-    """Write one example per line; the file appears whole or not at all."""
+    """Write one example per line; the file appears whole or not at all.
+
+    Args:
+        path: the file; its folder is created.
+        examples: the examples, in the order of the lines.
+    """
     with files.atomic(path) as partial, partial.open("w", encoding="utf-8") as out:
         for example in examples:
             out.write(json.dumps(asdict(example), ensure_ascii=False) + "\n")

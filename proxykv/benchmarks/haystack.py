@@ -95,7 +95,12 @@ class Haystacks:
 
 
 def count_tokens(tokenizer: Tokenizer, text: str) -> int:
-    """Tokens of `text`, without special ones."""
+    """Tokens of `text`, without special ones.
+
+    Args:
+        tokenizer: a tokenizer of the `tokenizers` library.
+        text: the text.
+    """
     # The batch form can leave out the offsets, a quarter of the time of a long text.
     return len(tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 

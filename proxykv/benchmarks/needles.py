@@ -115,7 +115,13 @@ def build(
 
 
 def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
-    """The row's scores."""
+    """Score an answer.
+
+    Args:
+        task: name of the task.
+        prediction: the model's answer.
+        question: the question, with its references.
+    """
     return {"score": score(task, prediction, question.references)}
 
 

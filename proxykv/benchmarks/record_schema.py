@@ -28,7 +28,13 @@ def record(**fields: Mapping[str, Any]) -> dict[str, Any]:
 def list_of(
     item: Mapping[str, Any], *, least: int = 1, exactly: int | None = None
 ) -> dict[str, Any]:
-    """Schema of a list of such items, of at least so many or of exactly so many."""
+    """Schema of a list of items.
+
+    Args:
+        item: schema of an item.
+        least: the least number of items.
+        exactly: the exact number of items; None if it may vary.
+    """
     count = f" of {exactly}" if exactly else f" of {least} or more" if least else ""
     return {
         "type": "array",

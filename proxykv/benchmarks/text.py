@@ -70,5 +70,14 @@ def build(
 
 
 def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
-    """Raise ConfigError: these contexts have no questions."""
+    """Refuse: these contexts have no questions.
+
+    Args:
+        task: name of the task.
+        prediction: an answer.
+        question: a question.
+
+    Raises:
+        ConfigError: always.
+    """
     raise ConfigError(f"text/{task} has no questions: use it for training, not for evaluation")

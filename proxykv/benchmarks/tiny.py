@@ -264,7 +264,13 @@ def _ask(task: str, facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
 
 
 def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
-    """The row's scores."""
+    """Score an answer.
+
+    Args:
+        task: name of the task.
+        prediction: the model's answer.
+        question: the question, with its references.
+    """
     return {"score": score(task, prediction, question.references)}
 
 

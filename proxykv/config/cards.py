@@ -82,7 +82,14 @@ class MethodCards:
 
     @classmethod
     def read(cls, run_dir: Path) -> MethodCards:
-        """The cards that `write` stored; ConfigError if there are none."""
+        """Read the cards that `write` stored.
+
+        Args:
+            run_dir: folder of the run.
+
+        Raises:
+            ConfigError: if the folder has no cards.
+        """
         path = run_dir / FILE
         if not path.is_file():
             raise ConfigError(f"{path}: no such file; the workflow writes it when it starts")

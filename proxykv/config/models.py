@@ -22,6 +22,11 @@ def model_folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
     """Transformers folder of a target or proxy: a local one, or the one that it is converted to.
 
     The name of a converted folder changes with its source.
+
+    Args:
+        family: contents of the family's file.
+        role: "target" or "proxy".
+        cache: the folder that runs share, where converted models are.
     """
     model = family[role]
     if "path" in model:
@@ -104,13 +109,16 @@ def heads(config: Mapping[str, Any]) -> Shape:
 
 
 def require_same_shape(stated: Shape, found: Shape, where: str, source: Path | str) -> None:
-    """Raise ConfigError if a family's file states another shape than the model has.
+    """Check that a family's file states the shape that the model has.
 
     Args:
         stated: `shape` of the family's file; empty if it has none.
-        found: of the model; keys that it lacks are not compared.
+        found: shape of the model; keys that it lacks are not compared.
         where: file and key of the model's entry.
-        source: of `found`.
+        source: where `found` was read.
+
+    Raises:
+        ConfigError: if the two differ.
     """
     for key, value in found.items():
         if stated.get(key, value) != value:

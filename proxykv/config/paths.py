@@ -15,7 +15,13 @@ from proxykv.runtime.digest import digest
 
 
 def conversion(run: Run, family: str, role: str) -> list[Path]:
-    """The file that exists once a model is converted; none for a local folder."""
+    """The file that exists once a model is converted; none for a local folder.
+
+    Args:
+        run: the run.
+        family: name of the family.
+        role: "target" or "proxy".
+    """
     model = run.model(family, role)
     return [model.folder / PROVENANCE] if source_of(model.settings) else []
 
@@ -24,13 +30,24 @@ def score_lists(run: Run, family: str) -> list[Path]:
     """Lists of the stored scores of the corpus, one for each extraction job.
 
     The score files next to them belong to the pair, whatever corpus or run asked for them.
+
+    Args:
+        run: the run.
+        family: name of the family.
     """
     stored = [signal.name for signal in run.stored_signals if signal != Signal()]
     return _lists(run, family, "scores", stored)
 
 
 def input_lists(run: Run, family: str) -> list[Path]:
-    """The same for the inputs of the target's layers, which some methods are fitted on."""
+    """Lists of the stored inputs of the target's layers, which some methods are fitted on.
+
+    There is one list for each extraction job.
+
+    Args:
+        run: the run.
+        family: name of the family.
+    """
     return _lists(run, family, "inputs", [])
 
 
@@ -44,14 +61,24 @@ def _lists(run: Run, family: str, kind: str, stored: list[str]) -> list[Path]:
 
 
 def screening(run: Run, family: str) -> Path:
-    """Report on the text that training and evaluation contexts share (see `steps.screen`)."""
+    """Report on the text that training and evaluation contexts share (see `steps.screen`).
+
+    Args:
+        run: the run.
+        family: name of the family.
+    """
     return run.dir / "mappers" / family / "screening.json"
 
 
 def dropped(run: Run, family: str) -> Path:
     """Names of the training contexts that a family's mappers may not see.
 
-    The name of the file says what is screened and how, not against which evaluation contexts.
+    The name of the file says what is screened and how. It does not depend on the evaluation
+    contexts.
+
+    Args:
+        run: the run.
+        family: name of the family.
     """
     corpus = [str(d.path) for d in run.datasets(family, "train")]
     name = f"dropped-{digest([corpus, run.config['decontamination']])}.json"
@@ -59,7 +86,13 @@ def dropped(run: Run, family: str) -> Path:
 
 
 def fitted_dir(run: Run, family: str, fitted_id: str) -> Path:
-    """Folder of a fitted method."""
+    """Folder of a fitted method.
+
+    Args:
+        run: the run.
+        family: name of the family.
+        fitted_id: id of a method that is fitted.
+    """
     return run.dir / "mappers" / family / fitted_id
 
 

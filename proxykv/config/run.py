@@ -53,7 +53,15 @@ class Run:
 
     @classmethod
     def read(cls, path: Path, *, made: bool = False) -> Run:
-        """The run of a config that `write` wrote; ConfigError if there is none."""
+        """Read the run from a config that `write` stored.
+
+        Args:
+            path: the config.json of a run's folder.
+            made: only the run's rows are read, so nothing is checked (see `Run`).
+
+        Raises:
+            ConfigError: if there is no such file, or it is no valid config.
+        """
         if not path.is_file():
             raise ConfigError(f"{path}: no such file; the workflow writes it when it starts")
         try:
@@ -110,7 +118,14 @@ class Run:
         return tuple(self.config["families"])
 
     def family(self, name: str) -> Mapping[str, Any]:
-        """Contents of a family's file; ConfigError if the run has no such family."""
+        """Contents of a family's file.
+
+        Args:
+            name: of the family.
+
+        Raises:
+            ConfigError: if the run has no such family.
+        """
         self._require("family", name, self.families)
         return catalog.families()[name]
 
@@ -123,13 +138,26 @@ class Run:
         }
 
     def resources(self, family: str, step: str) -> Mapping[str, int]:
-        """What a step's job of a family asks for: `threads`, `mem_mb`, `gpu`, `runtime` (min)."""
+        """Resources that a step's job of a family requests.
+
+        Args:
+            family: name of the family.
+            step: "extract", "fit" or "generate".
+
+        Returns:
+            `threads`, `mem_mb` (MiB), `gpu` (a count) and `runtime` (minutes).
+        """
         asked = self.family(family)["resources"]
         common = {key: value for key, value in asked.items() if not isinstance(value, Mapping)}
         return {"runtime": 240, **common, **asked.get(step, {})}
 
     def datasets(self, family: str, split: str) -> list[Dataset]:
-        """What a family is tested on (`eval`), or what its mappers are trained on (`train`)."""
+        """Datasets that a family is evaluated on, or that its mappers are trained on.
+
+        Args:
+            family: name of the family.
+            split: "eval" or "train".
+        """
         section = self.config["benchmarks"] if split == "eval" else self.config.get("corpus", [])
         return [
             self._dataset(family, split, entry, task)
@@ -138,7 +166,14 @@ class Run:
         ]
 
     def dataset(self, path: str) -> Dataset:
-        """The dataset of a path; ConfigError if the run has none there."""
+        """The dataset that is stored at a path.
+
+        Args:
+            path: of the dataset's JSONL file.
+
+        Raises:
+            ConfigError: if the run has no dataset there.
+        """
         both = [d for f in self.families for split in SPLITS for d in self.datasets(f, split)]
         datasets = {str(d.path): d for d in both}
         self._require("dataset", path, datasets)
@@ -159,13 +194,30 @@ class Run:
         return {(job.family, job.benchmark, job.name): job for job in jobs}
 
     def job(self, family: str, benchmark: str, name: str) -> Job:
-        """The job of one task or shard; ConfigError if the run has none of that name."""
+        """The job of one task or shard.
+
+        Args:
+            family: name of the family.
+            benchmark: name of the benchmark.
+            name: of the job: the task, or `task@shard`.
+
+        Raises:
+            ConfigError: if the run has no such job.
+        """
         key = (family, benchmark, name)
         self._require("job", " ".join(key), map(" ".join, self._jobs))
         return self._jobs[key]
 
     def model(self, family: str, role: str) -> ModelFiles:
-        """Files of a family's target or proxy, whose digests are computed once for each run."""
+        """Files of a family's target or proxy, whose digests are computed once for each run.
+
+        Args:
+            family: name of the family.
+            role: "target" or "proxy".
+
+        Raises:
+            ConfigError: if the run has no such family.
+        """
         self._require("family", family, self.families)
         return self._models[family, role]
 
@@ -178,12 +230,21 @@ class Run:
         }
 
     def require_models(self) -> None:
-        """Raise ConfigError if a model's folder lacks a file, or was edited after conversion."""
+        """Check the folders of the run's models.
+
+        Raises:
+            ConfigError: if a folder lacks a file, or was edited after conversion.
+        """
         for model in self._models.values():
             model.key(SCORING, planned=True)
 
     def model_shape(self, family: str, role: str) -> Shape:
-        """Shape of a family's target or proxy."""
+        """Shape of a family's target or proxy.
+
+        Args:
+            family: name of the family.
+            role: "target" or "proxy".
+        """
         return model_shape(self.family(family), role, self.cache)
 
     @property
@@ -203,7 +264,14 @@ class Run:
         )
 
     def fitted_method(self, method_id: str) -> catalog.Method:
-        """A method that is fitted; ConfigError if the run fits none of that name."""
+        """A method that is fitted.
+
+        Args:
+            method_id: id of the method.
+
+        Raises:
+            ConfigError: if the run fits no such method.
+        """
         self._require("fitted method", method_id, self.fitted_ids)
         return self.methods[method_id]
 

@@ -47,7 +47,13 @@ def names(module: str) -> Collection[str]:
 
 
 def has_method(module: str, name: str, method: str) -> bool | None:
-    """Whether a class, or one that it derives from, defines a method; None if unknown."""
+    """Whether a class, or one that it derives from, defines a method; None if unknown.
+
+    Args:
+        module: dotted name of the module that defines or imports the class.
+        name: of the class.
+        method: name of the method.
+    """
     origin, node = definition(module, name)
     if not isinstance(node, ast.ClassDef):
         return None

@@ -74,11 +74,21 @@ class ModelCost:
         return 2 * self.pairs * tokens * self.dim * self.size
 
     def flops(self, queries: float, keys: float) -> float:
-        """Operations of a forward of `queries` tokens that attend to `keys` tokens each."""
+        """Operations of a forward of `queries` tokens that attend to `keys` tokens each.
+
+        Args:
+            queries: number of new tokens.
+            keys: number of tokens that each of them attends to.
+        """
         return 2 * self.parameters * queries + 4 * self.heads * self.dim * queries * keys
 
     def prefill(self, n: float, device: Device) -> float:
-        """Seconds of a causal forward of n tokens."""
+        """Seconds of a causal forward of n tokens.
+
+        Args:
+            n: tokens of the context.
+            device: where it runs.
+        """
         return self._computing(self.flops(n, n / 2), device)
 
     def replay(self, n: float, device: Device, chunk: int = CHUNK, *, local: bool = False) -> float:
@@ -98,7 +108,13 @@ class ModelCost:
         return self._computing(weights + attention / device.replay, device) + moving
 
     def signal(self, signal: Signal, n: float, device: Device) -> float:
-        """Seconds of a proxy's signal, without the prefill of the whole context."""
+        """Seconds of a proxy's signal, without the prefill of the whole context.
+
+        Args:
+            signal: what is computed.
+            n: tokens of the context.
+            device: where it runs.
+        """
         match signal.kind:
             case "prefill":
                 return 0.0
@@ -117,6 +133,12 @@ class ModelCost:
         """Seconds of a forward of `tokens` new tokens for each of `rows` rows over one context.
 
         The rows share weights, keys and values, but not attention logits.
+
+        Args:
+            n: tokens of the context.
+            rows: number of rows.
+            tokens: new tokens of each row.
+            device: where it runs.
         """
         queries = rows * tokens
         moved = self.weights + self.cache(n) + LOGIT_BYTES * self.heads * queries * n

@@ -36,19 +36,34 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, atomically."""
+    """Write a text file in UTF-8, atomically.
+
+    Args:
+        path: the file; its folder is created.
+        text: the content.
+    """
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a binary file, atomically."""
+    """Write a binary file, atomically.
+
+    Args:
+        path: the file; its folder is created.
+        content: the bytes.
+    """
     with atomic(path) as partial:
         partial.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write an indented JSON file, atomically."""
+    """Write an indented JSON file, atomically.
+
+    Args:
+        path: the file; its folder is created.
+        value: anything that JSON can hold.
+    """
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 

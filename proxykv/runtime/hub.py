@@ -60,7 +60,15 @@ def download(
 
 
 def require_commit(repository: str, revision: str) -> None:
-    """Raise ConfigError unless a revision is a full commit: branches and tags can move."""
+    """Require a full commit as the revision: branches and tags can move.
+
+    Args:
+        repository: organisation/name, for the message.
+        revision: the revision that a config or a family's file states.
+
+    Raises:
+        ConfigError: if the revision is not 40 hexadecimal digits.
+    """
     if not COMMIT.fullmatch(revision):
         raise ConfigError(
             f"{repository}: revision {revision!r} is not a commit (40 hexadecimal digits); "
@@ -69,7 +77,15 @@ def require_commit(repository: str, revision: str) -> None:
 
 
 def unreachable(repository: str, revision: str) -> str | None:
-    """Why the hub does not answer for a model, after one short attempt; None if it answers."""
+    """Check with one short attempt whether the hub answers for a model.
+
+    Args:
+        repository: organisation/name.
+        revision: a commit.
+
+    Returns:
+        Why the hub does not answer; None if it answers, even with an error.
+    """
     from huggingface_hub import HfApi  # noqa: PLC0415 (slow, rarely used)
     from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
     from huggingface_hub.utils import httpx  # noqa: PLC0415 (another package in its version 2)

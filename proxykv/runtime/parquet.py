@@ -12,13 +12,23 @@ from proxykv.runtime.errors import ConfigError
 
 
 def write_parquet(path: Path, rows: pd.DataFrame) -> None:
-    """Write rows, atomically."""
+    """Write rows, atomically.
+
+    Args:
+        path: the file; its folder is created.
+        rows: the table; its index is not stored.
+    """
     with files.atomic(path) as partial:
         rows.to_parquet(partial, index=False)
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table for readers, with six significant digits, atomically."""
+    """Write a table for readers, with six significant digits, atomically.
+
+    Args:
+        path: the file; its folder is created.
+        table: the table; its index is not stored.
+    """
     files.write_text(path, table.to_csv(index=False, float_format="%.6g"))
 
 

@@ -99,7 +99,12 @@ def _download(pin: Pin, folder: Path) -> Path:
 
 
 def members(wheel: Path, pattern: str) -> list[str]:
-    """Names of the files in `wheel` that match the glob `pattern`, sorted."""
+    """List the files in a wheel that match a glob, sorted by name.
+
+    Args:
+        wheel: the wheel's file.
+        pattern: glob on the paths inside the wheel.
+    """
     with zipfile.ZipFile(wheel) as archive:
         return sorted(name for name in archive.namelist() if fnmatchcase(name, pattern))
 
@@ -137,7 +142,15 @@ def file_sha256(path: Path) -> str:
 
 
 def read_text(wheel: Path, pattern: str) -> dict[str, str]:
-    """Texts of the files that match a glob, by name; bytes that are not UTF-8 are replaced."""
+    """Read the texts in a wheel that match a glob.
+
+    Args:
+        wheel: the wheel's file.
+        pattern: glob on the paths inside the wheel.
+
+    Returns:
+        Texts by their paths in the wheel; bytes that are not UTF-8 are replaced.
+    """
     with zipfile.ZipFile(wheel) as archive:
         return {n: archive.read(n).decode("utf-8", "replace") for n in members(wheel, pattern)}
 

@@ -78,7 +78,13 @@ def build(
 
 
 def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
-    """The official score and, for the metrics of `FIXABLE`, the corrected one (`score_fixed`)."""
+    """The official score and, for the metrics of `FIXABLE`, the corrected one (`score_fixed`).
+
+    Args:
+        task: name of the subset.
+        prediction: the model's answer.
+        question: the question, with its references.
+    """
     given = prediction, question.references, question.meta.get("all_classes")
     scores = {"score": score(task, *given)}
     if TASKS[task].metric in FIXABLE:

@@ -36,12 +36,22 @@ OFFICIAL_ROOM = 997
 
 
 def qa_f1(prediction: str, answer: str) -> float:
-    """F1 of the two bags of words, without case, punctuation and articles."""
+    """F1 of the two bags of words, without case, punctuation and articles.
+
+    Args:
+        prediction: the model's answer.
+        answer: a right answer.
+    """
     return _f1(_words(prediction), _words(answer))
 
 
 def qa_f1_zh(prediction: str, answer: str) -> float:
-    """F1 of the two bags of Chinese words (by jieba), without case, punctuation and blanks."""
+    """F1 of the two bags of Chinese words (by jieba), without case, punctuation and blanks.
+
+    Args:
+        prediction: the model's answer.
+        answer: a right answer.
+    """
     return _f1(_chinese_words(prediction), _chinese_words(answer))
 
 
@@ -49,13 +59,24 @@ def rouge_l(prediction: str, answer: str, *, fixed: bool = False) -> float:
     """F1 of ROUGE-L by the `rouge` package; 0 where the package fails.
 
     It fails on a text without words, as it should, and by a RecursionError on long sentences: all
-    words up to a full stop, together some thousand in both texts. `fixed` scores those, too.
+    words up to a full stop, together some thousand in both texts.
+
+    Args:
+        prediction: the model's answer.
+        answer: a right answer.
+        fixed: score long sentences, too.
     """
     return _rouge_or_zero(prediction, answer, OFFICIAL_ROOM, fixed)
 
 
 def rouge_l_zh(prediction: str, answer: str, *, fixed: bool = False) -> float:
-    """ROUGE-L of Chinese words (by jieba). A Chinese full stop ends no sentence here."""
+    """ROUGE-L of Chinese words (by jieba). A Chinese full stop ends no sentence here.
+
+    Args:
+        prediction: the model's answer.
+        answer: a right answer.
+        fixed: see `rouge_l`.
+    """
     cut = _word_cutter()
     texts = " ".join(cut(prediction)), " ".join(cut(answer))
     return _rouge_or_zero(*texts, OFFICIAL_ROOM - 1, fixed)
@@ -66,9 +87,15 @@ def classification(
 ) -> float:
     """1 / number of labels that the prediction names, 0 where the right one is not among them.
 
-    A named label that is part of the right one's name ("food" in "Fast food") does not count.
-    The official code drops such labels from the list while it walks the list, and so steps over
-    the label after each; `fixed` drops them all.
+    A named label that is part of the right one's name ("food" in "Fast food") does not count. The
+    official code drops such labels from the list while it walks the list, and so steps over the
+    label after each.
+
+    Args:
+        prediction: the model's answer.
+        answer: the right label.
+        all_classes: all labels.
+        fixed: drop all such labels.
     """
     named = [label for label in all_classes if label in prediction]
     for label in [*named] if fixed else named:
@@ -78,26 +105,45 @@ def classification(
 
 
 def count(prediction: str, answer: str) -> float:
-    """Share of the prediction's numbers that are the right one."""
+    """Share of the prediction's numbers that are the right one.
+
+    Args:
+        prediction: the model's answer.
+        answer: the right number, in digits.
+    """
     numbers = NUMBER.findall(prediction)
     return numbers.count(answer) / len(numbers) if numbers else 0.0
 
 
 def retrieval(prediction: str, answer: str) -> float:
-    """`count`, where the answer reads "Paragraph 7"."""
+    """`count`, where the answer reads "Paragraph 7".
+
+    Args:
+        prediction: the model's answer.
+        answer: a right answer.
+    """
     return count(prediction, re.findall(r"Paragraph (\d+)", answer)[0])
 
 
 def retrieval_zh(prediction: str, answer: str) -> float:
-    """`count`, where the answer reads "段落7"."""
+    """`count`, where the answer reads "段落7".
+
+    Args:
+        prediction: the model's answer.
+        answer: a right answer.
+    """
     return count(prediction, re.findall(r"段落(\d+)", answer)[0])
 
 
 def code_similarity(prediction: str, answer: str) -> float:
     """Similarity of the first line that looks like code with the right line, in whole percents.
 
-    That of fuzzywuzzy on difflib. What fuzzywuzzy's successors or python-Levenshtein compute under
-    the same name differs in some 3 % of cases, so none of them is asked.
+    This is fuzzywuzzy's ratio on difflib. What fuzzywuzzy's successors or python-Levenshtein
+    compute under the same name differs in some 3 % of cases, so none of them is used.
+
+    Args:
+        prediction: the model's answer.
+        answer: the right line of code.
     """
     lines = prediction.lstrip("\n").split("\n")
     line = next((x for x in lines if not any(mark in x for mark in COMMENT_MARKS)), "")

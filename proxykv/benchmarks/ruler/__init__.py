@@ -89,7 +89,13 @@ def build(
 
 
 def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
-    """The row's scores."""
+    """Score an answer.
+
+    Args:
+        task: name of the task.
+        prediction: the model's answer.
+        question: the question; `meta["outputs"]` lists the right answers.
+    """
     return {"score": score(task, prediction, question.meta["outputs"])}
 
 

@@ -131,7 +131,13 @@ def _cut(text: str, tokenizer: Tokenizer, most: int) -> tuple[str, bool]:
 
 
 def grade(task: str, prediction: str, question: Question) -> dict[str, float]:
-    """The official score, and the one without the metrics' plain mistakes (`score_fixed`)."""
+    """The official score, and the one without the metrics' plain mistakes (`score_fixed`).
+
+    Args:
+        task: name of the task.
+        prediction: the model's answer.
+        question: the question; `meta` holds the turn of the record.
+    """
     return {
         "score": score(task, prediction, question.meta),
         "score_fixed": score(task, prediction, question.meta, "fixed"),

@@ -28,24 +28,44 @@ _ANSWER_CUES = ("answer is:", "answer:", "answer is", "option is")
 
 
 def contains(prediction: str, turn: Turn) -> float:
-    """Whether the answer is in the prediction."""
+    """Whether the answer is in the prediction.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, with its right answer.
+    """
     return float(turn["answer"] in prediction)
 
 
 def share_found(prediction: str, turn: Turn) -> float:
-    """Share of the answers that are in the prediction in any case, rounded to two decimals."""
+    """Share of the answers that are in the prediction in any case, rounded to two decimals.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, with its right answers.
+    """
     said = prediction.lower()
     found = [answer.lower() in said for answer in turn["answer"]]
     return round(sum(found) / len(found), 2)
 
 
 def answer_found(prediction: str, turn: Turn) -> float:
-    """Whether the answer is in the prediction, in any case."""
+    """Whether the answer is in the prediction, in any case.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, with its right answer.
+    """
     return _any_found(prediction, [turn["answer"]])
 
 
 def answer_character_found(prediction: str, turn: Turn) -> float:
-    """Whether one character of the answer is in the prediction: the authors' reading of a text."""
+    """Whether one character of the answer is in the prediction: the authors' reading of a text.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, with its right answer.
+    """
     return _any_found(prediction, turn["answer"])
 
 
@@ -55,12 +75,24 @@ def _any_found(prediction: str, answers: Iterable[str]) -> float:
 
 
 def whole_answer_f1(prediction: str, turn: Turn) -> float:
-    """F1 of the characters other than punctuation and white space."""
+    """F1 of the characters other than punctuation and white space.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, with its right answer.
+    """
     return _character_f1(prediction, [turn["answer"]])
 
 
 def answer_character_f1(prediction: str, turn: Turn) -> float:
-    """The same with the best single character of the answer: the authors' reading of a text."""
+    """F1 as `whole_answer_f1`, with the best single character of the answer.
+
+    The authors' code reads the answer's text as a list of characters.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, with its right answer.
+    """
     return _character_f1(prediction, turn["answer"])
 
 
@@ -82,7 +114,12 @@ def _f1(said: Counter[str], expected: Counter[str]) -> float:
 
 
 def rouge_lsum(prediction: str, turn: Turn) -> float:
-    """F of ROUGE-Lsum, lines as sentences, without stemming."""
+    """F of ROUGE-Lsum, lines as sentences, without stemming.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, with its right answer.
+    """
     from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 (slow)
 
     score = RougeScorer(["rougeLsum"]).score(turn["answer"], prediction)
@@ -90,18 +127,33 @@ def rouge_lsum(prediction: str, turn: Turn) -> float:
 
 
 def first_integer(prediction: str, turn: Turn) -> float:
-    """Whether the first digits in the prediction are the answer."""
+    """Whether the first digits in the prediction are the answer.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, with its right answer.
+    """
     found = re.search("[0-9]+", prediction)
     return float(found is not None and found[0] == turn["answer"])
 
 
 def first_number(prediction: str, turn: Turn) -> float:
-    """Whether the first number in the prediction is the answer, cut to an integer if that is."""
+    """Whether the first number in the prediction is the answer, cut to an integer if that is.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, with its right answer.
+    """
     return _is_number(re.search(r"\d+\.\d+|\d+", prediction), turn["answer"])
 
 
 def first_signed_number(prediction: str, turn: Turn) -> float:
-    """As `first_number`, with the number's sign."""
+    """As `first_number`, with the number's sign.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, with its right answer.
+    """
     number = re.search(r"(?<!\d)-?(?:\d+\.\d+|\d+)", prediction.replace("−", "-"))
     return _is_number(number, turn["answer"])
 
@@ -111,7 +163,12 @@ def _is_number(found: re.Match[str] | None, answer: float) -> float:
 
 
 def function_match(prediction: str, turn: Turn) -> float:
-    """Whether the function was repeated: see `repoqa.passes`."""
+    """Whether the function was repeated: see `repoqa.passes`.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record: `name` of the function, `lang` and `needles`.
+    """
     return float(repoqa.passes(prediction, turn["name"], turn["lang"], turn["needles"]))
 
 
@@ -121,6 +178,10 @@ def choice(prediction: str, turn: Turn) -> float:
     A prediction that starts with one of these letters chose it, whatever the word. Otherwise the
     right answer's letter or text must be the whole prediction or follow a cue such as `answer is`;
     without a cue, the first word that is a piece of `ABCD` is what was chosen.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, with `options` and the right answer.
     """
     right = (turn["answer"], letter(turn))
     said = prediction.strip()
@@ -141,7 +202,12 @@ def choice(prediction: str, turn: Turn) -> float:
 
 
 def named_choice(prediction: str, turn: Turn) -> float:
-    """Whether the right option is the first that the prediction names, by letter or by text."""
+    """Whether the right option is the first that the prediction names, by letter or by text.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, with `options` and the right answer.
+    """
     options = dict(zip(OPTIONS, turn["options"], strict=True))
     return float(_named(prediction, options) == letter(turn))
 
@@ -150,6 +216,10 @@ def named_shot(prediction: str, turn: Turn) -> float:
     """As `named_choice`, with the options of a many-shot question: its lines `(A) text`.
 
     Without such lines the answer must be in the prediction, as a whole word.
+
+    Args:
+        prediction: the model's answer.
+        turn: the turn of the record, whose `input` lists the options.
     """
     options = dict(re.findall(r"^ *\(([A-Z])\) *(.+)$", turn["input"], re.MULTILINE))
     right = turn["answer"].strip("() ")

@@ -50,7 +50,14 @@ def context(task: str, record: Mapping[str, Any], mode: str, official: bool = Fa
 
 
 def question(task: str, turns: Sequence[Mapping[str, Any]], index: int, mode: str) -> str:
-    """The prompt of question `index`, after the context or the answer to the last question."""
+    """The prompt of a question, after the context or the answer to the last question.
+
+    Args:
+        task: name of the task.
+        turns: all turns of the record.
+        index: position of the question.
+        mode: `MULTI_REQUEST` or `MULTI_TURN`.
+    """
     turn = turns[index]
     text = TASKS[task].kind_of(turn).question(turn)
     if mode == MULTI_REQUEST:
@@ -68,10 +75,22 @@ def _what_is(question: str) -> str:
 
 
 def answer_start(task: str, index: int, mode: str) -> str:
-    """Text that the prompt puts before the answer to question `index`."""
+    """Text that the prompt puts before the answer to a question.
+
+    Args:
+        task: name of the task.
+        index: position of the question.
+        mode: `MULTI_REQUEST` or `MULTI_TURN`.
+    """
     return _SUMMARY_START if task == "summary" and mode == MULTI_TURN and index > 0 else ""
 
 
 def golden(task: str, turns: Sequence[Mapping[str, Any]], index: int) -> str:
-    """The answer to question `index` in the history of a conversation."""
+    """The answer to a question in the history of a conversation.
+
+    Args:
+        task: name of the task.
+        turns: all turns of the record.
+        index: position of the question.
+    """
     return answer_start(task, index, MULTI_TURN) + str(turns[index]["answer"])

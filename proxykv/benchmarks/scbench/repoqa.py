@@ -62,7 +62,12 @@ def passes(prediction: str, name: str, lang: str, needles: Iterable[Mapping[str,
 
 
 def bleu(candidate: str, reference: str) -> float:
-    """BLEU-4 of words split at white space."""
+    """BLEU-4 of words split at white space.
+
+    Args:
+        candidate: the text to score.
+        reference: the right text.
+    """
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # noqa: PLC0415 (slow)
 
     words = [re.split(r"\s+", text.strip()) for text in (reference, candidate)]
@@ -74,6 +79,10 @@ def first_function(text: str, lang: str) -> str:
     """The first function in the code fences of a text.
 
     Without a function it is the first fence's content, without a fence the whole text.
+
+    Args:
+        text: the model's answer.
+        lang: language of the code.
     """
     text = text.strip()
     blocks = _FENCE.findall(text)

@@ -29,26 +29,54 @@ Validator = validators.extend(Draft202012Validator, {"pattern": _whole_match})
 
 
 def schema_problems(document: Any, name: str, where: str) -> list[str]:
-    """Where a document departs from a schema of workflow/schemas/, in the document's order."""
+    """Where a document departs from a schema of workflow/schemas/, in the document's order.
+
+    Args:
+        document: the parsed YAML or JSON.
+        name: name of the schema, such as "config".
+        where: start of each line, which says what the document is.
+
+    Returns:
+        One line for each mistake.
+    """
     return departures(document, catalog.schema(name), where)
 
 
 def departures(document: Any, schema: Mapping[str, Any], where: str) -> list[str]:
-    """Where a document departs from a schema, in the document's order."""
+    """Where a document departs from a schema, in the document's order.
+
+    Args:
+        document: the parsed YAML or JSON.
+        schema: a JSON schema (draft 2020-12).
+        where: start of each line, which says what the document is.
+
+    Returns:
+        One line for each mistake.
+    """
     errors = Validator(schema).iter_errors(document)
     ordered = sorted(errors, key=lambda e: [str(p) for p in e.path])
     return [line for error in ordered for line in _explained(error, where)]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt word: the nearest known one, or all of them."""
+    """A hint for a misspelt word: the nearest known one, or all of them.
+
+    Args:
+        word: the word that is not known.
+        known: the words that are allowed.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
 
 
 def repeated(values: Iterable[str | float], where: str) -> Iterator[str]:
-    """Values that are listed more than once."""
+    """Report values that are listed more than once, one line each.
+
+    Args:
+        values: the listed values.
+        where: start of each line, which says where the list is.
+    """
     for value, count in Counter(values).items():
         if count > 1:
             yield f"{where}: {value!r} is listed {count} times"

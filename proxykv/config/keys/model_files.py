@@ -111,7 +111,11 @@ class ModelFiles:
 
     @cached_property
     def digests(self) -> ModelDigests:
-        """Digests of what the folder holds; ConfigError if a file is missing or damaged."""
+        """Digests of what the folder holds.
+
+        Raises:
+            ConfigError: if a file is missing or damaged.
+        """
         weights = weights_digest(self.folder, self.memo)
         config = _json(self.folder / "config.json")
         if config is None:
@@ -164,7 +168,14 @@ def model_files(family: Mapping[str, Any], role: str, cache: Path) -> ModelFiles
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Raise ConfigError if a folder's weights are in pickled files only, which may hold code."""
+    """Refuse a folder whose weights are in pickled files only, which may hold code.
+
+    Args:
+        folder: of a model.
+
+    Raises:
+        ConfigError: if there are pickled weights and no safetensors files.
+    """
     pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
     if pickled and not any(folder.glob("*.safetensors")):
         raise ConfigError(
@@ -201,7 +212,14 @@ def weights_digest(folder: Path, memo: Path | None = None) -> str:
 
 
 def require_weights(folder: Path) -> list[Path]:
-    """Safetensors files of a folder, by name; ConfigError if there are none."""
+    """List the safetensors files of a folder, by name.
+
+    Args:
+        folder: of a model.
+
+    Raises:
+        ConfigError: if there are none.
+    """
     refuse_pickles(folder)
     found = sorted(folder.glob("*.safetensors"))
     if not found:
