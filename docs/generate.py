@@ -56,7 +56,7 @@ def pages() -> dict[str, str]:
         ROWS.strip(),
         settings(catalog.schema("row"), bold=False),
     ]
-    commands = ["# Command line", NOTE.format(source="proxykv/cli.py"), CLI.strip(), *helps()]
+    commands = ["# Command line", NOTE.format(source="proxykv/cli/"), CLI.strip(), *helps()]
     texts = {"config.md": config, "rows.md": rows, "cli.md": commands}
     return {name: "\n\n".join(parts) + "\n" for name, parts in texts.items()}
 

@@ -1,0 +1,66 @@
+"""The command line: one subcommand per step of the workflow, and what people call by hand.
+
+Commands import what they need when they run: planning, tables and reports never load torch.
+Imports every folder but `pretrain`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from proxykv.cli import checks, runs, steps
+from proxykv.cli.arguments import Command
+from proxykv.runtime.errors import ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; a user's mistake is printed in one line, with exit status 2."""
+    commands = parser()
+    options, rest = commands.parse_known_args(arguments)
+    if options.step is _lm_eval:
+        options.arguments = rest  # lm-eval's own
+    elif rest:
+        commands.error(f"unrecognized arguments: {' '.join(rest)}")
+    # Steps write to logs, where progress bars are noise.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        options.step(options)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except PermissionError as error:
+        print(f"{error.filename}: no permission ({error.strerror}); see chmod", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All subcommands with their options."""
+    commands = argparse.ArgumentParser(
+        prog="proxykv", description=(__doc__ or "").split("\n", 1)[0]
+    )
+    parsers = commands.add_subparsers(title="subcommands", required=True, metavar="STEP")
+
+    def add(command: Command) -> argparse.ArgumentParser:
+        name = command.__name__.strip("_").replace("_", "-")
+        sub = parsers.add_parser(name, help=(command.__doc__ or "").strip())
+        sub.set_defaults(step=command)
+        return sub
+
+    for group in (checks, steps, runs):
+        group.add_commands(add)
+    add(_lm_eval)
+    return commands
+
+
+def _lm_eval(options: argparse.Namespace) -> None:
+    """run lm-eval's command line with pruned contexts: --tasks … --model_args target=…,method=…"""
+    from proxykv.integrations.lm_eval import run
+
+    run(options.arguments)

@@ -1,0 +1,67 @@
+"""Commands that look at configs, families and methods before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from proxykv.cli.arguments import Add
+from proxykv.config import catalog
+from proxykv.config.cards import methods_table
+from proxykv.config.check import card_problems
+from proxykv.config.estimate import estimate, table, total
+from proxykv.config.run import Run
+from proxykv.runtime.errors import ConfigError
+
+
+def add_commands(add: Add) -> None:
+    """Add this module's subcommands."""
+    add(_methods)
+    checked = add(_check)
+    checked.add_argument("configfile", nargs="?", help="config of a run")
+    checked.add_argument("--family", help="verify a family's models instead, without a GPU")
+
+
+def _methods(options: argparse.Namespace) -> None:
+    """print a table of all methods, read from the cards in their files"""
+    if problems := card_problems():
+        raise ConfigError("\n".join(problems))
+    print(*methods_table(), sep="\n")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """check a config and print its jobs and estimated hours, or verify a family's models"""
+    if (options.family is None) == (options.configfile is None):
+        raise ConfigError("proxykv check: give a config file, or --family with a family's name")
+    if options.family:
+        from proxykv.model.verify import verify
+
+        cache = Path(catalog.schema("config")["properties"]["cache"]["default"])
+        for line in verify(options.family, cache):
+            print(line)
+        return
+    run = Run(_yaml(Path(options.configfile)))
+    run.require_sources()
+    rows = len(run.methods) - 1, len(run.retentions) - 1
+    parts = estimate(run)
+    print(
+        f"{options.configfile}: ok; run {run.name!r}: {len(run.jobs())} jobs, "
+        f"{rows[0]} methods x {rows[1]} retentions + full cache",
+        *table(parts),
+        total(parts),
+        sep="\n",
+    )
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None

@@ -1,0 +1,66 @@
+"""Commands that look after a run: its progress, its rows, its recovery, its audit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from proxykv.cli.arguments import Add, add_config
+from proxykv.config.run import Run
+
+NARROWING = ("family", "benchmark", "task", "method")
+"""Options of `forget` that say which rows."""
+
+
+def add_commands(add: Add) -> None:
+    """Add this module's subcommands."""
+    status = add(_status)
+    add_config(status)
+    status.add_argument("--json", action="store_true", help="for programs")
+    add(_audit).add_argument("folder", type=Path, help="results/<run>")
+    add(_recover).add_argument("command", nargs=argparse.REMAINDER, help="snakemake …")
+    forget = add(_forget)
+    add_config(forget)
+    for name in NARROWING:
+        forget.add_argument(f"--{name}", help=f"drop rows of this {name} only")
+    forget.add_argument("--fitted", action="store_true", help="fit the method again, too")
+
+
+def _status(options: argparse.Namespace) -> None:
+    """show the progress of each fit and each job"""
+    from proxykv.runs.status import fits, status, status_table
+
+    run = Run.read(options.config)
+    progress = {"fits": fits(run), "jobs": status(run)}
+    if options.json:
+        print(json.dumps(progress, indent=2))
+    else:
+        print("\n\n".join(status_table(records) for records in progress.values() if records))
+
+
+def _audit(options: argparse.Namespace) -> None:
+    """recompute a run's scores and tables by other code, and print what differs"""
+    from proxykv.runs.audit import audit
+
+    found = audit(options.folder)
+    print(*found.findings, found.summary, sep="\n")
+    if found.findings:
+        sys.exit(1)
+
+
+def _recover(options: argparse.Namespace) -> None:
+    """after snakemake was killed: end its remaining jobs, unlock, run the command again"""
+    from proxykv.runs.recover import recover
+
+    sys.exit(recover(options.command))
+
+
+def _forget(options: argparse.Namespace) -> None:
+    """drop rows, so that the next run computes them again"""
+    from proxykv.runs.status import forget
+
+    only = {name: value for name in NARROWING if (value := getattr(options, name))}
+    dropped = forget(Run.read(options.config), only, options.fitted)
+    print(f"{dropped} rows dropped")

@@ -1,0 +1,138 @@
+"""Commands of the workflow: one for each rule."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from proxykv.cli.arguments import Add, Command, add_config, add_hardware, alone, hardware
+from proxykv.config import paths
+from proxykv.config.run import ROLES, Run
+
+
+def add_commands(add: Add) -> None:
+    """Add this module's subcommands."""
+    for step, arguments in STEPS.items():
+        command = add(step)
+        for argument in arguments:
+            command.add_argument(argument, choices=ROLES if argument == "role" else None)
+        add_config(command)
+        if step in WITH_HARDWARE:
+            add_hardware(command)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    """fetch a model and convert it to a local safetensors folder"""
+    from proxykv.steps.convert import convert
+
+    run = Run.read(options.config)
+    model = run.family(options.family)[options.role]
+    folder = run.model(options.family, options.role).folder
+    with alone(folder):
+        convert(model, folder)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    """make the dataset of a task (path: its file in the cache)"""
+    from proxykv.steps.prepare import prepare
+
+    run = Run.read(options.config)
+    prepare(run, run.dataset(options.path))
+
+
+def _extract(options: argparse.Namespace) -> None:
+    """store both models' scores of the training contexts"""
+    from proxykv.steps.extract import extract
+
+    run, shard = Run.read(options.config), int(options.shard) - 1
+    with hardware(options, run), alone(paths.score_lists(run, options.family)[shard]):
+        extract(run, options.family, shard)
+
+
+def _extract_inputs(options: argparse.Namespace) -> None:
+    """store inputs of the target's layers on the training contexts"""
+    from proxykv.steps.extract import extract_inputs
+
+    run, shard = Run.read(options.config), int(options.shard) - 1
+    with hardware(options, run), alone(paths.input_lists(run, options.family)[shard]):
+        extract_inputs(run, options.family, shard)
+
+
+def _screen(options: argparse.Namespace) -> None:
+    """find training contexts that share text with evaluation contexts"""
+    from proxykv.steps.screen import screen
+
+    screen(Run.read(options.config), options.family)
+
+
+def _fit(options: argparse.Namespace) -> None:
+    """fit a method (train a mapper) on stored scores"""
+    from proxykv.steps.fit import fit
+
+    run = Run.read(options.config)
+    with hardware(options, run), alone(paths.fitted_dir(run, options.family, options.method)):
+        fit(run, options.family, options.method)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    """answer a task's questions with every method at every retention"""
+    from proxykv.steps.generate import generate
+
+    run = Run.read(options.config)
+    with hardware(options, run):
+        generate(run, run.job(options.family, options.benchmark, options.task))
+
+
+def _grade(options: argparse.Namespace) -> None:
+    """score a task's predictions"""
+    from proxykv.steps.grade import grade
+
+    run = Run.read(options.config)
+    grade(run.job(options.family, options.benchmark, options.task))
+
+
+def _transfer(options: argparse.Namespace) -> None:
+    """test fitted methods on held-out contexts of each part of the corpus"""
+    from proxykv.steps.transfer import transfer
+
+    transfer(Run.read(options.config))
+
+
+def _tabulate(options: argparse.Namespace) -> None:
+    """write the run's tables"""
+    from proxykv.steps.tabulate import tabulate
+
+    tabulate(Run.read(options.config, made=True))
+
+
+def _plot(options: argparse.Namespace) -> None:
+    """draw the run's figures"""
+    from proxykv.steps.plot import plot
+
+    plot(Run.read(options.config, made=True))
+
+
+def _report(options: argparse.Namespace) -> None:
+    """write the run's report"""
+    from proxykv.steps.report import report
+
+    report(Run.read(options.config, made=True))
+
+
+STEPS: dict[Command, Sequence[str]] = {
+    _convert: ("family", "role"),
+    _prepare: ("path",),
+    _extract: ("family", "shard"),
+    _extract_inputs: ("family", "shard"),
+    _screen: ("family",),
+    _fit: ("family", "method"),
+    _generate: ("family", "benchmark", "task"),
+    _grade: ("family", "benchmark", "task"),
+    _transfer: (),
+    _tabulate: (),
+    _plot: (),
+    _report: (),
+}
+"""Steps with their arguments."""
+
+WITH_HARDWARE = (_extract, _extract_inputs, _fit, _generate)
