@@ -56,7 +56,14 @@ class KVPress:
             raise ConfigError(f"kvpress:{name}: it cannot be asked for a retention") from None
 
     def score(self, prefill: Prefill) -> Scores:
-        """The press's scores, to be ranked under a scope of this harness."""
+        """The press's scores, to be ranked under a scope of this harness.
+
+        Args:
+            prefill: the target's prefill.
+
+        Raises:
+            ConfigError: if the press chooses by itself, or its scores depend on the retention.
+        """
         press = self.press
         layers: list[Tensor] = []
 
@@ -82,8 +89,15 @@ class KVPress:
     def keep(self, prefill: Prefill, retention: float) -> Keep:
         """What the press keeps of the context.
 
-        Its budget covers the prefix as well, which stays in any case. So it is given the prefix's
-        size on top, and asked again with less where it spends that on the context.
+        Its budget covers the prefix as well, which stays in any case. So the press gets the
+        prefix's size on top. Where it spends that on the context, it runs a second time with less.
+
+        Args:
+            prefill: the target's prefill.
+            retention: share of the KV pairs to keep, below 1.
+
+        Raises:
+            ConfigError: if the press keeps everything.
         """
         count = budget(retention, prefill.shape[2])
         kept = self._kept(prefill, count + prefill.prefix_len)

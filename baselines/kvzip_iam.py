@@ -87,7 +87,14 @@ class KVzipIAM:
 def fit(
     files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> None:
-    """Align heads by cosine over all tokens of the training contexts together."""
+    """Align heads by cosine over all tokens of the training contexts together.
+
+    Args:
+        files: stored scores of the training contexts.
+        out: the fitted folder.
+        params: not used: `rescaled` matters only when scoring.
+        identity: entries of the card that name the pair and the corpus.
+    """
     dots = proxy_sum = proxy_square = target_sum = target_square = torch.zeros(())
     tokens, shape = 0, torch.Size()
     for path in files:
@@ -121,7 +128,16 @@ def fit(
 
 
 def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
-    """The aligned scores of a stored context."""
+    """The aligned scores of a stored context.
+
+    Args:
+        folder: the fitted folder.
+        params: the method's parameters.
+
+    Returns:
+        A function from a file of stored scores to predicted and true scores [layer, kv_head,
+        token].
+    """
     fitted = load_fitted(folder)[0]
 
     def predict(path: Path) -> tuple[Scores, Scores]:

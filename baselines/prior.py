@@ -64,7 +64,14 @@ class Prior:
 
 
 def fit(files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping) -> None:
-    """Store each head's quantiles over the tokens of the training contexts."""
+    """Store each head's quantiles over the tokens of the training contexts.
+
+    Args:
+        files: stored scores of the training contexts.
+        out: the fitted folder.
+        params: not used.
+        identity: entries of the card that name the pair and the corpus.
+    """
     levels = torch.linspace(0, 1, LEVELS)
     pooled = torch.cat([load_scores(path)[1] for path in files], dim=-1)
     # A head at a time: torch.quantile refuses more than 16M elements.
@@ -74,7 +81,15 @@ def fit(files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: M
 
 
 def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
-    """A draw for a stored context, seeded by its name."""
+    """A draw for a stored context, seeded by its name.
+
+    Args:
+        folder: the fitted folder.
+        params: the method's parameters.
+
+    Returns:
+        A function from a file of stored scores to drawn and true scores [layer, kv_head, token].
+    """
     quantiles = load_fitted(folder)[0]["quantiles"]
 
     def predict(path: Path) -> tuple[Scores, Scores]:

@@ -34,13 +34,23 @@ class Random:
 
 
 def uniform(prefill: Prefill, seed: int) -> Scores:
-    """Uniform noise in [0, 1) of the context's shape, decided by the seed and the context's ids."""
+    """Uniform noise in [0, 1) of the context's shape, from the seed and the context's ids.
+
+    Args:
+        prefill: the target's prefill.
+        seed: of the run.
+    """
     noise = seeded_uniform(repr((seed, prefill.context.tolist())), prefill.shape)
     return noise.to(prefill.input_ids.device)
 
 
 def seeded_uniform(seed: str, shape: tuple[int, ...]) -> Scores:
-    """Uniform noise in [0, 1), decided by a text."""
+    """Uniform noise in [0, 1), which a text determines.
+
+    Args:
+        seed: the text.
+        shape: of the noise.
+    """
     return torch.rand(shape, generator=generator(seed))
 
 

@@ -91,7 +91,12 @@ class Surrogate:
     def score_layer(
         self, layer: int, inputs: Float[Tensor, "token width"]
     ) -> Float[Tensor, "head token"]:
-        """Logits of the heads that this layer's inputs decide on, which may be none."""
+        """Logits of the heads that this layer's inputs decide on, which may be none.
+
+        Args:
+            layer: index of the layer.
+            inputs: hidden states of prefix + context.
+        """
         if layer >= self.net.config.sources:
             return inputs.new_empty(0, len(inputs), dtype=torch.float32)
         return self.net.to(inputs.device).score_one(layer, inputs.float())
@@ -141,7 +146,12 @@ class SurrogateNetwork(nn.Module):
         return logits.unflatten(0, (self.config.layers, self.config.heads))
 
     def one(self, source: int, inputs: Float[Tensor, "token width"]) -> Float[Tensor, "head token"]:
-        """Logits of one source's heads."""
+        """Logits of one source's heads.
+
+        Args:
+            source: index of the source.
+            inputs: what this source reads.
+        """
         x = (inputs - self.get_buffer("mean")[source]) / self.get_buffer("std")[source]
         x = self.inward[source](x.T)
         if self.config.width:
@@ -160,7 +170,12 @@ class SurrogateNetwork(nn.Module):
     def score_one(
         self, source: int, inputs: Float[Tensor, "token width"]
     ) -> Float[Tensor, "head token"]:
-        """Matched logits of one source's heads."""
+        """Calibrated logits of one source's heads.
+
+        Args:
+            source: index of the source.
+            inputs: what this source reads.
+        """
         logits = self.one(source, inputs)
         first = source * len(logits)
         return self.calibration(logits, slice(first, first + len(logits)))
@@ -169,7 +184,14 @@ class SurrogateNetwork(nn.Module):
 def fit(
     files: Sequence[Path], out: Path, params: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> None:
-    """Train on stored scores and inputs; other `params` are TrainingSettings, as ProxyKV's."""
+    """Train on stored scores and inputs.
+
+    Args:
+        files: stored scores of the training contexts.
+        out: the fitted folder.
+        params: `width` and `kernel` of the network, `inputs`; others are `TrainingSettings`.
+        identity: entries of the card that name the pair and the corpus.
+    """
     own = {name: params[name] for name in ("width", "kernel") if name in params}
     # What the run's mappers look like, and what they see of the proxy, is none of its business.
     others = {*own, "inputs", "mapper", *SETTINGS}
@@ -180,7 +202,15 @@ def fit(
 
 
 def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
-    """The network's logits of those tokens of a context whose inputs are stored."""
+    """The network's logits of those tokens of a context whose inputs are stored.
+
+    Args:
+        folder: the fitted folder.
+        params: not used: the card holds them.
+
+    Returns:
+        A function from a file of stored scores to predicted logits and true scores.
+    """
     net, card = _load(folder)
 
     def predict(path: Path) -> tuple[Scores, Scores]:
@@ -193,7 +223,13 @@ def predictor(folder: Path, params: Mapping[str, Any]) -> Predictor:
 def initial_network(
     files: Sequence[Path], settings: Mapping[str, Any], inputs: str
 ) -> SurrogateNetwork:
-    """A fresh network with the normalisation and the mean logits of the training contexts."""
+    """An untrained network with the normalisation and the mean logits of the training contexts.
+
+    Args:
+        files: stored scores of the training contexts.
+        settings: `width` and `kernel` of the network.
+        inputs: kind of the stored inputs that it reads.
+    """
     x, target = load_inputs(files[0], inputs)
     net = SurrogateNetwork(SurrogateShape(len(x), x.shape[-1], *target.shape[:2], **settings))
     total = square = logit = torch.zeros(())

@@ -62,7 +62,12 @@ def pages() -> dict[str, str]:
 
 
 def settings(schema: Mapping[str, Any], bold: bool = True) -> str:
-    """A Markdown table of everything that a schema admits."""
+    """A Markdown table of everything that a schema admits.
+
+    Args:
+        schema: a JSON schema of an object.
+        bold: whether required names are bold.
+    """
     rows = []
     for name, part, required in walk(schema, schema, "", {}):
         shown = f"**`{name}`**" if required and bold else f"`{name}`"
@@ -72,7 +77,12 @@ def settings(schema: Mapping[str, Any], bold: bool = True) -> str:
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table."""
+    """A Markdown table.
+
+    Args:
+        head: titles of the columns.
+        rows: cells of each row.
+    """
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(escaped(cell) for cell in line) + " |" for line in lines)
 
@@ -87,9 +97,18 @@ def escaped(cell: str) -> str:
 def walk(
     part: Mapping[str, Any], root: Mapping[str, Any], prefix: str, seen: dict[int, str]
 ) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
-    """Names with their part of the schema, and whether they are required; depth first.
+    """List the names that a schema admits, depth first.
 
-    What several names share is listed under the first of them; `seen` has its name.
+    Settings that several names share are listed under the first of them.
+
+    Args:
+        part: schema of an object.
+        root: the schema that holds `$defs`.
+        prefix: text before each name.
+        seen: the first name of each part that is listed already; it is filled.
+
+    Yields:
+        A name, its part of the schema, and whether it is required.
     """
     for name, value in part.get("properties", {}).items():
         found, full = resolved(value, root), prefix + name
@@ -110,7 +129,12 @@ def walk(
 
 
 def resolved(part: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part itself, or the one that its `$ref` names."""
+    """The part itself, or the one that its `$ref` names.
+
+    Args:
+        part: a part of the schema.
+        root: the schema that holds `$defs`.
+    """
     if "$ref" not in part:
         return part
     for key in part["$ref"].removeprefix("#/").split("/"):

@@ -188,7 +188,12 @@ def measure_decoding(requests: Requests) -> Iterator[tuple[str, str, float]]:
 
 
 def token_seconds_of_transformers(target: Model, prefilled: Prefill) -> float:
-    """Seconds of a decoded token with the full cache and the attention of transformers."""
+    """Seconds of a decoded token with the full cache and the attention of transformers.
+
+    Args:
+        target: the target.
+        prefilled: its prefill of the context.
+    """
     cache = DynamicCache()
     for index, layer in enumerate(prefilled.cache.layers):
         cache.update(layer.keys, layer.values, index)
@@ -201,7 +206,13 @@ def token_seconds_of_transformers(target: Model, prefilled: Prefill) -> float:
 
 
 def token_seconds(target: Model, cache: Any, prefilled: Prefill) -> float:
-    """Median seconds of a decoded token with a cache of the prefilled context."""
+    """Median seconds of a decoded token with a cache of the prefilled context.
+
+    Args:
+        target: the target.
+        cache: keys and values of the context, pruned or not; it grows by the decoded tokens.
+        prefilled: the target's prefill of the context.
+    """
     seconds = []
     for step in range(DECODED + 2):
         ids = torch.full((1, 1), 7, device=target.device)

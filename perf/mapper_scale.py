@@ -57,7 +57,12 @@ class Cost:
 
 
 def measure(config: MapperConfig, tokens: int) -> Cost:
-    """Score a context of `tokens` tokens with an untrained mapper."""
+    """Score a random context with an untrained mapper.
+
+    Args:
+        config: sizes of the mapper.
+        tokens: length of the context.
+    """
     torch.set_num_threads(1)
     mapper = build_mapper(config).eval()
     scores = torch.rand(config.proxy_layers, config.proxy_heads, tokens)
@@ -72,13 +77,22 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
     """Run a function in a fresh process and return its result.
 
     The process is spawned: a forked one would start with the peak memory of its parent.
+
+    Args:
+        function: a function of a module.
+        *arguments: its arguments.
     """
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def flops_per_token(config: MapperConfig, tokens: int = 1024) -> float:
-    """FLOPs of the mapper for each token of a context of `tokens` tokens."""
+    """Operations of the mapper for each token of a context.
+
+    Args:
+        config: sizes of the mapper.
+        tokens: length of the context.
+    """
     mapper = build_mapper(config).eval()
     scores = torch.rand(config.proxy_layers, config.proxy_heads, tokens)
     # The counter knows plain matrix products, not the CPU's fused attention.
@@ -99,7 +113,12 @@ def proxy_weights(config: PreTrainedConfig) -> int:
 
 
 def time_share(family: Family, tokens: int) -> float:
-    """Share of the mapper in the CPU time of the proxy's side, for a context of `tokens` tokens."""
+    """Share of the mapper in the CPU time of the proxy's side.
+
+    Args:
+        family: shapes of a pair and its mapper.
+        tokens: length of the context.
+    """
     torch.set_num_threads(1)
     config = copy.deepcopy(family.proxy)
     config.num_hidden_layers //= LAYER_FRACTION

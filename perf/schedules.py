@@ -95,11 +95,21 @@ class Case:
         return timeline
 
     def pruned(self, method: str, schedule: Schedule = "sequential") -> Timeline:
-        """Read, score, select and prune with a method."""
+        """Read, score, select and prune with a method; return the timeline.
+
+        Args:
+            method: id of the method.
+            schedule: "sequential" or "parallel".
+        """
         return self.work(method, schedule)[0].timeline
 
     def work(self, method: str, schedule: Schedule = "sequential") -> tuple[ContextAtWork, Keep]:
-        """Read, score, select and prune; return the context at work and its kept set."""
+        """Read, score, select and prune; return the context at work and its kept set.
+
+        Args:
+            method: id of the method.
+            schedule: "sequential" or "parallel".
+        """
         engine = self.engines[schedule]
         work = engine.read(self.target, self.ids, [method])
         _, keep = work.prune(method, self.retention, engine.methods[method].scope)
@@ -148,7 +158,12 @@ def main() -> None:
 
 
 def turn(case: Case, threads: int) -> Turn:
-    """Run every case once; return the timelines by case."""
+    """Measure everything once; return the timelines by name.
+
+    Args:
+        case: models and context.
+        threads: intra-op threads of a side.
+    """
     single = {
         "target alone": case.target_alone(),
         "proxy alone": case.proxy_alone(),
@@ -166,13 +181,23 @@ def turn(case: Case, threads: int) -> Turn:
 
 
 def scores_and_keep(case: Case, schedule: Schedule) -> tuple[Scores, Keep]:
-    """ProxyKV's scores of the context, and the set that they keep."""
+    """ProxyKV's scores of the context, and the set that they keep.
+
+    Args:
+        case: models and context.
+        schedule: "sequential" or "parallel".
+    """
     work, keep = case.work("proxykv", schedule)
     return work.scores("proxykv")[0], keep
 
 
 def agreement(case: Case, threads: int) -> dict[str, Any]:
-    """Compare the scores of both schedules at equal threads, and those at twice the threads."""
+    """Compare the scores of both schedules at equal threads, and those at twice the threads.
+
+    Args:
+        case: models and context.
+        threads: intra-op threads of a side.
+    """
     scores, keep = scores_and_keep(case, "sequential")
     parallel, _ = scores_and_keep(case, "parallel")
     torch.set_num_threads(2 * threads)
@@ -209,7 +234,12 @@ def summary(turns: Sequence[Turn]) -> dict[str, Any]:
 
 
 def side_seconds(timeline: Timeline, side: str) -> float:
-    """Seconds of a side's phases, before the sides join."""
+    """Seconds of a side's phases, before the sides join.
+
+    Args:
+        timeline: of one request.
+        side: "target" or "proxy".
+    """
     return sum(s.seconds for s in timeline.spans if s.phase in SIDES[side])
 
 
@@ -230,7 +260,12 @@ def show(report: dict[str, Any]) -> None:
 
 
 def draw(turns: Sequence[Turn], options: argparse.Namespace) -> Figure:
-    """Draw the timelines of the turn whose parallel case takes the median time."""
+    """Draw the timelines of the turn whose parallel case takes the median time.
+
+    Args:
+        turns: timelines of all turns.
+        options: of the command line.
+    """
     chosen = sorted(turns, key=lambda t: t["parallel"].end)[len(turns) // 2]
     figure = Figure(figsize=(8, 2.8))
     axes = figure.subplots()
@@ -283,7 +318,13 @@ def parse_options() -> argparse.Namespace:
 
 
 def add_common(parser: argparse.ArgumentParser, dtype: str, device: str) -> None:
-    """Add the options that all measurements of requests have."""
+    """Add the options that all measurements of requests have.
+
+    Args:
+        parser: of the command line.
+        dtype: default of `--dtype`.
+        device: default of `--device`.
+    """
     parser.add_argument("--dtype", default=dtype)
     parser.add_argument("--device", default=device, help="of the target")
     parser.add_argument("--proxy-device", help="of the proxy (default: that of the target)")

@@ -36,7 +36,13 @@ class KVPressSide:
         self.net = net
 
     def kvzip(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """Time prefill, scoring with selection, and decoding from the masked cache."""
+        """Time prefill, scoring with selection, and decoding from the masked cache.
+
+        Args:
+            context: ids of the context (1-D).
+            question: ids of the question (1-D).
+            watch: receives the seconds.
+        """
         with watch.time("both"):
             cache = self._pruned(context, RETENTION, watch, "scoring")
         watch.seconds["prefill"] = watch.seconds.pop("both") - watch.seconds["scoring"]
@@ -47,19 +53,37 @@ class KVPressSide:
         self._unmask()
 
     def snapkv(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """Time prefill, scoring and selection with SnapKV."""
+        """Time prefill, scoring and selection with SnapKV.
+
+        Args:
+            context: ids of the context (1-D).
+            question: not used.
+            watch: receives the seconds.
+        """
         with watch.time("snapkv"), SnapKVPress(compression_ratio=1 - RETENTION)(self.net):
             self.net.model(input_ids=context[None], past_key_values=DynamicCache())
 
     def full(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """Time prefill and decoding with the full cache."""
+        """Time prefill and decoding with the full cache.
+
+        Args:
+            context: ids of the context (1-D).
+            question: ids of the question (1-D).
+            watch: receives the seconds.
+        """
         with watch.time("full"):
             cache = DynamicCache()
             self.net.model(input_ids=context[None], past_key_values=cache)
             self._decode(question, len(context), cache)
 
     def sweep(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """Time all retentions, one after the other."""
+        """Time all retentions, one after the other.
+
+        Args:
+            context: ids of the context (1-D).
+            question: ids of the question (1-D).
+            watch: receives the seconds.
+        """
         with watch.time("sweep"):
             for retention in RETENTIONS:
                 cache = self._pruned(context, retention, watch, "sweep_scoring")

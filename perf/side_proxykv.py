@@ -50,7 +50,13 @@ class ProxyKVSide:
         self.engine = Engine(context, no_proxy, "sequential")
 
     def kvzip(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """Time prefill, scoring, a plain forward of the replays, and decoding after pruning."""
+        """Time prefill, scoring, a plain forward of the replays, and decoding after pruning.
+
+        Args:
+            context: ids of the context (1-D).
+            question: ids of the question (1-D).
+            watch: receives the seconds.
+        """
         with watch.time("prefill"):
             work = self._read(context)
         with watch.time("scoring"):
@@ -65,12 +71,24 @@ class ProxyKVSide:
                 token = self._step(token, len(context) + QUESTION + step, cache)
 
     def snapkv(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """Time prefill, scoring and selection with SnapKV."""
+        """Time prefill, scoring and selection with SnapKV.
+
+        Args:
+            context: ids of the context (1-D).
+            question: not used.
+            watch: receives the seconds.
+        """
         with watch.time("snapkv"):
             self._keeps(self._read(context), "snapkv_kvpress", [RETENTION])
 
     def full(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """Time prefill and decoding with the full cache."""
+        """Time prefill and decoding with the full cache.
+
+        Args:
+            context: ids of the context (1-D).
+            question: ids of the question (1-D).
+            watch: receives the seconds.
+        """
         with watch.time("full"):
             work = self._read(context)
             cache, _ = work.prune("full", 1.0, "none")
@@ -80,7 +98,13 @@ class ProxyKVSide:
                 token = self._step(token, len(context) + QUESTION + step, cache)
 
     def sweep(self, context: Tensor, question: Tensor, watch: Watch) -> None:
-        """Time all retentions and the full cache, which decode in one batch."""
+        """Time all retentions and the full cache, which decode in one batch.
+
+        Args:
+            context: ids of the context (1-D).
+            question: ids of the question (1-D).
+            watch: receives the seconds.
+        """
         with watch.time("sweep"):
             with watch.time("sweep_prefill"):
                 work = self._read(context)

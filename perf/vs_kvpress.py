@@ -59,7 +59,12 @@ class Process:
         self._read()
 
     def ask(self, measure: str, length: int) -> dict[str, Any]:
-        """Measure a context of `length` tokens; return what the side found (see `side.serve`)."""
+        """Measure a context on this side; return the result (see `side.serve`).
+
+        Args:
+            measure: name of the measurement.
+            length: tokens of the context.
+        """
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"measure": measure, "length": length}) + "\n")
         self.process.stdin.flush()
@@ -99,7 +104,12 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Format values as median (minimum–maximum)."""
+    """Format values as median (minimum–maximum).
+
+    Args:
+        values: the measured values.
+        digits: digits after the point.
+    """
     if not values:
         return "–"
     middle, low, high = statistics.median(values), min(values), max(values)
@@ -133,7 +143,13 @@ def table(rounds: list[dict[str, Any]]) -> Iterable[str]:
 
 
 def seconds_by_turn(rounds: list[dict[str, Any]], side: str, key: str) -> dict[int, float]:
-    """Seconds of what a side measured, by turn, without the measurements that failed."""
+    """Seconds of a measurement of one side, by turn. Measurements that failed are left out.
+
+    Args:
+        rounds: results of all measurements.
+        side: name of the side.
+        key: name of the measurement.
+    """
     return {
         r["turn"]: r["seconds"][key]
         for r in rounds

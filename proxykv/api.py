@@ -129,6 +129,10 @@ class PrunedContext:
     def ask(self, question: str, max_new_tokens: int = 128) -> str:
         """Answer a question greedily; questions do not influence one another.
 
+        Args:
+            question: text of the question.
+            max_new_tokens: the most tokens of the answer.
+
         Raises:
             ValueError: if there is nothing to read after the context.
         """

@@ -92,7 +92,15 @@ def dataset(
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Score a model's answer to a document with the benchmark's own metric, in [0, 1]."""
+    """Score a model's answer to a document with the benchmark's own metric, in [0, 1].
+
+    Args:
+        doc: a document of a task.
+        results: the model's answer, as a list of one text.
+
+    Returns:
+        `score` and `score_fixed`.
+    """
     question = Question(**json.loads(doc["question"]))
     scores = contract.load(doc["benchmark"]).grade(doc["task"], results[0], question)
     return {"score": scores["score"], "score_fixed": scores.get("score_fixed", scores["score"])}

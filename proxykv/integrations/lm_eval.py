@@ -146,14 +146,26 @@ class PrunedLM(LM):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> PrunedLM:
-        """Create the model from `--model_args`, as lm-eval's command line does."""
+        """Create the model from `--model_args`, as lm-eval's command line does.
+
+        Args:
+            arg_string: `name=value` pairs, separated by commas.
+            additional_config: lm-eval's own settings.
+
+        Raises:
+            ConfigError: if an argument is unknown or missing.
+        """
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @classmethod
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> PrunedLM:
-        """Create the model from a mapping; what `--model_args` says comes before lm-eval's own.
+        """Create the model from a mapping.
+
+        Args:
+            arg_dict: arguments of the constructor, which precede lm-eval's own settings.
+            additional_config: lm-eval's own settings.
 
         Raises:
             ConfigError: if an argument is unknown or missing.
@@ -188,7 +200,13 @@ class PrunedLM(LM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Render a prompt in the tokenizer's chat template."""
+        """Render a prompt in the tokenizer's chat template.
+
+        Args:
+            chat_history: messages with `role` and `content`.
+            add_generation_prompt: whether the model answers next; otherwise it continues the last
+                message.
+        """
 
         def rendered(history: list[dict[str, str]]) -> str:
             return self.model.tokenizer.apply_chat_template(
@@ -209,8 +227,12 @@ class PrunedLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answer greedily; consecutive requests about one context share its prefill and pruning.
 
+        Args:
+            requests: prompts with the options of the generation.
+            disable_tqdm: not used.
+
         Raises:
-            ConfigError: if a prompt cannot be split or is too long, or a task wants to sample.
+            ConfigError: if a prompt cannot be split or is too long, or if a task samples.
         """
         prompts = [(self.split(request), request) for request in requests]
         apart = sum(not ids.whole for ids, _ in prompts)
@@ -225,11 +247,25 @@ class PrunedLM(LM):
         return texts
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Refuse: raises ConfigError."""
+        """Refuse: this model only generates.
+
+        Args:
+            requests: not used.
+
+        Raises:
+            ConfigError: always.
+        """
         raise ConfigError("proxykv answers generative tasks only (generate_until)")
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Refuse: raises ConfigError."""
+        """Refuse: this model only generates.
+
+        Args:
+            requests: not used.
+
+        Raises:
+            ConfigError: always.
+        """
         raise ConfigError("proxykv answers generative tasks only (generate_until)")
 
     def split(self, request: Instance) -> PromptIds:

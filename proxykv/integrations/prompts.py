@@ -55,9 +55,17 @@ def prompt_ids(tokenizer: Any, prompt: str, opening: int, seam: int) -> PromptId
 
 
 def context_seam(prompt: str, border: str | None, task: str | None) -> int:
-    """Find where the context ends: after the last occurrence of `border`.
+    """Find where the context ends: after the last occurrence of the border.
 
     Earlier occurrences belong to few-shot examples.
+
+    Args:
+        prompt: text of the prompt.
+        border: the text between context and question; None if it is unknown.
+        task: name of the task, for the message.
+
+    Returns:
+        Position in the prompt, in characters.
 
     Raises:
         ConfigError: if the prompt has no border.
@@ -104,7 +112,12 @@ def answer_limit(settings: Mapping[str, Any]) -> int:
 
 
 def cut_at(text: str, until: str | Sequence[str] | None) -> str:
-    """Cut a text at the first occurrence of any of the texts that end an answer."""
+    """Cut a text at the first occurrence of any of the texts that end an answer.
+
+    Args:
+        text: the model's answer.
+        until: texts that end an answer.
+    """
     for end in [until] if isinstance(until, str) else until or ():
         text = text.split(end, maxsplit=1)[0] if end else text
     return text

@@ -27,7 +27,11 @@ def attend_part(
 ) -> PartialAttention:
     """Attention of scaled queries over these keys alone; there may be none.
 
-    `mask` marks the keys that a query must not see; every query sees at least one.
+    Args:
+        query: queries times the scaling.
+        keys: keys after RoPE.
+        values: their values.
+        mask: the keys that a query must not see; every query sees at least one. None hides none.
     """
     logits = (query @ keys.mT).float()
     if mask is not None:
@@ -38,7 +42,12 @@ def attend_part(
 
 
 def join(one: PartialAttention, other: PartialAttention) -> PartialAttention:
-    """Attention over the keys of both parts."""
+    """Attention over the keys of both parts.
+
+    Args:
+        one: attention over some keys.
+        other: attention of the same queries over other keys.
+    """
     lse = torch.logaddexp(one.lse, other.lse)
     return PartialAttention(
         one.out * (one.lse - lse).exp() + other.out * (other.lse - lse).exp(), lse
@@ -54,6 +63,12 @@ def causal_attention(
     """Attention of the last tokens of a text to all of it, or of the text to itself.
 
     Queries have `group` heads for each KV head (GQA).
+
+    Args:
+        query: queries of the last tokens, after RoPE.
+        keys: keys of the whole text, after RoPE.
+        values: their values.
+        scaling: factor of the logits.
     """
     # The only public way to a fused kernel for this mask; PyTorch calls it a prototype.
     mask = causal_lower_right(query.shape[2], keys.shape[2])
@@ -85,11 +100,23 @@ def window_attention(
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "query key"]:
-    """Mark the keys that causality hides from queries that are the last tokens of the keys."""
+    """Mark the keys that causality hides from queries that are the last tokens of the keys.
+
+    Args:
+        queries: number of queries.
+        keys: number of keys.
+        device: of the mask.
+    """
     return torch.ones(queries, keys, dtype=torch.bool, device=device).triu(keys - queries + 1)
 
 
 def blocks(start: int, stop: int, width: int) -> Iterator[slice]:
-    """Consecutive slices of at most `width`."""
+    """Consecutive slices of at most `width`.
+
+    Args:
+        start: the first index.
+        stop: the index after the last one.
+        width: the most indices of a slice.
+    """
     for first in range(start, stop, width):
         yield slice(first, min(first + width, stop))

@@ -40,8 +40,14 @@ def choose(device: torch.device, dtype: torch.dtype, head_size: int) -> Choice:
     reference. With `PROXYKV_KERNELS=triton` a CPU runs the kernels, too, which needs Triton's
     interpreter (`TRITON_INTERPRET=1`): slow, for tests.
 
+    Args:
+        device: of the tensors.
+        dtype: of the tensors.
+        head_size: numbers of a key of one head.
+
     Raises:
-        ConfigError: if `PROXYKV_KERNELS` has another value, or asks for a Triton that is missing.
+        ConfigError: if `PROXYKV_KERNELS` has another value, or requires Triton and Triton is
+            missing.
     """
     if dtype not in DTYPES:
         return Choice("reference", f"no kernel for {str(dtype).removeprefix('torch.')}")

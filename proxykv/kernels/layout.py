@@ -114,7 +114,12 @@ class Tiles(NamedTuple):
 
     @classmethod
     def of(cls, size: int, block: int) -> Tiles:
-        """`size`: query rows of a batch row (query heads of a KV head x new tokens)."""
+        """Choose the tiles.
+
+        Args:
+            size: query rows of a batch row (query heads of a KV head x new tokens).
+            block: query rows that a program reads at most.
+        """
         if size <= block:
             return cls(min(32, 1 << (block // size).bit_length() - 1), 1)
         return cls(1, -(-size // block))
@@ -196,7 +201,13 @@ def segments(counts: Sequence[int], number: int) -> tuple[list[tuple[int, ...]],
 
 
 def cut_for(dtype: torch.dtype, size: int, masked: bool) -> Cut:
-    """How to cut a launch of `size` query rows for each batch row and KV head."""
+    """Choose how to cut a launch.
+
+    Args:
+        dtype: of queries, keys and values.
+        size: query rows of each batch row and KV head.
+        masked: whether rows see different entries of the context.
+    """
     if dtype == torch.float32:
         return WIDE
     if size > MASKED.rows or (size > RAGGED.rows and not masked):

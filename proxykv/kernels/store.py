@@ -15,7 +15,14 @@ def store(
     slots: Slots,
     place: Place,
 ) -> None:
-    """Write new tokens' keys and values into their slots, which have room for them."""
+    """Write new tokens' keys and values into their slots, which have room for them.
+
+    Args:
+        keys: keys of the new tokens, after RoPE.
+        values: their values.
+        slots: the layer's slots.
+        place: where the new tokens go in the slots.
+    """
     if choose(keys.device, keys.dtype, keys.shape[3]).kernels == "triton":
         from proxykv.kernels.split_triton import write  # noqa: PLC0415 (needs Triton)
 

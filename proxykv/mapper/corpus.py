@@ -29,7 +29,12 @@ class CorpusContext:
 
 
 def contexts(run: Run, family: str) -> Iterator[CorpusContext]:
-    """Read the corpus of a family, in the order of the config."""
+    """Read the corpus of a family, in the order of the config.
+
+    Args:
+        run: the run.
+        family: name of the family, whose tokenizer measured the contexts.
+    """
     for data in run.datasets(family, "train"):
         examples = read_jsonl(data.path)
         for i, example in enumerate(examples):
@@ -40,7 +45,13 @@ def contexts(run: Run, family: str) -> Iterator[CorpusContext]:
 
 
 def fitted_on(run: Run, family: str, method: Method) -> set[str]:
-    """Names of the contexts that a method may be fitted on: its parts and lengths, not held out."""
+    """Names of the contexts that a method may be fitted on: its parts and lengths, not held out.
+
+    Args:
+        run: the run.
+        family: name of the family.
+        method: a method that is fitted.
+    """
     corpus = list(contexts(run, family))
     held_out = {context.name for context in corpus if context.held_out}
     return {

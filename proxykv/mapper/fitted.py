@@ -78,12 +78,15 @@ def load_card(folder: Path, expected: Mapping[str, str] | None = None) -> dict[s
 
 
 def require_pair(folder: Path, card: Mapping[str, Any], expected: Mapping[str, str]) -> None:
-    """Raise ConfigError, naming the entry, if a card's entries are not those of a pair.
+    """Check that a fitted method belongs to a pair of models.
 
     Args:
         folder: of the fitted method.
         card: its card.
         expected: entries that must agree, such as the pair's `target_hash`.
+
+    Raises:
+        ConfigError: if an entry is missing or differs; the message names it.
     """
     for key, value in expected.items():
         if key not in card:

@@ -86,7 +86,14 @@ def bin_loss(
 def mse_loss(
     logits: Logits, target: Logits, generator: torch.Generator, floor: float = 0.05
 ) -> Scalar:
-    """Squared error, weighted by the true score: Σ w (Ŷ − Y)² / Σ w, with w = floor + Y."""
+    """Squared error, weighted by the true score: Σ w (Ŷ − Y)² / Σ w, with w = floor + Y.
+
+    Args:
+        logits: logits of Ŷ.
+        target: Y.
+        generator: not used.
+        floor: weight of a score of 0.
+    """
     weight = floor + target
     return (weight * (logits.sigmoid() - target).square()).sum() / weight.sum()
 
@@ -135,7 +142,13 @@ def global_loss(
 
 @loss_term(1.0)
 def cos_loss(logits: Logits, target: Logits, generator: torch.Generator) -> Scalar:
-    """Shape of each head's scores: 1 − mean over heads of cos(Ŷ_h, Y_h) along tokens."""
+    """Shape of each head's scores: 1 − mean over heads of cos(Ŷ_h, Y_h) along tokens.
+
+    Args:
+        logits: logits of Ŷ.
+        target: Y.
+        generator: not used.
+    """
     return 1 - F.cosine_similarity(logits.sigmoid(), target, dim=-1).mean()
 
 

@@ -64,7 +64,12 @@ def save_groups(
 
 
 def read_groups(path: Path, device: str) -> Groups:
-    """Read what `save_groups` wrote, onto a device; empty groups are missing."""
+    """Read what `save_groups` wrote, onto a device; empty groups are missing.
+
+    Args:
+        path: the safetensors file.
+        device: where the tensors go.
+    """
     groups: Groups = {}
     for name, tensor in load_file(path, device=device).items():
         group, _, rest = name.partition(".")

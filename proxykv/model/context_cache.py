@@ -37,27 +37,51 @@ class Layer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, cache_kwargs: dict[str, Any] | None = None
     ) -> tuple[Any, Any]:
-        """Store the new keys and values [row, kv_head, token, dim]; pass the layer to attention."""
+        """Store the new keys and values [row, kv_head, token, dim]; pass the layer to attention.
+
+        Args:
+            key_states: keys after RoPE.
+            value_states: their values.
+            cache_kwargs: not used.
+        """
         self.store(key_states, value_states)
         return self, self
 
     def store(self, keys: KeyValues, values: KeyValues) -> None:
-        """Append the new tokens' keys and values."""
+        """Append the new tokens' keys and values.
+
+        Args:
+            keys: keys after RoPE.
+            values: their values.
+        """
         raise NotImplementedError
 
     def attend(self, query: Queries, scaling: float) -> Queries:
-        """Return the attention output of the queries over all keys that this layer shows them."""
+        """Attend to all keys that this layer shows the queries.
+
+        Args:
+            query: queries of the new tokens, after RoPE.
+            scaling: factor of the logits.
+
+        Returns:
+            The attention output.
+        """
         raise NotImplementedError
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Do nothing: layers allocate when they store."""
+        """Do nothing: layers allocate when they store.
+
+        Args:
+            key_states: not used.
+            value_states: not used.
+        """
 
     def get_seq_length(self) -> int:
         """Tokens stored."""
         return self.length
 
     def get_mask_sizes(self, query: Any) -> tuple[int, int]:
-        """Never asked: `attend` needs no mask."""
+        """Refuse: `attend` needs no mask, so nothing calls this."""
         raise NotImplementedError("a model loaded for ProxyKV attends without masks")
 
     def get_max_length(self) -> int:
@@ -70,7 +94,23 @@ class Layer(CacheLayerMixin):
 def attention(
     module: nn.Module, query: Queries, key: Any, value: Any, mask: None, *, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
-    """Attention function for transformers: the cache layer itself computes the output."""
+    """Attention function for transformers: the cache layer itself computes the output.
+
+    Args:
+        module: the attention layer.
+        query: queries after RoPE.
+        key: the cache layer, which `Layer.update` returned.
+        value: the same layer.
+        mask: not used.
+        scaling: factor of the logits.
+        **_: other arguments of transformers; not used.
+
+    Returns:
+        The output [row, token, q_head, dim], and no weights.
+
+    Raises:
+        TypeError: if the cache is not one of ProxyKV's.
+    """
     if not isinstance(key, Layer):
         raise TypeError("a model loaded for ProxyKV runs only with one of ProxyKV's caches")
     check()
@@ -90,13 +130,23 @@ class ContextLayer(Layer):
         self.queries: Tensor | None = None
 
     def store(self, keys: KeyValues, values: KeyValues) -> None:
-        """Keep the context, which is one forward."""
+        """Keep the context, which is one forward.
+
+        Args:
+            keys: keys of prefix + context, after RoPE.
+            values: their values.
+        """
         assert self.length == 0, "a context is prefilled once"
         self.keys, self.values = keys.contiguous(), values.contiguous()
         self.length = keys.shape[2]
 
     def attend(self, query: Queries, scaling: float) -> Queries:
-        """Causal attention of the context to itself."""
+        """Causal attention of the context to itself.
+
+        Args:
+            query: queries of prefix + context, after RoPE.
+            scaling: factor of the logits.
+        """
         self.queries = query[:, :, -self.observed :].clone()
         return causal_attention(query, self.keys, self.values, scaling)
 
@@ -114,6 +164,10 @@ class ContextCache(Cache):
         self, prefix_len: int, keep: Bool[Tensor, "*keeps layer kv_head token"]
     ) -> Bool[Tensor, "*keeps layer kv_head key"]:
         """Mark the keys that kept sets of the context leave visible: the kept ones and the prefix.
+
+        Args:
+            prefix_len: tokens of the prefix.
+            keep: kept sets of the context.
 
         Raises:
             ValueError: if the kept sets are not of this context's shape.

@@ -87,11 +87,16 @@ def answer(
 
 
 def rows_that_fit(prefill: Prefill, questions: Sequence[TokenizedQuestion], free: int) -> int:
-    """How many rows can decode together in `free` bytes, at least one.
+    """How many rows can decode together in the free memory, at least one.
 
     A row takes its own keys and values, a bit for each entry of the context, and, of the forward
     that reads its question, the activations of a layer and the widest of logits or MLP. The logits
     along a reference exist for one row at a time.
+
+    Args:
+        prefill: the prefilled context.
+        questions: questions to answer.
+        free: free memory in bytes.
     """
     config = prefill.model.net.config
     layers, heads, n = prefill.shape

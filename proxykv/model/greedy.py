@@ -52,7 +52,13 @@ class Steps(NamedTuple):
 
 
 def step(model: Model, cache: SlottedCache, steps: Steps) -> None:
-    """Read every row's last token and write its next one."""
+    """Read every row's last token and write its next one.
+
+    Args:
+        model: the model.
+        cache: the rows' cache; it grows by a token.
+        steps: memory that the step reads and writes.
+    """
     hidden = model.hidden(steps.tokens, steps.positions, cache)
     following = model.logits(hidden[:, -1]).argmax(dim=-1, keepdim=True)
     steps.written.index_copy_(1, steps.at, following)
@@ -183,7 +189,13 @@ class Captured:
             since.used = mine[2]
 
     def run(self, cache: SlottedCache, steps: Steps, count: int) -> None:
-        """Take `count` steps with a cache; the host only queues them."""
+        """Take steps with a cache; the host only queues them.
+
+        Args:
+            cache: a cache of the captured shape.
+            steps: memory of the rows; it receives what the steps wrote.
+            count: number of steps.
+        """
         since = cache.since
         pairs = [(self.table.layers, since.table().layers), (self.index, since.index)]
         pairs += list(zip(self.steps, steps, strict=True))
@@ -204,9 +216,15 @@ _refused: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 def captured(model: Model, cache: SlottedCache, steps: Steps, most: int) -> Captured | None:
     """Return the graph of this cache's shape, captured if need be.
 
+    Args:
+        model: the model.
+        cache: the rows' cache.
+        steps: memory that a step reads and writes.
+        most: the most tokens that a row may still get.
+
     Returns:
         None where steps run operation by operation: off CUDA, without kernels, for few tokens, and
-        after a capture that failed, which is warned of once.
+        after a capture that failed, which logs one warning.
     """
     since = cache.since
     if since.index.device.type != "cuda" or since.kernels.kernels != "triton":

@@ -114,7 +114,16 @@ class Model:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, cache: Any) -> Tensor:
-        """Last hidden states [row, token, width] of new tokens [row, token] on top of a cache."""
+        """Last hidden states of new tokens, on top of a cache.
+
+        Args:
+            input_ids: ids of the new tokens [row, token].
+            position_ids: their positions [row, token].
+            cache: keys and values of the tokens before; it grows by the new tokens.
+
+        Returns:
+            Hidden states [row, token, width].
+        """
         body = self.net.base_model
         return body(
             input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True
@@ -172,7 +181,13 @@ def load_model(
 
 
 def load(run: Run, family: str, role: str) -> Model:
-    """Load a family's target or proxy as its file says."""
+    """Load a family's target or proxy as its file says.
+
+    Args:
+        run: the run.
+        family: name of the family.
+        role: "target" or "proxy".
+    """
     model = run.family(family)[role]
     return load_model(
         local(run.model(family, role).folder),
@@ -227,7 +242,15 @@ def load_config(
 
 
 def refuse_unsupported(config: Any, where: object) -> None:
-    """Raise ConfigError, naming why, if a model's attention cannot be pruned here."""
+    """Refuse a model whose attention cannot be pruned here.
+
+    Args:
+        config: configuration of the model (transformers).
+        where: name of the model, for the message.
+
+    Raises:
+        ConfigError: which names the reason.
+    """
     layers = set(getattr(config, "layer_types", None) or [])
     kinds = layers - {"full_attention"}
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
@@ -257,7 +280,11 @@ def _spaced(question: str, answer: str) -> str:
 
 
 def context_ids(model: Model, text: str) -> Ids:
-    """Ids [prefix + context] of a context's text on the model's device.
+    """Ids of the prefix and a context's text, on the model's device (1-D).
+
+    Args:
+        model: the model.
+        text: the context.
 
     Raises:
         ValueError: if the context is empty.

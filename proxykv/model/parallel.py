@@ -25,7 +25,11 @@ class Cancelled(Exception):  # noqa: N818  (not an error of this thread)
 
 
 def check() -> None:
-    """Raise Cancelled if the other side has failed. Caches call this at every layer."""
+    """Stop this side if the other one has failed. Caches call this at every layer.
+
+    Raises:
+        Cancelled: if the other side has failed.
+    """
     stop = _stop.get()
     if stop is not None and stop.is_set():
         raise Cancelled
@@ -34,8 +38,12 @@ def check() -> None:
 def run_in_parallel(target: Callable[[], A], proxy: Callable[[], B]) -> tuple[A, B]:
     """Run `target` in this thread and `proxy` in another; return both results.
 
-    Both use as many intra-op threads as this thread, so results equal those of running one after
-    the other. The first exception on either side cancels the other side.
+    Both use as many intra-op threads as this thread, so the results equal those of a sequential
+    run. The first exception on either side cancels the other side.
+
+    Args:
+        target: the target's work.
+        proxy: the proxy's work.
 
     Raises:
         SideError: naming the side that failed first, from its exception.

@@ -55,7 +55,14 @@ def prefill(
     donor: Ids | None = None,
     observed: int = OBSERVED,
 ) -> Prefill:
-    """Run the model's body over prefix + context (1-D ids); the LM head is not needed.
+    """Run the model's body over prefix + context; the LM head is not needed.
+
+    Args:
+        model: the model.
+        input_ids: ids of prefix + context (1-D).
+        prefix_len: tokens of the prefix.
+        donor: ids of another context, for controls that must see the wrong context.
+        observed: number of last queries that the cache keeps.
 
     Raises:
         ValueError: if there is no context after the prefix, or the ids are not one row.

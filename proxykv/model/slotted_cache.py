@@ -73,6 +73,11 @@ class Since:
     def write(self, layer: int, keys: KeyValues, values: KeyValues) -> None:
         """Write the next tokens of every row into a layer's slots.
 
+        Args:
+            layer: index of the layer.
+            keys: keys of the new tokens, after RoPE.
+            values: their values.
+
         Raises:
             ValueError: if there are more or fewer rows than the cache has.
         """
@@ -95,7 +100,12 @@ class Since:
         self.index.zero_()
 
     def keep_rows(self, rows: Int[Tensor, " kept"], entries: Sequence[Entries]) -> None:
-        """Keep only these rows' tokens; `entries` are the context's as these rows see them."""
+        """Keep only the tokens of some rows.
+
+        Args:
+            rows: indices of the rows to keep.
+            entries: the context's entries as these rows see them, by layer.
+        """
         before = self._storage
         self.entries, self.rows = entries, len(rows)
         self._storage = self._allocated(self.room)
@@ -121,7 +131,12 @@ class Since:
         return self._table
 
     def point_to(self, table: LayerTable, index: Tensor) -> None:
-        """Let kernels read where layers lie, and where tokens go, from this memory."""
+        """Let kernels read the layers' addresses and the next slot from other memory.
+
+        Args:
+            table: addresses of the layers.
+            index: number of slots taken, int64 [1].
+        """
         self._table, self.index = table, index
 
     @property
@@ -160,11 +175,21 @@ class SlottedLayer(Layer):
         return self.context + self.since.used
 
     def store(self, keys: KeyValues, values: KeyValues) -> None:
-        """Write the new tokens into their slots."""
+        """Write the new tokens into their slots.
+
+        Args:
+            keys: keys after RoPE.
+            values: their values.
+        """
         self.since.write(self.number, keys, values)
 
     def attend(self, query: Queries, scaling: float) -> Queries:
-        """Causal attention to the context's entries and to the slots."""
+        """Causal attention to the context's entries and to the slots.
+
+        Args:
+            query: queries of the new tokens, after RoPE.
+            scaling: factor of the logits.
+        """
         since = self.since
         place = since.place(self.number)
         out = self.attention(query, self.entries, since.slots(self.number), place, scaling)

@@ -51,6 +51,10 @@ questions are learned. The second value of `multivalue` is not: 0.5 is what thes
 def evaluate(model: PreTrainedModel, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
     """Measure accuracy with the full cache.
 
+    Args:
+        model: the trained model.
+        tokenizer: its tokenizer.
+
     Returns:
         By length and task, the share of right answers, each question asked directly after its
         context; as `copy`, the share of tokens predicted after KVzip's request.

@@ -61,7 +61,12 @@ class AblationVariant:
 
 
 def variants(config: Mapping[str, Any], subject: str | None) -> list[AblationVariant]:
-    """The subject, then its variants in the config's order; empty if it has none."""
+    """The subject, then its variants in the config's order; empty if it has none.
+
+    Args:
+        config: contents of the run's config.
+        subject: id of the subject; None if the run has none.
+    """
     entries = [m if isinstance(m, dict) else {"id": m, "base": m} for m in config["methods"]]
     mine = [m for m in entries if subject in (m["id"], m["base"]) and not OTHER & m.keys()]
     terms = config.get("training", {}).get("weights", default_weights())
@@ -85,6 +90,11 @@ def ablations(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> pd.Dat
     (see `proxykv.mapper.fidelity`) and has no interval. `seed_spread` is the largest difference
     between two seeds of one variant. `verdict` is `none` if the difference is no larger than that,
     or if its interval contains 0. Empty for a run without variants.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run, with its config and fits.
     """
     config = json.loads((run_dir / "config.json").read_text("utf-8"))
     found = variants(config, methods.only("subject"))
@@ -95,7 +105,12 @@ def ablations(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> pd.Dat
 
 
 def write_ablations(rows_paths: Iterable[Path], run_dir: Path) -> Path | None:
-    """Write `tables/ablations.csv`; None, and no file, for a run without variants."""
+    """Write `tables/ablations.csv`; None, and no file, for a run without variants.
+
+    Args:
+        rows_paths: files of rows.
+        run_dir: folder of the run.
+    """
     table = ablations(read_rows(rows_paths), MethodCards.read(run_dir), run_dir)
     if table.empty:
         return None

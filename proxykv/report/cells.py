@@ -114,7 +114,15 @@ def pooled(
     caption: str,
     styles: Mapping[str, Look],
 ) -> Table:
-    """The summary: a row per method, a column per metric and pool of retentions."""
+    """The summary: a row per method, a column per metric and pool of retentions.
+
+    Args:
+        table: the summary of one family and benchmark.
+        metrics: metrics to show.
+        id: of the HTML table.
+        caption: of the table.
+        styles: looks by method.
+    """
     pools = [pool for pool in POOLS if (table["pool"] == pool).any()]
     points = {(r.method, r["pool"]): r for _, r in table.iterrows()}
     keys, row_looks = _keys(table, styles, ())
@@ -157,7 +165,13 @@ def pretty(pool: str) -> str:
 
 
 def number(value: float, digits: int = 3, sign: bool = False) -> str:
-    """Fixed-point text with a true minus, "–" where undefined."""
+    """Fixed-point text with a true minus, "–" where undefined.
+
+    Args:
+        value: the number.
+        digits: digits after the point.
+        sign: whether positive numbers get a plus.
+    """
     if pd.isna(value):
         return "–"
     rounded = round(value, digits) + 0.0  # turns -0.0 into 0.0

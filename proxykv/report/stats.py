@@ -46,6 +46,11 @@ def mean_ci(strata: Strata, *, samples: int = SAMPLES, seed: int = SEED) -> Esti
 
     The interval is NaN where any task has a single context: resampling one value cannot vary, and
     an interval that leaves that task's spread out would be too narrow.
+
+    Args:
+        strata: one array of contexts' values per task.
+        samples: bootstrap resamples.
+        seed: of the resamples.
     """
     if not len(strata):
         return UNDEFINED
@@ -59,6 +64,12 @@ def ratio_ci(
 
     NaN where the denominator's mean is 0; a NaN interval where it is 0 in any resample, for then
     the ratio is unbounded within sampling error.
+
+    Args:
+        numerators: one array of contexts' values per task.
+        denominators: values of the same contexts.
+        samples: bootstrap resamples.
+        seed: of the resamples.
     """
     if not len(numerators) or stratified_mean(denominators) <= 0:
         return UNDEFINED
@@ -76,6 +87,11 @@ def permutation_p(
 
     Exact where all 2^n sign vectors are no more than `permutations`; otherwise drawn, with the
     observed one counted (Phipson & Smyth 2010), so that p is never 0. NaN without data.
+
+    Args:
+        differences: one array of paired differences per task.
+        permutations: the most sign vectors.
+        seed: of the drawn sign vectors.
     """
     if not len(differences):
         return np.nan
@@ -103,6 +119,11 @@ def detectable_effect(differences: Strata, *, alpha: float = 0.05, power: float 
 
     (t_{1-alpha/2} + t_{power}) * standard error, from the paired standard deviation within tasks.
     NaN where it cannot be estimated: a task with one context, or differences that do not vary.
+
+    Args:
+        differences: one array of paired differences per task.
+        alpha: level of the test.
+        power: chance to find the effect.
     """
     if not len(differences) or min(len(d) for d in differences) < 2:
         return np.nan
@@ -119,6 +140,10 @@ def pareto_front(cost: ArrayLike, value: ArrayLike) -> np.ndarray:
 
     A point is dominated if another costs no more and scores no less, and differs in one of the
     two. Equal points stand or fall together; a point with a NaN is never on the front.
+
+    Args:
+        cost: cost of each point.
+        value: value of each point.
     """
     c, v = np.asarray(cost, dtype=float), np.asarray(value, dtype=float)
     no_worse = (c[None] <= c[:, None]) & (v[None] >= v[:, None])

@@ -41,6 +41,11 @@ def write_tables(rows_paths: Sequence[Path], methods: MethodCards, out_dir: Path
 
     Returns:
         The files that were written.
+
+    Args:
+        rows_paths: files of rows.
+        methods: cards of the run's methods.
+        out_dir: where the files go.
     """
     rows = read_rows(rows_paths)
     written = []

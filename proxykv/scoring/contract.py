@@ -61,7 +61,12 @@ class SelfPruning(Protocol):
     """
 
     def keep(self, prefill: Prefill, retention: float) -> Keep:
-        """Select the context's KV pairs to keep at a retention below 1."""
+        """Select the context's KV pairs to keep.
+
+        Args:
+            prefill: the target's prefill.
+            retention: share of the KV pairs to keep, below 1.
+        """
         ...
 
 
@@ -108,7 +113,12 @@ class MethodContext:
 
 
 def build(method: Method, context: MethodContext) -> Scorer:
-    """Build the scorer of a method: `METHOD` of its file, or a class `pkg.module:Class`."""
+    """Build the scorer of a method: `METHOD` of its file, or a class `pkg.module:Class`.
+
+    Args:
+        method: the method, with its parameters.
+        context: what the method may use.
+    """
     module, name = catalog.module_of(method.base)
     scorer = getattr(importlib.import_module(module), name)
     folder = {"fitted": context.fitted[method.fitted_id]} if method.fitted_id else {}
@@ -116,7 +126,14 @@ def build(method: Method, context: MethodContext) -> Scorer:
 
 
 def scores_of(scorer: Scorer, prefill: Prefill) -> Scores:
-    """Score a context and check the scores, which are moved to the context's device.
+    """Score a context, check the scores, and move them to the context's device.
+
+    Args:
+        scorer: of a method.
+        prefill: the target's prefill.
+
+    Returns:
+        Scores [layer, kv_head, token], float32; higher means keep.
 
     Raises:
         ValueError: if they are not of the context's shape, or not finite.
@@ -132,6 +149,14 @@ def scores_of(scorer: Scorer, prefill: Prefill) -> Scores:
 
 def kept_by(scorer: Scorer, prefill: Prefill, retention: float) -> Keep:
     """Let the scorer select by itself, and check what it keeps.
+
+    Args:
+        scorer: of a method.
+        prefill: the target's prefill.
+        retention: share of the KV pairs to keep, below 1.
+
+    Returns:
+        The kept set: bool [layer, kv_head, token].
 
     Raises:
         ConfigError: if it cannot select by itself.

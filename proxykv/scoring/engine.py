@@ -155,7 +155,13 @@ class ContextAtWork:
         questions: Sequence[TokenizedQuestion],
         batch_rows: int | None = None,
     ) -> list[list[Answer]]:
-        """Answer questions from the full cache and from every kept set (see `decode.answer`)."""
+        """Answer questions from the full cache and from every kept set (see `decode.answer`).
+
+        Args:
+            keeps: kept sets of the context.
+            questions: questions to answer.
+            batch_rows: rows that decode together; as many as fit by default.
+        """
         return answer(self.prefill, keeps, questions, batch_rows)
 
     def prune(self, method: str, retention: float, scope: str) -> tuple[PrunedCache, Keep]:

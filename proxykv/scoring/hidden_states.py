@@ -56,19 +56,37 @@ class LayerScores:
         self.seconds = dict.fromkeys(scorers, 0.0)
 
     def take(self, layer: int, inputs: Float[Tensor, "token width"]) -> None:
-        """Let every scorer score a layer's inputs."""
+        """Let every scorer score a layer's inputs.
+
+        Args:
+            layer: index of the layer.
+            inputs: hidden states of prefix + context.
+        """
         for key, score_layer in self.scorers.items():
             start = clock(self.model.device)
             self.parts[key].append(score_layer(layer, inputs))
             self.seconds[key] += clock(self.model.device) - start
 
     def scores(self, key: Hashable, prefilled: Prefill) -> Scores:
-        """Return a scorer's scores of the context."""
+        """Return a scorer's scores of the context.
+
+        Args:
+            key: the scorer's key.
+            prefilled: the prefill during which it scored.
+
+        Returns:
+            Scores [layer, kv_head, token], float32.
+        """
         rows = torch.cat(self.parts[key])[:, prefilled.prefix_len :]
         return rows.unflatten(0, prefilled.shape[:2]).float()
 
     def settle(self, prefilled: Prefill, ledger: Ledger) -> Prefill:
-        """Store the scores in the ledger, and charge the scorers for them instead of the prefill.
+        """Store the scores in the ledger. Their seconds are charged to the scorers, not to the
+        prefill.
+
+        Args:
+            prefilled: the prefill during which they scored.
+            ledger: receives the scores.
 
         Returns:
             The prefill without the scorers' seconds.
@@ -82,14 +100,30 @@ class LayerScores:
 
 @contextmanager
 def scoring_layers(model: Model, scorers: Mapping[Hashable, ScoreLayer]) -> Iterator[LayerScores]:
-    """Let scorers, by the keys of their scores, read the one prefill that runs inside."""
+    """Let scorers read the one prefill that runs inside the block.
+
+    Args:
+        model: the target.
+        scorers: functions that score a layer, by the keys of their scores.
+
+    Yields:
+        The scores; complete when the prefill is done.
+    """
     layers = LayerScores(model, scorers)
     with observed(model, layers.take) if scorers else nullcontext():
         yield layers
 
 
 def scores_of_another_prefill(prefilled: Prefill, score_layer: ScoreLayer) -> Scores:
-    """Prefill a context once more for a scorer that did not read its first prefill."""
+    """Prefill a context once more for a scorer that did not read its first prefill.
+
+    Args:
+        prefilled: the first prefill.
+        score_layer: scores the inputs of a layer.
+
+    Returns:
+        Scores [layer, kv_head, token], float32.
+    """
     with scoring_layers(prefilled.model, {None: score_layer}) as layers:
         prefill(prefilled.model, prefilled.input_ids, prefilled.prefix_len)
     return layers.scores(None, prefilled)
@@ -99,7 +133,12 @@ def scores_of_another_prefill(prefilled: Prefill, score_layer: ScoreLayer) -> Sc
 def observed(
     model: Model, note: Callable[[int, Float[Tensor, "token width"]], None]
 ) -> Iterator[None]:
-    """Call `note(layer, inputs)` with what enters each attention layer of a one-row forward."""
+    """Observe the inputs of every attention layer of a one-row forward.
+
+    Args:
+        model: the model whose forward runs inside the block.
+        note: called with a layer's index and its inputs.
+    """
 
     def hook(module: nn.Module, _: tuple, kwargs: dict[str, Any]) -> None:
         note(module.layer_idx, kwargs["hidden_states"][0])  # type: ignore[arg-type]

@@ -32,11 +32,18 @@ Replay = tuple[Ids, Ids]
 def replays(
     model: Model, context: Ids, chunk: int = CHUNK, first: str = FIRST, following: str = NEXT
 ) -> list[Replay]:
-    """Cut a context into chunks, each with its replay input.
+    """Cut a context into chunks, each with its replay input (KVzip, arXiv 2505.23416).
 
     A replay input is the request (and, after the first chunk, the last ids of the chunk before),
     the chat suffix that opens the answer (a line break where there is no chat template), and the
     chunk itself.
+
+    Args:
+        model: encodes the requests.
+        context: ids of the context, without the prefix (1-D).
+        chunk: tokens of a chunk.
+        first: the request to repeat the first chunk.
+        following: the request to repeat another chunk.
     """
     pairs: list[Replay] = []
     before = context[:0]
@@ -157,7 +164,12 @@ class ReplayCache(Cache):
         self.blocks: Any = prefill.model.net.base_model.layers
 
     def note(self, layer: int, hidden: Float[Tensor, "replay width"]) -> None:
-        """Let a layer see what KVzip+ weighs attention with."""
+        """Give a layer the factors with which KVzip+ weighs attention.
+
+        Args:
+            layer: index of the layer.
+            hidden: inputs of its attention.
+        """
         self.layers[layer].observe(hidden, self.blocks[layer].self_attn.o_proj)
 
 
@@ -176,7 +188,12 @@ class ReplayLayer(Layer):
         self.plus: Plus | None = None
 
     def observe(self, hidden: Float[Tensor, "replay width"], out_proj: nn.Linear) -> None:
-        """Note what KVzip+ weighs attention with."""
+        """Compute the factors with which KVzip+ weighs attention.
+
+        Args:
+            hidden: inputs of this layer's attention.
+            out_proj: the layer's output projection.
+        """
         values = self.context.values[0, :, self.chunk]
         per_head = out_proj.weight.unflatten(1, (len(values), -1, values.shape[-1]))
         written = [
@@ -186,11 +203,21 @@ class ReplayLayer(Layer):
         self.plus = Plus(1 / hidden.float().norm(dim=-1), torch.stack(written))
 
     def store(self, keys: KeyValues, values: KeyValues) -> None:
-        """Hold the replay's own keys and values for `attend`."""
+        """Hold the replay's own keys and values for `attend`.
+
+        Args:
+            keys: keys after RoPE.
+            values: their values.
+        """
         self.keys, self.values = keys, values
 
     def attend(self, query: Queries, scaling: float) -> Queries:
-        """Attention over the context, or the chunk of it, and the replay; sets the scores."""
+        """Attention over the context, or the chunk of it, and the replay; sets the scores.
+
+        Args:
+            query: queries of the replay, after RoPE.
+            scaling: factor of the logits.
+        """
         context = self.context.keys[0], self.context.values[0]
         seen = Seen(*context, self.keys[0], self.values[0], self.prefix_len, self.chunk, self.local)
         out, self.scores = attend_and_score(query[0], seen, scaling, self.plus, self.last)

@@ -51,11 +51,23 @@ class Ledger:
         return known[key][0]
 
     def put(self, prefill: Prefill, key: Hashable, value: Any, seconds: float) -> None:
-        """Store a result that was computed elsewhere in so many seconds."""
+        """Store a result that was computed elsewhere.
+
+        Args:
+            prefill: the context that the result belongs to.
+            key: what the result depends on, in addition to the context.
+            value: the result.
+            seconds: time that the result took.
+        """
         self._of(prefill)[key] = value, seconds
 
     def timed(self, prefill: Prefill, compute: Callable[[], T]) -> tuple[T, float]:
-        """Return a result and the seconds it would take on its own: shared parts count in full."""
+        """Compute a result and the seconds that it would take alone: shared parts count in full.
+
+        Args:
+            prefill: the context that the result belongs to.
+            compute: makes the result.
+        """
         device = prefill.model.device
         saved, start = self._saved, clock(device)
         value = compute()

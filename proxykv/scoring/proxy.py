@@ -118,7 +118,16 @@ class Proxy:
         return self._model
 
     def scores(self, prefill: Prefill, ids: Ids, signal: Signal | None = None) -> ProxySignal:
-        """Score prefix + context `ids` with the proxy; `prefill` is charged (see `ProxyScores`)."""
+        """Score prefix + context with the proxy (see `ProxyScores`).
+
+        Args:
+            prefill: the context that is charged for the scores.
+            ids: ids of prefix + context (1-D); of this context or of another.
+            signal: which scores; the proxy's KVzip scores by default.
+
+        Returns:
+            Scores in [0, 1], [proxy_layer, proxy_head, token].
+        """
         read = signal or Signal()
         proxy = self.model  # loaded before the clock starts: loading is no scoring time
 

@@ -19,7 +19,12 @@ Key = tuple[str, str, str, float]
 
 
 def tokenized(model: Model, question: Question) -> TokenizedQuestion:
-    """A question with everything between the context and its answer, and its reference."""
+    """Tokenize a question: everything between the context and the answer, and the reference.
+
+    Args:
+        model: the target.
+        question: the question.
+    """
     start = question.answer_start
     prompt = model.question(question.text, question.history, start)
     gap = " " if start and not start[-1].isspace() else ""
@@ -33,7 +38,14 @@ def tokenized(model: Model, question: Question) -> TokenizedQuestion:
 def outcome(
     model: Model, question: Question, tokens: TokenizedQuestion, one: Answer
 ) -> dict[str, Any]:
-    """Return the columns of a row that an answer fills."""
+    """Return the columns of a row that an answer fills.
+
+    Args:
+        model: the target.
+        question: the question.
+        tokens: the same question, tokenized.
+        one: the answer.
+    """
     return {
         "prediction": model.decode(list(one.ids)),
         "references": list(question.references),
@@ -52,5 +64,10 @@ def key_of(row: Mapping[str, Any]) -> Key:
 
 
 def prompt_hash(example: Example, question: Question) -> str:
-    """Digest of all that decides an answer's text and its likelihoods, but for the model."""
+    """Digest of all that decides an answer's text and its likelihoods, but for the model.
+
+    Args:
+        example: the context.
+        question: one of its questions.
+    """
     return digest([example.context, example.chat, asdict(question)])

@@ -13,7 +13,13 @@ def generator(seed: str) -> torch.Generator:
 
 
 def window(tokens: int, crop: int | None, draws: torch.Generator | None) -> slice:
-    """Draw a random window of `crop` tokens; return all tokens, without a draw, if fewer."""
+    """Draw a random window of tokens; all tokens, without a draw, if there are no more than `crop`.
+
+    Args:
+        tokens: tokens of the context.
+        crop: tokens of the window; None for all.
+        draws: the generator.
+    """
     if crop is None or tokens <= crop:
         return slice(None)
     start = int(torch.randint(tokens - crop + 1, (), generator=draws))

@@ -14,9 +14,13 @@ Scope = Literal["global", "layer", "head"]
 
 
 def budget(retention: float, entries: int) -> int:
-    """How many of `entries` KV pairs a retention keeps: floor(retention * entries), in decimals.
+    """How many KV pairs a retention keeps: floor(retention * entries), in decimals.
 
     Binary floats would lose entries: int(0.7 * 90) is 62.
+
+    Args:
+        retention: share of the KV pairs to keep.
+        entries: number of KV pairs.
 
     Raises:
         ValueError: if `retention` is outside (0, 1].
@@ -59,6 +63,10 @@ def transplant(allocation: Scores, ranking: Scores) -> Scores:
     Every head keeps the score values of `allocation`, handed out in the order in which `ranking`
     ranks its tokens. Under the global scope the result therefore keeps, at every retention, as many
     tokens per head as `allocation` does, but the tokens that `ranking` prefers.
+
+    Args:
+        allocation: scores that decide how many tokens a head keeps, [layer, kv_head, token].
+        ranking: scores that decide which ones, of the same shape.
 
     Raises:
         ValueError: if the shapes differ.

@@ -61,12 +61,24 @@ def proxy_signals(
 
 
 def kvzip_signal(target: Model, prefilled: Prefill, signal: Signal) -> ProxySignal:
-    """KVzip on the proxy, with the target's replay inputs."""
+    """KVzip on the proxy, with the target's replay inputs.
+
+    Args:
+        target: encodes the replay inputs.
+        prefilled: the proxy's prefill.
+        signal: the settings.
+    """
     return score_replays(prefilled, replays(target, prefilled.context, signal.chunk))
 
 
 def local_signal(target: Model, prefilled: Prefill, signal: Signal) -> ProxySignal:
-    """KVzip on the proxy, each replay attending to {prefix, its chunk, itself} only."""
+    """KVzip on the proxy, each replay attending to {prefix, its chunk, itself} only.
+
+    Args:
+        target: encodes the replay inputs.
+        prefilled: the proxy's prefill.
+        signal: the settings.
+    """
     return score_replays(prefilled, replays(target, prefilled.context, signal.chunk), local=True)
 
 
@@ -76,6 +88,11 @@ def prefill_signal(target: Model, prefilled: Prefill, signal: Signal) -> ProxySi
 
     The maximum over the queries that a prefill remembers and over the query heads of a KV head.
     It needs no second pass, but the end of the context decides what matters.
+
+    Args:
+        target: not used.
+        prefilled: the proxy's prefill.
+        signal: not used.
     """
     layers = []
     for layer in prefilled.cache.layers:
@@ -91,8 +108,16 @@ def windowed_signal(
     """KVzip on windows of the context, each prefilled and replayed without the others.
 
     The context is cut into as few windows of at most `signal.chunk` tokens as possible, of equal
-    lengths (to a token). A window's prefill sees {prefix, `signal.overlap` tokens, window} at the
-    positions of a text of its own; only the window's tokens are replayed and scored.
+    lengths (to a token). A window's prefill sees {prefix, `signal.overlap` tokens, window}, at the
+    positions that they would have in a text without the rest. Only the window's tokens are replayed
+    and scored.
+
+    Args:
+        target: encodes the replay inputs.
+        proxy: prefills and scores.
+        ids: ids of prefix + context (1-D).
+        prefix_len: tokens of the prefix.
+        signal: the settings.
     """
     prefix, context = ids[:prefix_len], ids[prefix_len:]
     parts: list[ProxySignal] = []

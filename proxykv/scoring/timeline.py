@@ -49,7 +49,13 @@ class Timeline:
 
     @contextmanager
     def phase(self, phase: str, device: torch.device, part: str | None = None) -> Iterator[None]:
-        """Record what runs inside as a phase that ends when `device` is done with it."""
+        """Record what runs inside the block as a phase, which ends when the device has finished it.
+
+        Args:
+            phase: name of the phase (see `Span`).
+            device: where it runs.
+            part: what the phase works on (see `Span`).
+        """
         check()
         start = clock(device) - self.origin
         yield
@@ -61,7 +67,12 @@ class Timeline:
         return max(span.end for span in self.spans)
 
     def span(self, phase: str, part: str | None = None) -> Span:
-        """The phase's span; StopIteration if it has not ended."""
+        """The span of a phase that has ended; StopIteration if it has not.
+
+        Args:
+            phase: name of the phase (see `Span`).
+            part: what the phase works on (see `Span`).
+        """
         return next(s for s in self.spans if (s.phase, s.part) == (phase, part))
 
     def proxy_seconds(self, signal: Signal) -> float:
@@ -72,9 +83,13 @@ class Timeline:
         return scoring + self.span("proxy_prefill", signal.prefilled).seconds
 
     def wait(self, method: str, signal: Signal) -> float:
-        """Seconds that the target, its prefill done, waits for a method's scores.
+        """Seconds that the target, after its prefill, waits for a method's scores.
 
-        Counts the method's own signal and mapper only, whatever else the proxy's side computed.
+        Counts only the method's own signal and mapper, whatever else the proxy's side computed.
+
+        Args:
+            method: id of the method.
+            signal: the signal that its mapper reads.
         """
         start = min(span.start for span in self._proxy_spans())
         ready = start + self.proxy_seconds(signal) + self.span("mapper", method).seconds

@@ -104,6 +104,11 @@ def gguf_to_folder(path: Path, folder: Path, dtype: str) -> None:
 
     The tokenizer and its chat template come from the file's metadata; the generation
     configuration stops at every piece of `END_PIECES` that the vocabulary knows.
+
+    Args:
+        path: the GGUF file.
+        folder: where the model goes.
+        dtype: of the stored weights.
     """
     transformers.utils.logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)

@@ -48,6 +48,13 @@ def generate(run: Run, job: Job) -> Path:
 
     A journal next to the table receives the rows of each context when it is done. Rows that it
     holds are not computed again, so a rerun computes only what is missing.
+
+    Args:
+        run: the run.
+        job: the job.
+
+    Returns:
+        Path of the predictions.
     """
     return Generator(run, job).answer()
 

@@ -18,7 +18,13 @@ from proxykv.model.loading import Model
 
 
 def provenance(run: Run, family: str, target: Model) -> dict[str, Any]:
-    """The columns of a row that say how it was made, but for the weights' digests."""
+    """The columns of a row that say how it was made, but for the weights' digests.
+
+    Args:
+        run: the run.
+        family: name of the family.
+        target: the loaded target.
+    """
     return {
         "target": _source(run.family(family)["target"]),
         "proxy": _source(run.family(family)["proxy"]),

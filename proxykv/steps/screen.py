@@ -65,7 +65,15 @@ def screen(run: Run, family: str) -> Path:
 
 
 def require_clean(run: Run, family: str) -> None:
-    """Raise ConfigError if a method was fitted without just those contexts that are dropped now."""
+    """Check that every method was fitted without exactly the contexts that are dropped now.
+
+    Args:
+        run: the run.
+        family: name of the family.
+
+    Raises:
+        ConfigError: if a method was fitted on others.
+    """
     dropped = json.loads(paths.dropped(run, family).read_text("utf-8"))
     for fitted_id in run.fitted_ids:
         folder = paths.fitted_dir(run, family, fitted_id)
@@ -100,11 +108,21 @@ def overlaps(train: Sequence[Example], test: Iterable[Example], ngram: int) -> d
 
 
 def ngrams(text: str, size: int) -> list[tuple[str, ...]]:
-    """Runs of `size` words, in lower case, without punctuation; a short text is one run."""
+    """List the runs of words of a text, in lower case and without punctuation.
+
+    Args:
+        text: the text.
+        size: words of a run; a shorter text is one run.
+    """
     words = WORD.findall(text.lower())
     return [tuple(words[i : i + size]) for i in range(max(len(words) - size, 0) + 1)]
 
 
 def kept(files: Sequence[Path], dropped: Collection[str]) -> list[Path]:
-    """Score files of the contexts that were not dropped."""
+    """Score files of the contexts that were not dropped.
+
+    Args:
+        files: stored scores of the training contexts.
+        dropped: names of contexts.
+    """
     return [path for path in files if path.stem not in dropped]

@@ -119,7 +119,12 @@ def training_records(
 
 
 def evaluate(module: Any, data: TrainingData) -> dict[str, float]:
-    """Mean fidelity of a module on the held-out contexts, by name (see `fidelity`)."""
+    """Mean fidelity of a module on the held-out contexts, by name (see `fidelity`).
+
+    Args:
+        module: a mapper or a surrogate.
+        data: the stored contexts.
+    """
     module.eval()
     found = []
     for path in data.held_out:

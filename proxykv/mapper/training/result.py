@@ -37,7 +37,12 @@ class FittedResult:
 
 
 def write_result(folder: Path, result: FittedResult) -> dict[str, Any]:
-    """Write the module's weights and its card into a folder; return the card."""
+    """Write the module's weights and its card into a folder; return the card.
+
+    Args:
+        folder: of the fitted method; it is created.
+        result: what training found.
+    """
     card = {
         **result.identity,
         "training": asdict(result.settings),

@@ -76,14 +76,24 @@ def special_ids(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def opening_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Ids of a text at the start of a prompt that end before the word which follows it."""
+    """Ids of a text at the start of a prompt that end before the word which follows it.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        text: the start of a prompt.
+    """
     coded = tokenizer.backend_tokenizer.encode(text + "a", add_special_tokens=False)
     spans = zip(coded.ids, coded.offsets, strict=True)
     return tuple(id_ for id_, (_, end) in spans if end <= len(text))
 
 
 def continuation(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Ids of a text in the middle of a prompt: without special tokens or a blank put before it."""
+    """Ids of a text in the middle of a prompt: without special tokens or a blank put before it.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        text: the text.
+    """
     if not text:
         return ()
     for anchor in ANCHORS:

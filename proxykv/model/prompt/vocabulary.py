@@ -25,7 +25,15 @@ def vocabulary_hash(tokenizer: HasVocabulary) -> str:
 
 
 def require_shared_vocabulary(target: Any, proxy: Any) -> None:
-    """Raise ConfigError unless both tokenizers map the same pieces to the same ids."""
+    """Check that both tokenizers map the same pieces to the same ids.
+
+    Args:
+        target: the target's tokenizer.
+        proxy: the proxy's tokenizer.
+
+    Raises:
+        ConfigError: if they differ.
+    """
     one, other = target.get_vocab(), proxy.get_vocab()
     differing = sorted(p for p in one.keys() | other.keys() if one.get(p) != other.get(p))
     if differing:

@@ -81,6 +81,10 @@ def looks(methods: MethodCards, ids: Iterable[str]) -> dict[str, Look]:
     """The looks of these methods.
 
     A method whose card has no colour or marker gets one that no other method of the run has.
+
+    Args:
+        methods: cards of the run's methods.
+        ids: methods that are drawn.
     """
     ids = list(dict.fromkeys(ids))
     cards = {method: methods.card(method) for method in {*ids, *methods.cards}}
@@ -101,6 +105,10 @@ def ranking(table: pd.DataFrame, column: str = "mean") -> list[str]:
 
     The full cache, the ceiling, leads. Low retentions decide because methods meet above them; a
     table without any is ranked by all its retentions.
+
+    Args:
+        table: with columns `method`, `retention` and `column`.
+        column: the ranked metric; of `kl`, the lowest value is best.
     """
     pruned = table[table.retention < 1]
     low = pruned[pruned.retention <= LOW_RETENTION]
@@ -142,7 +150,14 @@ def names() -> list[str]:
 
 
 def load(name: str) -> ModuleType:
-    """The module of a plot; ConfigError if there is none of that name."""
+    """The module of a plot.
+
+    Args:
+        name: of the plot.
+
+    Raises:
+        ConfigError: if there is no such plot.
+    """
     if name not in names():
         raise ConfigError(f"no plot {name!r} in proxykv/report/plots; known: {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")
@@ -155,13 +170,25 @@ def describe(name: str) -> tuple[str, str]:
 
 
 def draw(name: str, rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """Draw one plot in the common style; None if the run has nothing to show in it."""
+    """Draw one plot in the common style; None if the run has nothing to show in it.
+
+    Args:
+        name: of the plot.
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     with style():
         return load(name).draw(rows, methods, run_dir)
 
 
 def render(figure: Figure, suffix: str) -> bytes:
-    """The bytes of a figure as ".svg", ".png" or ".pdf"; the same figure gives the same bytes."""
+    """The bytes of a figure as ".svg", ".png" or ".pdf"; the same figure gives the same bytes.
+
+    Args:
+        figure: the figure.
+        suffix: of the format, with its dot.
+    """
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     image = BytesIO()
     with style():
@@ -178,7 +205,13 @@ def render(figure: Figure, suffix: str) -> bytes:
 def draw_figures(
     rows_paths: Iterable[Path], run_dir: Path, out_dir: Path, only: Iterable[str] | None = None
 ) -> list[Path]:
-    """Draw the plots of a run (all, or those named) as SVG and PNG.
+    """Draw the plots of a run as SVG and PNG.
+
+    Args:
+        rows_paths: files of rows.
+        run_dir: folder of the run.
+        out_dir: where the files go.
+        only: names of the plots; all by default.
 
     Returns:
         The files that were written.
@@ -190,6 +223,12 @@ def draw_figures(
 
 def draw_figure(name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path) -> list[Path]:
     """Draw one plot as SVG and PNG.
+
+    Args:
+        name: of the plot.
+        rows: rows of the run.
+        run_dir: folder of the run.
+        out_dir: where the files go.
 
     Returns:
         The files that were written: none if the run has nothing to show.

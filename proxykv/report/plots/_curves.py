@@ -21,7 +21,15 @@ LEGEND_WIDTH = 2.5  # inches
 def panels(
     titles: Sequence[str], *, columns: int, width: float, height: float, legend: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with one axis per title (sizes in inches), and room for a legend at the right."""
+    """A figure with one axis per title, and room for a legend at the right.
+
+    Args:
+        titles: of the panels.
+        columns: the most panels in a row.
+        width: of a panel, in inches.
+        height: of a panel, in inches.
+        legend: whether to leave room for a legend.
+    """
     columns = min(columns, len(titles))
     lines = -(-len(titles) // columns)
     # Figure(), unlike pyplot's figures, is not kept alive by a global register.
@@ -93,7 +101,14 @@ def log_scale(axis: Axes) -> None:
 
 
 def legend(figure: Figure, styles: Mapping[str, Look], order: Sequence[str], title: str) -> None:
-    """Legend at the right of the panels, in the given order of the methods."""
+    """Legend at the right of the panels, in the given order of the methods.
+
+    Args:
+        figure: the figure.
+        styles: looks by method.
+        order: methods in their order.
+        title: of the legend.
+    """
     handles = [_handle(styles[method]) for method in order]
     figure.legend(
         handles=handles, loc="outside right upper", title=title, alignment="left", handlelength=3.2

@@ -31,7 +31,13 @@ OTHERS = "parts of the mapper"
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """Two panels (score and KL) per benchmark and kind of variant; None without variants."""
+    """Two panels (score and KL) per benchmark and kind of variant; None without variants.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     table = ablations(rows, methods, run_dir)
     table = table[table.metric.isin(METRICS) & (table.retention != LOW)]
     table = table[table.group != "reference"]

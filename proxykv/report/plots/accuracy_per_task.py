@@ -19,7 +19,13 @@ from proxykv.report.tables import CELL, per_task
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """One panel per family, benchmark and task, three in a row."""
+    """One panel per family, benchmark and task, three in a row.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     table = per_task(rows, methods)
     styles = looks(methods, table.method)
     cells = list(table.groupby([*CELL, "task"]))

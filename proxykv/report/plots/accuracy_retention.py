@@ -22,7 +22,13 @@ from proxykv.report.tables import CELL, leaderboard
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """One panel per family and benchmark."""
+    """One panel per family and benchmark.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     table = leaderboard(rows, methods)
     styles = looks(methods, table.method)
     cells = list(table.groupby(CELL))

@@ -20,7 +20,13 @@ from proxykv.report.tables import CELL, leaderboard
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """One panel per family and benchmark; None where no row has a KL."""
+    """One panel per family and benchmark; None where no row has a KL.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     table = leaderboard(rows, methods)
     # The full cache's distance from itself is 0, which a log scale cannot show.
     table = table[(table.retention < 1) & (table.kl > 0)]

@@ -25,7 +25,13 @@ from proxykv.report.tables import CELL, costs, leaderboard
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """Two panels, memory and time, per family and benchmark."""
+    """Two panels, memory and time, per family and benchmark.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     table = costs(rows, methods).assign(mebibytes=lambda t: t.kv_bytes / 2**20)
     styles = looks(methods, table.method)
     cells = list(table.groupby(CELL))

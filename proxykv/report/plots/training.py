@@ -29,7 +29,13 @@ TERMS = {
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """Four panels per mapper; None where the run trained none."""
+    """Four panels per mapper; None where the run trained none.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     logs = read_logs(run_dir)
     if not logs:
         return None

@@ -26,7 +26,13 @@ METRIC, RETENTION, ALL = "head_overlap", 0.1, "all"
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """One heat map by part and one by length for each family; None without `fidelity.csv`."""
+    """One heat map by part and one by length for each family; None without `fidelity.csv`.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     path = run_dir / "tables" / "fidelity.csv"
     if not path.is_file():
         return None

@@ -29,7 +29,12 @@ class Variant(NamedTuple):
 
 
 def variants(config: Mapping[str, Any], subject: str | None) -> list[Variant]:
-    """The subject and its variants, the subject first; empty if it has none."""
+    """The subject and its variants, the subject first; empty if it has none.
+
+    Args:
+        config: contents of the run's config.
+        subject: id of the subject; None if the run has none.
+    """
     terms = config.get("training", {}).get("weights", default_weights())
     found: dict[str, Variant] = {}
     entries: list[dict[str, Any]] = [
@@ -49,7 +54,14 @@ def variants(config: Mapping[str, Any], subject: str | None) -> list[Variant]:
 def lines(
     found: Sequence[Variant], groups: Sequence[Group], folder: Path, published: Published
 ) -> Iterator[Line]:
-    """The table's lines. Verdicts follow from the published intervals, which are checked, too."""
+    """The table's lines. Verdicts follow from the published intervals, which are checked, too.
+
+    Args:
+        found: the subject and its variants.
+        groups: rows of each family and benchmark.
+        folder: of the run's results.
+        published: lines of the published table.
+    """
     for group in groups:
         yield from _from_rows(found, group, published)
     yield from _from_fits(found, folder)

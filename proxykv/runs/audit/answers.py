@@ -54,7 +54,13 @@ def check_answers(run: Run, folder: Path, audit: Audit) -> list[Row]:
 
 
 def check_digests(run: Run, folder: Path, audit: Audit) -> None:
-    """Compare the files of rows with those that the tables were made of."""
+    """Compare the files of rows with those that the tables were made of.
+
+    Args:
+        run: the run.
+        folder: of its results.
+        audit: receives the findings.
+    """
     path = folder / "tables" / "provenance.json"
     if not path.is_file():
         audit.say(path, "missing; run `proxykv tabulate`")

@@ -116,12 +116,24 @@ def mean(tasks: Tasks) -> float:
 
 
 def mean_cells(name: str, tasks: Tasks, ends: str | None = None) -> dict[str, Cell]:
-    """A mean with the ends of its interval."""
+    """A mean with the ends of its interval.
+
+    Args:
+        name: column of the mean.
+        tasks: values of contexts, a list for each task.
+        ends: start of the names of the ends' columns; `name` by default.
+    """
     return {name: Known(mean(tasks)), **_ends(ends or name, resampled_mean(tasks))}
 
 
 def ratio_cells(name: str, above: Tasks, below: Tasks) -> dict[str, Cell]:
-    """A ratio of two means over the same contexts, with the ends of its interval."""
+    """A ratio of two means over the same contexts, with the ends of its interval.
+
+    Args:
+        name: column of the ratio.
+        above: values of the numerator, a list for each task.
+        below: values of the denominator.
+    """
     if not below or not mean(below) > 0:
         return {name: Known(math.nan), **_ends(name, None)}
     return {

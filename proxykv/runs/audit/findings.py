@@ -16,11 +16,22 @@ class Audit:
     findings: list[str] = field(default_factory=list)
 
     def say(self, where: object, what: str) -> None:
-        """Add a finding about a file, a row or a cell."""
+        """Add a finding about a file, a row or a cell.
+
+        Args:
+            where: what it is about.
+            what: the finding.
+        """
         self.findings.append(f"{where}: {what}")
 
     def differs(self, where: object, published: object, recomputed: object) -> None:
-        """Add a finding about a value."""
+        """Add a finding about a value.
+
+        Args:
+            where: what it is about.
+            published: the stored value.
+            recomputed: the value that it should have.
+        """
         self.say(where, f"published {published}, recomputed {recomputed}")
 
     def require_counts(self) -> None:

@@ -42,7 +42,12 @@ class Group:
         self.oracle = oracle if any(point[0] == oracle for point in found) else None
 
     def at(self, method: str, retention: float) -> Means:
-        """A method's means at a retention."""
+        """A method's means at a retention.
+
+        Args:
+            method: id of the method.
+            retention: share of the KV pairs that are kept.
+        """
         here = (m for p, m in self.points.items() if (p[0], p[2]) == (method, retention))
         return next(here, {})
 
@@ -61,7 +66,12 @@ class Group:
 
 
 def groups(rows: list[Row], oracle: str | None) -> list[Group]:
-    """The rows of each family and benchmark."""
+    """The rows of each family and benchmark.
+
+    Args:
+        rows: rows of a run.
+        oracle: id of the oracle; None if the run has none.
+    """
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         found.setdefault((row["family"], row["benchmark"]), []).append(row)
@@ -84,5 +94,10 @@ def by_task(values: Mapping[Unit, float]) -> list[list[float]]:
 
 
 def column(means: Means, name: str) -> list[list[float]]:
-    """One column of contexts' means, a list for each task."""
+    """One column of contexts' means, a list for each task.
+
+    Args:
+        means: means of contexts.
+        name: of the column.
+    """
     return by_task({unit: values[name] for unit, values in means.items()})

@@ -37,7 +37,13 @@ class Resampled(NamedTuple):
         return float(np.quantile(self.values, tail))
 
     def may_be_end(self, value: float, near: float, tail: float) -> bool:
-        """Whether another bootstrap may have found `value`, known up to `near`, as its end."""
+        """Whether another bootstrap may have found a value as the end of its interval.
+
+        Args:
+            value: the published end.
+            near: how far it may be off by rounding.
+            tail: share of the resamples below the end.
+        """
         below = float(np.mean(self.values < value - near))
         up_to = float(np.mean(self.values <= value + near))
         # Where several resamples are equal, each share between the two may be the tail.
@@ -64,7 +70,15 @@ def resampled_mean(tasks: Tasks) -> Resampled | None:
 
 
 def resampled_ratio(above: Tasks, below: Tasks) -> Resampled | None:
-    """The ratio of two such means over the same contexts. It is undefined where `below` is 0."""
+    """Resample the ratio of two means over the same contexts. It is undefined where `below` is 0.
+
+    Args:
+        above: values of the numerator, a list for each task.
+        below: values of the denominator.
+
+    Returns:
+        None if a task has fewer than two contexts.
+    """
     top, bottom = resampled_mean(above), resampled_mean(below)
     if top is None or bottom is None:
         return None

@@ -22,7 +22,12 @@ def read_table(path: Path) -> Published:
 
 
 def key_of(line: Mapping[str, str], keys: Sequence[str]) -> Key:
-    """A published line's key."""
+    """A published line's key.
+
+    Args:
+        line: cells of the line by column.
+        keys: columns of the key.
+    """
     return tuple(line.get(name) or "" for name in keys)
 
 
