@@ -22,7 +22,9 @@ from baselines.snapkv import PRESETS, SnapKV, window_scores
 from baselines.surrogate import Surrogate
 from proxykv.config import catalog
 from proxykv.config.settings.signals import Signal
+from proxykv.mapper.hybrid import load_mapper, save_mapper
 from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
+from proxykv.mapper.proxykv import ProxyKV
 from proxykv.model.loading import Model, context_ids
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Scores
@@ -149,6 +151,25 @@ def test_the_shuffled_proxy_reads_its_donor_repeated_to_the_contexts_length(
     assert read.shape[-1] < n
     repeated = torch.cat([read, read], dim=-1)[..., :n]
     assert torch.equal(shuffled.score(filled), shuffled.map(repeated))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_mapper_reads_the_signal_that_it_was_trained_on(
+    shuffled: bool, method_context: MethodContext, filled: Prefill, tmp_path: Path
+) -> None:
+    mapper, card = load_mapper(method_context.fitted["proxykv"])
+    training = {**card["training"], "signal": "local", "signal_chunk": 20}
+    save_mapper(tmp_path, mapper, {**card, "training": training})
+    method = ProxyKV(method_context, tmp_path, shuffled)
+    ids = filled.donor if shuffled else filled.input_ids
+    assert ids is not None
+    n = filled.shape[2]
+    local, kvzip = (
+        method_context.proxy.scores(filled, ids, signal)[..., torch.arange(n) % (len(ids) - PREFIX)]
+        for signal in (Signal("local", chunk=20), Signal())
+    )
+    assert torch.equal(method.score(filled), method.map(local))
+    assert not torch.equal(method.score(filled), method.map(kvzip))
 
 
 # --- KVzip and SnapKV -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from proxykv.benchmarks.examples import Example, write_jsonl
 from proxykv.config import paths
 from proxykv.config.run import Run
-from proxykv.mapper.corpus import context_name
+from proxykv.mapper.corpus import context_name, contexts, fitted_on
 from proxykv.runtime.errors import ConfigError
 from proxykv.steps.screen import kept, ngrams, overlaps, require_clean, screen
 
@@ -156,3 +156,15 @@ def test_a_corpus_of_evaluation_text_is_refused(run: Run) -> None:
     write(run, "eval", {"b-1": TEXT})
     with pytest.raises(ConfigError, match="all 1 contexts share text"):
         screen(run, "tiny")
+
+
+def test_contexts_of_a_benchmark_that_decides_their_length_have_none(run: Run) -> None:
+    """As those of a benchmark that someone adds; no shipped one with such contexts trains."""
+    published = {"benchmark": "longbench", "tasks": ["qasper"], "contexts": 2, "held_out": 1}
+    run = Run({**run.config, "corpus": [published]}, made=True)
+    texts = {"a-1": TEXT, "a-2": OWN}
+    write(run, "train", texts)
+    first, last = contexts(run, "tiny")
+    assert [first.length, last.length] == [None, None]
+    assert fitted_on(run, "tiny", run.methods["prior"]) == {first.name}
+    assert [first.held_out, last.held_out] == [False, True]
