@@ -121,19 +121,21 @@ class Run:
         """Contents of a family's file.
 
         Args:
-            name: of the family.
+            name: of the family; some may only be measured.
 
         Raises:
             ConfigError: if the run has no such family.
         """
-        self._require("family", name, self.families)
+        measured = [name for scan in self.config["efficiency"] for name in scan.get("families", ())]
+        self._require("family", name, [*self.families, *measured])
         return catalog.families()[name]
 
     def models(self, family: str) -> Mapping[str, Any]:
-        """Both models of a family as its file has them, without device and shape."""
+        """Both models of a family as its file has them, without device, shape and architecture."""
         both = {role: self.family(family)[role] for role in ROLES}
+        left_out = ("device", "shape", "architecture")
         return {
-            role: {k: v for k, v in model.items() if k not in ("device", "shape")}
+            role: {k: v for k, v in model.items() if k not in left_out}
             for role, model in both.items()
         }
 
@@ -142,7 +144,7 @@ class Run:
 
         Args:
             family: name of the family.
-            step: "extract", "fit" or "generate".
+            step: "extract", "fit", "generate" or "efficiency".
 
         Returns:
             `threads`, `mem_mb` (MiB), `gpu` (a count) and `runtime` (minutes).

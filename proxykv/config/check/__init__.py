@@ -8,6 +8,7 @@ from typing import Any
 
 from proxykv.config import catalog, sources
 from proxykv.config.check.data import dataset_problems, length_problems
+from proxykv.config.check.efficiency import efficiency_problems
 from proxykv.config.check.fitting import fitting_problems
 from proxykv.config.check.methods import comparison_problems, method_problems, role_problems
 from proxykv.config.check.schema import did_you_mean, repeated, schema_problems
@@ -25,6 +26,7 @@ def config_problems(config: Mapping[str, Any]) -> list[str]:
         *comparison_problems(config),
         *dataset_problems(config),
         *length_problems(config),
+        *efficiency_problems(config),
         *sources.source_problems(config),
         *_retention_problems(config),
     ]

@@ -24,7 +24,8 @@ NUMBERLESS = frozenset(
     for name in (
         *("config.benchmarks", "config.catalog", "config.jobs", "config.models", "config.paths"),
         *("config.run", "config.signature", "config.keys.code", "config.keys.model_files"),
-        *("config.check", "config.check.data", "config.check.fitting", "config.check.methods"),
+        *("config.check", "config.check.data", "config.check.efficiency", "config.check.fitting"),
+        *("config.check.methods", "config.efficiency"),
         *("config.check.schema", "config.sources"),
         *("runtime.errors", "runtime.files", "runtime.journal", "runtime.lock", "runtime.scratch"),
     )
@@ -45,6 +46,12 @@ Place = tuple[str, str | None]
 def method_digest(method: Method) -> str:
     """Digest of a method's settings and of the code that it runs."""
     code = code_digest(":".join(module_of(method.base)), "proxykv.steps.generate:generate")
+    return digest([method.base, method.scope, dict(method.params), code])
+
+
+def timed_digest(method: Method) -> str:
+    """Digest of a method's settings and of the code that runs while it is measured."""
+    code = code_digest(":".join(module_of(method.base)), "proxykv.steps.efficiency:efficiency")
     return digest([method.base, method.scope, dict(method.params), code])
 
 
