@@ -170,11 +170,8 @@ def _hub(repository: str, revision: str, name: str, where: str) -> Iterator[File
     for patterns in ([f"*{name}*{suffix}" for suffix in FORMATS], ["*.zip"]):
         try:
             folder = hub.download(repository, revision, patterns, kind="dataset")
-        except OSError as error:  # what all of the hub's errors are
-            raise ConfigError(
-                f"{where}: {_line(error)}; download it once where there is a "
-                "network, or give a local `path`"
-            ) from error
+        except ConfigError as error:
+            raise ConfigError(f"{error}; or give a local `path`") from error
         yield _local(folder)
 
 

@@ -214,30 +214,26 @@ def bare_model(net: PreTrainedModel) -> Model:
     return Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
 
 
-def load_config(
-    source: Path | str, rope_scaling: Mapping[str, Any] | None = None, **options: Any
-) -> Any:
+def load_config(folder: Path, rope_scaling: Mapping[str, Any] | None = None) -> Any:
     """Load a model's config, and check that its attention can be pruned.
 
     Args:
-        source: a transformers folder, or a name on the hub.
+        folder: a transformers folder.
         rope_scaling: changes to the config's `rope_parameters`.
-        options: more arguments for `from_pretrained`, such as `revision`.
 
     Raises:
         ConfigError: if there is no usable config.
-        OSError: if the hub cannot be reached.
     """
-    if isinstance(source, Path) and not (source / "config.json").is_file():
-        raise ConfigError(f"{source}: no config.json; expected a transformers model folder")
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder}: no config.json; expected a transformers model folder")
     try:
-        config = AutoConfig.from_pretrained(source, **options)
-    except (KeyError, TypeError, ValueError) as error:
+        config = AutoConfig.from_pretrained(folder)
+    except (KeyError, OSError, TypeError, ValueError) as error:
         why = " ".join(str(error).split())
-        raise ConfigError(f"{source}: config.json cannot be used: {why}") from error
+        raise ConfigError(f"{folder}: config.json cannot be used: {why}") from error
     if rope_scaling:
         config.rope_parameters = {**(config.rope_parameters or {}), **rope_scaling}
-    refuse_unsupported(config, source)
+    refuse_unsupported(config, folder)
     return config
 
 

@@ -26,8 +26,8 @@ from proxykv.model.loading import load_config
 from proxykv.model.prompt.template import chat_template
 from proxykv.model.prompt.tokenizer import load_tokenizer
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary
+from proxykv.runtime import hub
 from proxykv.runtime.errors import ConfigError
-from proxykv.runtime.hub import unreachable
 
 LENGTHS = (4_096, 8_192, 16_384, 32_768, 65_536, 131_072, 170_000, 262_144)
 """Context lengths that memory is estimated for, as far as the family may see them."""
@@ -59,21 +59,17 @@ def verify(name: str, cache: Path) -> Iterator[str]:
     if problems := check.schema_problems(families[name], "family", f"config/families/{name}.yaml"):
         raise ConfigError("\n".join(problems))
     family = families[name]
-    folders = {role: model_folder(family, role, cache) for role in ROLES}
-    no_hub = _no_hub(family, folders)
+    try:
+        folders = {role: _folder(family, role, cache) for role in ROLES}
+    except hub.UnreachableError as error:
+        shapes = {role: model_shape(family, role, cache) for role in ROLES}
+        yield from _by_file(_with_shapes(family, shapes), str(error))
+        return
     lines, tokenizers, shapes = [], [], {}
-    for role in ROLES:
-        source, options = _source(family[role], folders[role], offline=no_hub is not None)
-        try:
-            config = load_config(source, family[role].get("rope_scaling"), **options)
-            tokenizers.append(load_tokenizer(source, **options))
-        except OSError as error:
-            if no_hub:
-                shapes = {role: model_shape(family, role, cache) for role in ROLES}
-                yield from _by_file(_with_shapes(family, shapes), no_hub)
-                return
-            why = str(error).split("\n", maxsplit=1)[0]
-            raise ConfigError(f"{name} {role}: cannot read {source}: {why}") from error
+    for role, folder in folders.items():
+        source = family[role].get("hub", folder)
+        config = load_config(folder, family[role].get("rope_scaling"))
+        tokenizers.append(load_tokenizer(folder))
         if family[role]["chat"]:
             chat_template(tokenizers[-1], family[role].get("chat_options", {}))
         shapes[role] = _shape(config)
@@ -112,23 +108,14 @@ def _kernels(model: Mapping[str, Any]) -> Choice:
     return choose(device_of("auto"), dtype, model["shape"]["head_dim"])
 
 
-def _no_hub(family: Mapping[str, Any], folders: Mapping[str, Path]) -> str | None:
-    """Why the hub cannot be reached, if a model needs it and it cannot."""
-    for role in ROLES:
-        if "hub" in family[role] and not (folders[role] / "config.json").is_file():
-            return unreachable(family[role]["hub"], family[role]["revision"])
-    return None
-
-
-def _source(
-    model: Mapping[str, Any], folder: Path, offline: bool
-) -> tuple[Path | str, dict[str, str | bool]]:
-    """Name and options for `from_pretrained`: the local folder if it is there, else the hub's."""
+def _folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
+    """Config and tokenizer of a model: its folder if that is there, else from the hub."""
+    folder, model = model_folder(family, role, cache), family[role]
     if (folder / "config.json").is_file():
         refuse_pickles(folder)
-        return folder, {}
+        return folder
     if "hub" in model:
-        return model["hub"], {"revision": model["revision"], "local_files_only": offline}
+        return hub.download(model["hub"], model["revision"], hub.CONFIG_FILES, kind="model")
     raise ConfigError(f"{folder}: not there yet; `snakemake -c1 {folder}/provenance.json` makes it")
 
 

