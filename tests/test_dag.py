@@ -30,7 +30,7 @@ from proxykv.cli import main
 from proxykv.config import catalog, paths
 from proxykv.config.check import schema_problems
 from proxykv.mapper.corpus import context_name
-from proxykv.report.tables import LEADERBOARD_COLUMNS
+from proxykv.report.tables.columns import LEADERBOARD_COLUMNS
 from proxykv.runtime.journal import Journal
 
 REPORTING = ["plot", "report", "tabulate"]

@@ -22,7 +22,9 @@ import pandas as pd
 from proxykv.config.cards import MethodCards
 from proxykv.config.settings.training import default_weights
 from proxykv.report.stats import UNDEFINED, Strata, mean_ci
-from proxykv.report.tables import CELL, LOW, LOW_RETENTION, UNIT, context_means, read_rows
+from proxykv.report.tables import read_rows
+from proxykv.report.tables.columns import CELL, LOW, LOW_RETENTION, UNIT
+from proxykv.report.tables.means import context_means
 from proxykv.runtime.digest import digest
 from proxykv.runtime.parquet import write_csv
 

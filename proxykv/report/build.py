@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from proxykv import __version__
 from proxykv.config.cards import MethodCards
@@ -20,6 +20,7 @@ from proxykv.report import cells, plots, tables
 from proxykv.report.cells import Table, number
 from proxykv.report.explorer import examples
 from proxykv.report.plots import Look
+from proxykv.report.tables.columns import CELL
 from proxykv.report.tabulate import provenance
 from proxykv.report.verdict import verdicts
 from proxykv.runtime import files
@@ -55,14 +56,7 @@ def build_report(
     methods = MethodCards.read(run_dir)
     made = {name: table(rows, methods) for name, table in tables.TABLES.items()}
     styles = plots.looks(methods, plots.ranking(made["leaderboard"]))
-    environment = Environment(
-        loader=PackageLoader("proxykv.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("index.html.j2").render(
+    page = _template().render(
         run=run_dir.name,
         facts=_facts(rows),
         verdicts=verdicts(made, methods),
@@ -83,6 +77,17 @@ def build_report(
         version=__version__,
     )
     files.write_text(out, page)
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("proxykv.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("index.html.j2")
 
 
 def _facts(rows: pd.DataFrame) -> dict[str, str]:
@@ -110,9 +115,9 @@ def _facts(rows: pd.DataFrame) -> dict[str, str]:
 
 def _boards(made: dict[str, pd.DataFrame], styles: dict[str, Look]) -> list[dict[str, Any]]:
     boards = []
-    for i, (key, board) in enumerate(made["leaderboard"].groupby(tables.CELL)):
+    for i, (key, board) in enumerate(made["leaderboard"].groupby(CELL)):
         tasks, summary = (
-            made[name][(made[name][tables.CELL] == list(key)).all(axis=1)]
+            made[name][(made[name][CELL] == list(key)).all(axis=1)]
             for name in ("per_task", "summary")
         )
         title = " · ".join(map(str, key))
@@ -148,8 +153,8 @@ def _paired(table: pd.DataFrame, styles: dict[str, Look]) -> list[Table]:
     shown = []
     for metric, title in kinds.items():
         part = table[table.metric == metric].drop(columns="metric")
-        if table.groupby(tables.CELL).ngroups == 1:
-            part = part.drop(columns=tables.CELL)
+        if table.groupby(CELL).ngroups == 1:
+            part = part.drop(columns=CELL)
         if table.group.nunique() == 1:
             part = part.drop(columns="group")
         # The reference is the method whose colour marks the row.

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from proxykv.report.plots import Look
-from proxykv.report.tables import POOLS
+from proxykv.report.tables.columns import POOLS
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from proxykv.report.tables import CELL
+from proxykv.report.tables.columns import CELL
 
 QUESTIONS_PER_TASK = 4
 ANSWERS = 6000  # on the whole page; an answer takes about 200 bytes

@@ -18,7 +18,7 @@ import pandas as pd
 
 from proxykv.config.cards import Card, MethodCards
 from proxykv.report.cells import number
-from proxykv.report.tables import CELL, LOW, LOW_RETENTION
+from proxykv.report.tables.columns import CELL, LOW, LOW_RETENTION
 
 ALPHA = 0.05
 LOW_WORDS = f"ρ ≤ {LOW_RETENTION}"

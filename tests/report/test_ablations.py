@@ -15,7 +15,7 @@ from proxykv.config.cards import MethodCards, method_cards
 from proxykv.report import plots
 from proxykv.report.ablations import COLUMNS, ablations, variants, write_ablations
 from proxykv.report.plots.training import read_logs
-from proxykv.report.tables import LOW
+from proxykv.report.tables.columns import LOW
 
 WEIGHTS = {"bin": 10, "mse": 20}
 

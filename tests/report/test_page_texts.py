@@ -22,8 +22,9 @@ from lxml.html import HtmlElement
 from rows_fixture import write_run
 
 from proxykv.config import catalog
-from proxykv.report import build_report, tables
+from proxykv.report import build_report
 from proxykv.report.explorer import LONGEST, QUESTIONS_PER_TASK, examples
+from proxykv.report.tables.columns import ROW_KEY
 
 SCRIPT = catalog.ROOT / "proxykv" / "report" / "templates" / "script.js"
 HOSTILE = "</script><script>alert(1)</script></pre><hostile onerror=alert(2)>\"'&amp;"
@@ -80,7 +81,7 @@ def test_long_answers_are_cut_and_unknown_kl_is_left_out(rows: pd.DataFrame):
 def test_nothing_that_a_run_holds_becomes_markup(rows: pd.DataFrame, tmp_path: Path):
     columns = ("family", "benchmark", "task", "context_id", "prediction", "target", "proxy",
                "device", "versions", "commit")  # fmt: skip
-    hostile = rows.assign(**dict.fromkeys(columns, HOSTILE)).drop_duplicates(tables.ROW_KEY)
+    hostile = rows.assign(**dict.fromkeys(columns, HOSTILE)).drop_duplicates(ROW_KEY)
     hostile["references"] = [[HOSTILE]] * len(hostile)
     hostile["truncated"] = True
     run = tmp_path / HOSTILE.replace("/", "")

@@ -27,7 +27,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from proxykv.config.cards import MethodCards
-from proxykv.report.tables import LOW_RETENTION, read_rows
+from proxykv.report.tables import read_rows
+from proxykv.report.tables.columns import LOW_RETENTION
 from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
 

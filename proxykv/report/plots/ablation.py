@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from proxykv.config.cards import MethodCards
 from proxykv.report.ablations import ablations
 from proxykv.report.plots._curves import panels, positions
-from proxykv.report.tables import CELL, LOW
+from proxykv.report.tables.columns import CELL, LOW
 
 METRICS = {
     "score": "score minus the reference's",

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from proxykv.config.cards import MethodCards
 from proxykv.report.plots import looks, ranking
 from proxykv.report.plots._curves import draw_curves, legend, panels
-from proxykv.report.tables import CELL, per_task
+from proxykv.report.tables import per_task
+from proxykv.report.tables.columns import CELL
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:

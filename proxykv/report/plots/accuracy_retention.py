@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from proxykv.config.cards import MethodCards
 from proxykv.report.plots import looks, ranking
 from proxykv.report.plots._curves import draw_curves, legend, panels
-from proxykv.report.tables import CELL, leaderboard
+from proxykv.report.tables import leaderboard
+from proxykv.report.tables.columns import CELL
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:

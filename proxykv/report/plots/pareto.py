@@ -21,7 +21,8 @@ from proxykv.config.cards import MethodCards
 from proxykv.report.plots import Look, looks, ranking
 from proxykv.report.plots._curves import legend, panels
 from proxykv.report.stats import pareto_front
-from proxykv.report.tables import CELL, costs, leaderboard
+from proxykv.report.tables import costs, leaderboard
+from proxykv.report.tables.columns import CELL
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:

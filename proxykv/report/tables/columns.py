@@ -1,0 +1,33 @@
+"""Names of columns, and what rows and tables are grouped by."""
+
+from __future__ import annotations
+
+LOW_RETENTION = 0.3
+LOW = f"<={LOW_RETENTION}"
+POOLS = {LOW: LOW_RETENTION, "<1": 0.9999}  # label -> largest retention pooled
+
+CELL = ["family", "benchmark"]
+METHOD = ["method", "scope"]
+UNIT = ["task", "context_id"]
+MODELS = ["target_digest", "proxy_digest"]
+STATE = ["family", "method", "method_digest", *MODELS]
+ROW_KEY = [*CELL, *UNIT, "question", *METHOD, "retention"]
+VALUES = ["score", "score_fixed", "nll", "kl", "kv_bytes", "seconds"]
+LEADERBOARD_COLUMNS = [
+    "family",
+    "benchmark",
+    "method",
+    "scope",
+    "retention",
+    "mean",
+    "ci_low",
+    "ci_high",
+    "n_contexts",
+    "recovery",
+    "recovery_low",
+    "recovery_high",
+    "kl",
+    "kl_low",
+    "kl_high",
+]
+FIXED = ["fixed", "fixed_low", "fixed_high"]

@@ -1,0 +1,40 @@
+"""The table of what a run has and lacks."""
+
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false
+
+from __future__ import annotations
+
+from itertools import product
+
+import pandas as pd
+
+from proxykv.config.cards import MethodCards
+from proxykv.report.tables.columns import CELL
+
+
+def coverage(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
+    """What is there and what is missing of the contexts that any method of the task has."""
+    by = [*CELL, "task", "method", "retention"]
+    counts = rows.groupby(by).agg(
+        contexts=("context_id", "nunique"),
+        questions=("question", "size"),
+        truncated=("truncated", "sum"),
+    )
+    unpruned = set(rows.loc[rows.retention == 1, "method"])
+    wanted = []
+    for (family, benchmark), cell in rows.groupby(CELL):
+        tasks, names, retentions = (
+            sorted(cell[c].unique()) for c in ("task", "method", "retention")
+        )
+        for task, method, rho in product(tasks, names, retentions):
+            if (method in unpruned) == (rho == 1.0):
+                expected = cell.loc[cell.task == task, "context_id"].nunique()
+                wanted.append((family, benchmark, task, method, rho, expected))
+    table = pd.DataFrame(wanted, columns=pd.Index([*by, "expected"])).join(counts, on=by)
+    numbers = ["contexts", "questions", "truncated"]
+    table[numbers] = table[numbers].fillna(0).astype(int)
+    table["missing"] = table.expected - table.contexts
+    return table[[*by, "contexts", "expected", "missing", "questions", "truncated"]]

@@ -1,0 +1,79 @@
+"""Means of rows over contexts, then over tasks, with their intervals."""
+
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from proxykv.config.cards import MethodCards
+from proxykv.report.stats import Estimate, Strata, mean_ci, ratio_ci
+from proxykv.report.tables.columns import CELL, METHOD, UNIT, VALUES
+
+
+def context_means(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
+    """Questions of a context averaged: one line per context, method and retention.
+
+    Adds `oracle`, the oracle's score there (NaN in a benchmark that was run without it), and
+    `seconds` = prefill + scoring.
+    """
+    rows = rows.assign(seconds=rows.prefill_seconds + rows.score_seconds)
+    by = [*CELL, *UNIT, *METHOD, "retention"]
+    means = rows.groupby(by)[VALUES].mean().reset_index()
+    oracle = means[means.method == methods.only("oracle")]
+    full = means[means.retention == 1]
+    oracle = pd.concat([oracle, full.merge(oracle[CELL].drop_duplicates(), on=CELL)])
+    on = [*CELL, *UNIT, "retention"]
+    return means.merge(
+        oracle[[*on, "score"]].rename(columns={"score": "oracle"}), on=on, how="left"
+    )
+
+
+def pool(means: pd.DataFrame, limit: float) -> pd.DataFrame:
+    """Retentions up to `limit` averaged within each context; recovery needs whole pairs."""
+    low = means[means.retention <= limit]
+    low = low.assign(numerator=low.score.where(low.oracle.notna()))
+    columns = [*VALUES, "oracle", "numerator"]
+    return low.groupby([*CELL, *UNIT, *METHOD])[columns].mean().reset_index()
+
+
+def aggregate(means: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean score, recovery, KL, NLL and corrected score of each group, with their intervals.
+
+    Args:
+        means: of `context_means` or `pool`.
+        by: columns that make a group.
+    """
+    if "numerator" not in means:
+        means = means.assign(numerator=means.score)
+    records = []
+    for key, group in means.sort_values(UNIT).groupby(by):
+        both = group[group.numerator.notna() & group.oracle.notna()]
+        record = dict(zip(by, key, strict=True))
+        record |= _columns("mean", mean_ci(strata(group, "score")), prefix="ci")
+        record["n_contexts"] = len(group)
+        recovery = ratio_ci(strata(both, "numerator"), strata(both, "oracle"))
+        record |= _columns("recovery", recovery)
+        record |= _columns("kl", mean_ci(strata(group, "kl")))
+        record |= _columns("nll", mean_ci(strata(group, "nll")))
+        record |= _columns("fixed", mean_ci(strata(group, "score_fixed")))
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def strata(group: pd.DataFrame, column: str) -> Strata:
+    """Known values of a column, one array per task; the frame must be sorted by UNIT."""
+    values, tasks = group[column].to_numpy(dtype=float), group["task"].to_numpy()
+    known = ~np.isnan(values)
+    values, tasks = values[known], tasks[known]
+    borders = np.flatnonzero(tasks[1:] != tasks[:-1]) + 1
+    return np.split(values, borders) if len(values) else []
+
+
+def _columns(name: str, estimate: Estimate, prefix: str | None = None) -> dict[str, float]:
+    prefix = prefix or name
+    return {name: estimate.value, f"{prefix}_low": estimate.low, f"{prefix}_high": estimate.high}

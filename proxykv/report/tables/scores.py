@@ -1,0 +1,52 @@
+"""Tables of means: the leaderboard, by task, with retentions pooled, against costs."""
+
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false
+
+from __future__ import annotations
+
+import pandas as pd
+
+from proxykv.config.cards import MethodCards
+from proxykv.report.tables.columns import CELL, FIXED, LEADERBOARD_COLUMNS, METHOD, POOLS
+from proxykv.report.tables.means import aggregate, context_means, pool
+
+
+def leaderboard(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
+    """Mean score, recovery and KL per family, benchmark, method and retention."""
+    return aggregate(context_means(rows, methods), [*CELL, *METHOD, "retention"])[
+        LEADERBOARD_COLUMNS
+    ]
+
+
+def per_task(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
+    """The leaderboard of every task, with questions, NLL and the share of the full cache's score.
+
+    `fixed` is the mean by the mended metric, for tasks whose official one is plainly wrong.
+    """
+    by = [*CELL, "task", *METHOD, "retention"]
+    table = aggregate(context_means(rows, methods), by)
+    questions = rows.groupby(by).size().rename("n_questions").reset_index()
+    full = table[table.retention == 1].set_index([*CELL, "task"])["mean"].rename("full")
+    table = table.merge(questions, on=by).join(full, on=[*CELL, "task"])
+    table["pct_of_full"] = 100 * table["mean"] / table["full"].where(table["full"] > 0)
+    head = [c for c in LEADERBOARD_COLUMNS if c not in by]
+    return table[[*by, *head, "n_questions", "nll", "nll_low", "nll_high", "pct_of_full", *FIXED]]
+
+
+def summary(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
+    """The leaderboard with retentions pooled: `pool` is "<=0.3" or "<1" (everything pruned)."""
+    means = context_means(rows, methods)
+    by = [*CELL, "pool", *METHOD]
+    pooled = [pool(means, limit).assign(pool=label) for label, limit in POOLS.items()]
+    table = aggregate(pd.concat(pooled), by)
+    return table[[*by, *(c for c in LEADERBOARD_COLUMNS if c not in (*by, "retention"))]]
+
+
+def costs(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
+    """Mean score against what it costs: bytes of kept KV, seconds of prefill plus scoring."""
+    by = [*CELL, *METHOD, "retention"]
+    means = context_means(rows, methods).groupby([*by, "task"])[["score", "kv_bytes", "seconds"]]
+    return means.mean().groupby(by).mean().reset_index()
