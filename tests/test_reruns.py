@@ -143,6 +143,7 @@ def config(**entries: Any) -> Edit:
 
 
 METHODS = CONFIG["methods"]
+BY_PREFILL = {"id": "by_prefill", "base": "proxykv", "params": {"signal": "prefill"}}
 ROW = "workflow/schemas/row.schema.yaml"
 FAMILY = "config/families/tiny.yaml"
 EDITS: dict[str, tuple[Edit, list[str]]] = {
@@ -189,6 +190,9 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
     "a method that shares a fit": (config(methods=[*METHODS, "prior_mean"]), ANSWERS),
     "a fitted method": (
         config(methods=[*METHODS, "surrogate"]), ["extract_inputs", "fit surrogate", *ANSWERS]
+    ),
+    "a fitted method with a new signal": (
+        config(methods=[*METHODS, BY_PREFILL]), ["extract_signal", "fit by_prefill", *ANSWERS]
     ),
     "a task": (
         config(benchmarks=[{**DATASET, "tasks": [*TASKS, "multikey"]}]),

@@ -55,7 +55,9 @@ def hardware(options: argparse.Namespace, run: Run) -> Iterator[None]:
     with ExitStack() as held:
         gpus = options.gpus
         if gpus is None:
-            gpus = run.resources(options.family, options.step.__name__.strip("_"))["gpu"]
+            # All extractions have the same resources.
+            step = options.step.__name__.strip("_").partition("_")[0]
+            gpus = run.resources(options.family, step)["gpu"]
         held.enter_context(claim(gpus))
         if options.threads:
             torch.set_num_threads(options.threads)

@@ -58,6 +58,17 @@ def _extract_inputs(options: argparse.Namespace) -> None:
         extract_inputs(run, options.family, shard)
 
 
+def _extract_signal(options: argparse.Namespace) -> None:
+    """store a signal of the proxy on the training contexts"""
+    from proxykv.steps.extract import extract_signal
+
+    run, shard = Run.read(options.config), int(options.shard) - 1
+    signal = run.stored_signal(options.signal)
+    path = paths.signal_lists(run, options.family, signal)[shard]
+    with hardware(options, run), alone(path):
+        extract_signal(run, options.family, signal, shard)
+
+
 def _screen(options: argparse.Namespace) -> None:
     """find training contexts that share text with evaluation contexts"""
     from proxykv.steps.screen import screen
@@ -124,6 +135,7 @@ STEPS: dict[Command, Sequence[str]] = {
     _prepare: ("path",),
     _extract: ("family", "shard"),
     _extract_inputs: ("family", "shard"),
+    _extract_signal: ("family", "signal", "shard"),
     _screen: ("family",),
     _fit: ("family", "method"),
     _generate: ("family", "benchmark", "task"),
@@ -135,4 +147,4 @@ STEPS: dict[Command, Sequence[str]] = {
 }
 """Steps with their arguments."""
 
-WITH_HARDWARE = (_extract, _extract_inputs, _fit, _generate)
+WITH_HARDWARE = (_extract, _extract_inputs, _extract_signal, _fit, _generate)

@@ -5,7 +5,7 @@ docs/explanation/cost.md explains what is counted and compares estimates with me
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 
@@ -87,11 +87,13 @@ class _Family:
     def _scores(self) -> CostShare:
         device = self._device("extract")
         contexts = [c for d in self.run.datasets(self.name, "train") for c in _contexts(d)]
-        jobs = self.run.config["score_shards"]
+        signals = (Signal(), *self.run.stored_signals)
+        jobs = self.run.config["score_shards"] * len(signals)
         seconds = jobs * self._start(with_proxy=True)
         for count, n in contexts:
             target = self.target.prefill(n, device) + self.target.replay(n, device)
-            seconds += count * (target + self._proxy_side(n, device))
+            proxy = sum(self._proxy_side({signal}, n, device) for signal in signals)
+            seconds += count * (target + proxy)
         return self._part("extract", "", jobs, contexts, seconds)
 
     def _fit(self) -> CostShare:
@@ -130,7 +132,7 @@ class _Family:
             for method in self._passes(cost):
                 chunk = method.params.get("chunk", CHUNK)
                 scoring += self.target.replay(n, device, chunk, local=local)
-        scoring += self._proxy_side(n, device)
+        scoring += self._proxy_side(self.signals, n, device)
         if self.run.protocol == "query_aware":  # over context and question, for each question
             scoring = questions * (scoring + prefill)
         # Every method at every retention, and the full cache that they are compared with.
@@ -145,11 +147,11 @@ class _Family:
             left -= rows
         return prefill + scoring + answering
 
-    def _proxy_side(self, n: float, device: Device) -> float:
-        """Seconds of the proxy for all signals of a context; they share prefills."""
-        prefills = {s.prefilled: s.layers for s in self.signals if s.prefilled}.values()
+    def _proxy_side(self, signals: Collection[Signal], n: float, device: Device) -> float:
+        """Seconds of the proxy for signals of a context that are made together: shared prefills."""
+        prefills = {s.prefilled: s.layers for s in signals if s.prefilled}.values()
         shared = sum(prefills) * self.proxy.prefill(n, device)
-        return shared + sum(self.proxy.signal(s, n, device) for s in self.signals)
+        return shared + sum(self.proxy.signal(s, n, device) for s in signals)
 
     def _mapping(self, tokens: float, device: Device) -> float:
         """Seconds that a mapper takes: its cross-attention between heads, which costs most."""

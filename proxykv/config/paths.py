@@ -10,7 +10,7 @@ from pathlib import Path
 from proxykv.config.keys.model_files import PROVENANCE, PROXY, SCORING
 from proxykv.config.models import source_of
 from proxykv.config.run import Run
-from proxykv.config.settings.signals import Signal
+from proxykv.config.settings.signals import Signal, stored_signals
 from proxykv.runtime.digest import digest
 
 
@@ -27,7 +27,7 @@ def conversion(run: Run, family: str, role: str) -> list[Path]:
 
 
 def score_lists(run: Run, family: str) -> list[Path]:
-    """Lists of the stored scores of the corpus, one for each extraction job.
+    """Lists of the stored KVzip scores of the corpus, one for each extraction job.
 
     The score files next to them belong to the pair, whatever corpus or run asked for them.
 
@@ -35,8 +35,7 @@ def score_lists(run: Run, family: str) -> list[Path]:
         run: the run.
         family: name of the family.
     """
-    stored = [signal.name for signal in run.stored_signals if signal != Signal()]
-    return _lists(run, family, "scores", stored)
+    return _lists(run, family, "scores")
 
 
 def input_lists(run: Run, family: str) -> list[Path]:
@@ -48,13 +47,43 @@ def input_lists(run: Run, family: str) -> list[Path]:
         run: the run.
         family: name of the family.
     """
-    return _lists(run, family, "inputs", [])
+    return _lists(run, family, "inputs")
 
 
-def _lists(run: Run, family: str, kind: str, stored: list[str]) -> list[Path]:
+def signal_lists(run: Run, family: str, signal: Signal) -> list[Path]:
+    """Lists of another stored signal of the proxy than its KVzip scores.
+
+    There is one list for each extraction job.
+
+    Args:
+        run: the run.
+        family: name of the family.
+        signal: the signal.
+    """
+    return _lists(run, family, f"signal-{signal.name}")
+
+
+def fitting_lists(run: Run, family: str, fitted_id: str) -> list[Path]:
+    """Lists of all that a method is fitted on.
+
+    Args:
+        run: the run.
+        family: name of the family.
+        fitted_id: id of a method that is fitted.
+    """
+    method = run.fitted_method(fitted_id)
+    read = stored_signals([method.params], run.training)
+    return [
+        *score_lists(run, family),
+        *(input_lists(run, family) if method.inputs else []),
+        *(path for signal in read for path in signal_lists(run, family, signal)),
+    ]
+
+
+def _lists(run: Run, family: str, kind: str) -> list[Path]:
     target, proxy = run.model(family, "target"), run.model(family, "proxy")
     pair = digest([target.key(SCORING, planned=True), proxy.key(PROXY, planned=True)])
-    corpus = digest([*(str(d.path) for d in run.datasets(family, "train")), *stored])
+    corpus = digest([str(d.path) for d in run.datasets(family, "train")])
     folder = run.cache / "scores" / f"{family}-{pair}"
     shards: int = run.config["score_shards"]
     return [folder / f"{kind}-{corpus}-{i + 1}-of-{shards}.json" for i in range(shards)]

@@ -251,9 +251,15 @@ class Run:
 
     @property
     def stored_signals(self) -> tuple[Signal, ...]:
-        """The proxy's signals that the run's methods are fitted on."""
+        """The proxy's signals that methods are fitted on, besides its KVzip scores."""
         fitted = [method.params for method in self.methods.values() if method.fitted_id]
         return stored_signals(fitted, self.training)
+
+    def stored_signal(self, name: str) -> Signal:
+        """The signal of that name; ConfigError if the run stores none."""
+        signals = {signal.name: signal for signal in self.stored_signals}
+        self._require("stored signal", name, signals)
+        return signals[name]
 
     @cached_property
     def grid(self) -> tuple[tuple[catalog.Method, float], ...]:

@@ -50,19 +50,23 @@ def load_scores(
     Raises:
         ConfigError: if the file holds no such scores.
     """
-    with tensor_file.opened(path) as stored:
-        name = tensor_name(signal)
-        if name not in stored.keys():  # noqa: SIM118  (not a mapping)
-            raise ConfigError(f"{path}: holds no {signal!r} signal of the proxy")
-        proxy, target = stored.get_slice(name), stored.get_slice("target")
+    of_proxy = signal_file(path, signal)
+    if path.is_file() and not of_proxy.is_file():
+        raise ConfigError(f"{of_proxy}: missing; the proxy's signal {signal!r} is not extracted")
+    with tensor_file.opened(path) as stored, tensor_file.opened(of_proxy) as stored_signal:
+        proxy, target = stored_signal.get_slice("proxy"), stored.get_slice("target")
         tokens = window(target.get_shape()[-1], crop, generator)
         parts = [scores[:, :, tokens].to(device).float() for scores in (proxy, target)]
     return parts[0], parts[1]
 
 
-def tensor_name(signal: str) -> str:
-    """Name of the proxy's scores in a score file; KVzip scores are called `proxy`."""
-    return "proxy" if signal == "kvzip" else f"proxy_{signal}"
+def signal_file(scores: Path, signal: str) -> Path:
+    """File of the proxy's scores that belongs to a context's score file.
+
+    KVzip scores are in the score file itself. Every other signal has a file next to it, so that a
+    method with a new signal changes no file that other methods are fitted on.
+    """
+    return scores if signal == "kvzip" else scores.with_suffix(f".{signal}.safetensors")
 
 
 def initial_mapper(

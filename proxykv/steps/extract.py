@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from proxykv.benchmarks.examples import Example, read_jsonl
@@ -22,7 +20,7 @@ from proxykv.config.settings.signals import Signal
 from proxykv.mapper import tensor_file
 from proxykv.mapper.corpus import context_name
 from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
-from proxykv.mapper.stored_scores import tensor_name
+from proxykv.mapper.stored_scores import signal_file
 from proxykv.model.loading import Model, context_ids, load
 from proxykv.model.prefill import prefill
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary, vocabulary_hash
@@ -37,15 +35,16 @@ LOADING = "proxykv.model.loading:load"
 
 log = logging.getLogger(__name__)
 
+Tensors = Mapping[str, Tensor]
+
 
 def extract(run: Run, family: str, shard: int) -> Path:
-    """Store the scores of one shard of the training contexts.
+    """Store the KVzip scores of one shard of the training contexts.
 
-    A context's file, named by its id and a digest of its text, holds `target` [L, H, n] and the
-    proxy's scores [L_p, H_p, n] of every signal that a run was fitted on, in float32: in half
-    precision, scores near 1 would be equal. All corpora of a pair share these files. Scores that
-    the same weights and code made are not computed again: a killed job goes on at the next context,
-    and another run adds the signals that it needs.
+    A context's file, named by its id and a digest of its text, holds `target` [L, H, n] and `proxy`
+    [L_p, H_p, n] in float32: in half precision, scores near 1 would be equal. All corpora of a pair
+    share these files. Scores that the same weights and code made are not computed again: a killed
+    job goes on at the next context.
 
     Args:
         run: the run.
@@ -56,21 +55,17 @@ def extract(run: Run, family: str, shard: int) -> Path:
         The list of the shard's score files, with the pair that made them.
     """
     path = paths.score_lists(run, family)[shard]
-    path.parent.mkdir(parents=True, exist_ok=True)
     of_shard = _contexts(run, family, shard)
-    target, proxy = load(run, family, "target"), load(run, family, "proxy")
-    require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
+    target, proxy = _pair(run, family)
+    made_by = digest([*_keys(run, family), code_digest(f"{__name__}:_scores", LOADING)])
+
+    def scores(example: Example, file: Path) -> Tensors:
+        return _scores(target, proxy, example)
+
+    names = _store(path, of_shard, lambda file: file, made_by, scores)
     files_of = {role: run.model(family, role) for role in ROLES}
-    keys = files_of["target"].key(SCORING), files_of["proxy"].key(PROXY)
-    made_by = digest([*keys, code_digest(f"{__name__}:_store", LOADING)])
-    for i, example in enumerate(of_shard):
-        file = path.with_name(_file(example))
-        kept = _kept(file, made_by)
-        if missing := [s for s in run.stored_signals if tensor_name(s.name) not in kept]:
-            _store(target, proxy, example, file, made_by, kept, missing)
-        log.info("scores: %d/%d contexts", i + 1, len(of_shard))
     listed = {
-        "files": [_file(example) for example in of_shard],
+        "files": names,
         "pair": {
             "family": family,
             "models": run.models(family),
@@ -95,16 +90,39 @@ def extract_inputs(run: Run, family: str, shard: int) -> Path:
         The list of the shard's files.
     """
     path = paths.input_lists(run, family)[shard]
-    path.parent.mkdir(parents=True, exist_ok=True)
     of_shard = _contexts(run, family, shard)
     target = load(run, family, "target")
     key = run.model(family, "target").key(SCORING)
-    made_by = digest([key, code_digest(f"{__name__}:_store_inputs", LOADING)])
-    names = [inputs_file(Path(_file(example))).name for example in of_shard]
-    for i, (example, name) in enumerate(zip(of_shard, names, strict=True)):
-        if _made_by(path.with_name(name)) != made_by:
-            _store_inputs(target, example, path.with_name(name), made_by)
-        log.info("inputs: %d/%d contexts", i + 1, len(of_shard))
+    made_by = digest([key, code_digest(f"{__name__}:_inputs", LOADING)])
+
+    def inputs(example: Example, file: Path) -> Tensors:
+        return _inputs(target, example, file)
+
+    files.write_json(path, {"files": _store(path, of_shard, inputs_file, made_by, inputs)})
+    return path
+
+
+def extract_signal(run: Run, family: str, signal: Signal, shard: int) -> Path:
+    """Store another signal of the proxy than its KVzip scores, where it is not stored.
+
+    Args:
+        run: the run.
+        family: one of its families.
+        signal: what to store.
+        shard: index of the shard, as in `extract`.
+
+    Returns:
+        The list of the shard's files.
+    """
+    path = paths.signal_lists(run, family, signal)[shard]
+    of_shard = _contexts(run, family, shard)
+    target, proxy = _pair(run, family)
+    made_by = digest([*_keys(run, family), code_digest(f"{__name__}:_signal", LOADING)])
+
+    def scores(example: Example, file: Path) -> Tensors:
+        return {"proxy": _signal(target, proxy, example, signal)}
+
+    names = _store(path, of_shard, lambda file: signal_file(file, signal.name), made_by, scores)
     files.write_json(path, {"files": names})
     return path
 
@@ -113,6 +131,49 @@ def _contexts(run: Run, family: str, shard: int) -> list[Example]:
     """Training contexts of a shard."""
     contexts = [e for d in run.datasets(family, "train") for e in read_jsonl(d.path)]
     return contexts[shard :: run.config["score_shards"]]
+
+
+def _pair(run: Run, family: str) -> tuple[Model, Model]:
+    """Load target and proxy."""
+    target, proxy = load(run, family, "target"), load(run, family, "proxy")
+    require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
+    return target, proxy
+
+
+def _keys(run: Run, family: str) -> list[str]:
+    """Digests of the files of both models that scores depend on."""
+    return [run.model(family, "target").key(SCORING), run.model(family, "proxy").key(PROXY)]
+
+
+def _store(
+    listed: Path,
+    examples: Sequence[Example],
+    file_of: Callable[[Path], Path],
+    made_by: str,
+    compute: Callable[[Example, Path], Tensors],
+) -> list[str]:
+    """Make the files of contexts that are missing, damaged, or made by other weights or code.
+
+    Args:
+        listed: the list of the files, which lie next to it.
+        examples: the contexts.
+        file_of: from a context's score file to the file to make.
+        made_by: digest of what makes the files.
+        compute: makes the content of a file.
+
+    Returns:
+        Names of all files.
+    """
+    made = [file_of(listed.with_name(f"{context_name(e)}.safetensors")) for e in examples]
+    before = [_made_by(file) for file in made]
+    if stale := sum(found not in (None, made_by) for found in before):
+        log.info("%d stored contexts are of other weights or code: computed again", stale)
+    for i, (example, file, found) in enumerate(zip(examples, made, before, strict=True)):
+        if found != made_by:
+            tensors = compute(example, file)
+            tensor_file.save(file, tensors, {"context": example.id, "made_by": made_by})
+        log.info("%s: %d/%d contexts", listed.stem, i + 1, len(examples))
+    return [file.name for file in made]
 
 
 def stored(lists: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
@@ -138,11 +199,8 @@ def stored(lists: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
     return paths, contents[0]["pair"]
 
 
-def _file(example: Example) -> str:
-    return f"{context_name(example)}.safetensors"
-
-
 def _made_by(path: Path) -> str | None:
+    """What made a file; None if it is missing or damaged."""
     try:
         with tensor_file.opened(path) as file:
             return (file.metadata() or {}).get("made_by")
@@ -150,41 +208,21 @@ def _made_by(path: Path) -> str | None:
         return None
 
 
-def _kept(path: Path, made_by: str) -> set[str]:
-    """Names of the tensors that a file holds, if the same weights and code made them."""
-    if _made_by(path) != made_by:
-        return set()
-    with tensor_file.opened(path) as file:
-        return set(file.keys())
-
-
-def _store(
-    target: Model,
-    proxy: Model,
-    example: Example,
-    path: Path,
-    made_by: str,
-    kept: set[str],
-    missing: Sequence[Signal],
-) -> None:
-    """Add signals to a context's file; without `kept` tensors, write a new file."""
+def _scores(target: Model, proxy: Model, example: Example) -> Tensors:
+    """KVzip scores of both models, each replaying what the target's tokenizer writes."""
     ids = context_ids(target, example.context)
-    prefix_len = len(target.prefix)
-    if kept:
-        scores = load_file(path)
-    else:
-        prefilled = prefill(target, ids, prefix_len)
-        scores = {"target": score_replays(prefilled, replays(target, prefilled.context))}
-    signals = proxy_signals(target, proxy, ids.to(proxy.device), prefix_len, missing)
-    scores |= {tensor_name(signal.name): found for signal, found in signals.items()}
-    tensors = {name: t.to("cpu", torch.float32).contiguous() for name, t in scores.items()}
-    _save(path, tensors, example, made_by)
+    found = {}
+    for role, model in (("target", target), ("proxy", proxy)):
+        prefilled = prefill(model, ids.to(model.device), len(target.prefix))
+        found[role] = score_replays(prefilled, replays(target, prefilled.context)).float()
+    return found
 
 
-def _store_inputs(target: Model, example: Example, path: Path, made_by: str) -> None:
+def _signal(target: Model, proxy: Model, example: Example, signal: Signal) -> Tensor:
+    ids = context_ids(target, example.context).to(proxy.device)
+    return proxy_signals(target, proxy, ids, len(target.prefix), [signal])[signal].float()
+
+
+def _inputs(target: Model, example: Example, file: Path) -> Tensors:
     ids = context_ids(target, example.context)
-    _save(path, sample_inputs(target, ids, len(target.prefix), path.name), example, made_by)
-
-
-def _save(path: Path, tensors: dict[str, Tensor], example: Example, made_by: str) -> None:
-    tensor_file.save(path, tensors, {"context": example.id, "made_by": made_by})
+    return sample_inputs(target, ids, len(target.prefix), file.name)

@@ -10,7 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from proxykv.mapper.layer_inputs import inputs_file, load_inputs
-from proxykv.mapper.stored_scores import calibrate_quantiles, initial_mapper, load_scores
+from proxykv.mapper.stored_scores import (
+    calibrate_quantiles,
+    initial_mapper,
+    load_scores,
+    signal_file,
+)
 from proxykv.runtime.errors import ConfigError
 
 SETTINGS = {"variant": "linear"}
@@ -26,7 +31,8 @@ def numbered(heads: int, tokens: int) -> torch.Tensor:
 def path(tmp_path: Path) -> Path:
     file = tmp_path / "a.safetensors"
     stored = {"target": numbered(3, 200), "proxy": numbered(2, 200)}
-    save_file({**stored, "proxy_prefill": 1 - stored["proxy"]}, file)
+    save_file(stored, file)
+    save_file({"proxy": 1 - stored["proxy"]}, signal_file(file, "prefill"))
     return file
 
 

@@ -21,7 +21,7 @@ from proxykv.mapper.calibration import QuantileCalibration
 from proxykv.mapper.fidelity import fidelity
 from proxykv.mapper.hybrid import load_mapper
 from proxykv.mapper.loss import hybrid_loss
-from proxykv.mapper.stored_scores import initial_mapper, load_scores
+from proxykv.mapper.stored_scores import initial_mapper, load_scores, signal_file
 from proxykv.mapper.training.loop import learning_rate
 from proxykv.mapper.training.train import split_contexts, train_mapper
 from proxykv.runtime.errors import ConfigError
@@ -132,11 +132,12 @@ def test_stops_when_nothing_improves_any_more(tmp_path: Path, files: list[Path])
 
 def test_other_features_of_the_proxy(tmp_path: Path, files: list[Path]) -> None:
     settings = replace(QUICK, signal="prefill")
-    with pytest.raises(ConfigError, match="no 'prefill' signal"):
+    with pytest.raises(ConfigError, match="signal 'prefill' is not extracted"):
         train_mapper(files, tmp_path / "out", settings, IDENTITY)
     for path in files:
         stored = load_file(path)
-        save_file({"target": stored["target"], "proxy_prefill": stored["proxy"]}, path)
+        save_file({"target": stored["target"]}, path)
+        save_file({"proxy": stored["proxy"]}, signal_file(path, "prefill"))
     assert train_mapper(files, tmp_path / "out", settings, IDENTITY)["best_step"]
 
 

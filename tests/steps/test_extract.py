@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,18 @@ from proxykv.benchmarks.examples import read_jsonl
 from proxykv.config import catalog, paths
 from proxykv.config.run import Run
 from proxykv.mapper.corpus import context_name
-from proxykv.mapper.stored_scores import load_scores
+from proxykv.mapper.stored_scores import load_scores, signal_file
 from proxykv.model.loading import context_ids, load
 from proxykv.model.prefill import prefill
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.kvzip import replays, score_replays
-from proxykv.steps.extract import extract, stored
+from proxykv.scoring.signals import proxy_signals
+from proxykv.steps.extract import extract, extract_inputs, extract_signal, stored
 from proxykv.steps.prepare import prepare
 
 CONTEXTS = 5
 DATASET = {"benchmark": "tiny", "tasks": ["single"], "contexts": CONTEXTS, "lengths": [80]}
+STORING = (extract, extract_inputs, extract_signal)
 
 
 @pytest.fixture(autouse=True)
@@ -76,8 +80,7 @@ def test_shards_divide_the_contexts() -> None:
 
 
 def test_a_file_holds_kvzips_scores_of_both_models() -> None:
-    by_prefill = {"id": "by_prefill", "base": "proxykv", "params": {"signal": "prefill"}}
-    run = make_run(methods=["full", by_prefill])
+    run = make_run()
     files, _ = stored([extract(run, "tiny", 0)])
     (data,) = run.datasets("tiny", "train")
     example = read_jsonl(data.path)[3]
@@ -89,7 +92,6 @@ def test_a_file_holds_kvzips_scores_of_both_models() -> None:
         prefilled = prefill(model, context_ids(model, example.context), len(model.prefix))
         expected = score_replays(prefilled, replays(model, prefilled.context))
         assert torch.allclose(scores, expected.float(), atol=1e-5)
-    assert load_scores(path, "prefill")[0].shape == proxy_scores.shape
 
 
 def test_what_is_there_is_not_computed_again() -> None:
@@ -108,21 +110,68 @@ def test_what_is_there_is_not_computed_again() -> None:
     assert not any(path.stat().st_size <= 100 for path in again)
 
 
-def test_another_run_adds_the_signals_that_its_methods_read() -> None:
-    run = make_run()
-    files, _ = stored([extract(run, "tiny", 0)])
-    before = load_file(files[0])
+def test_a_signal_is_stored_once_in_files_of_its_own() -> None:
     windowed = {"signal": "windowed", "signal_chunk": 30}
     entry = {"id": "by_windows", "base": "proxykv", "params": windowed}
-    wider = make_run(methods=["full", "prior", entry])
-    again, _ = stored([extract(wider, "tiny", 0)])
-    assert again == files
-    after = load_file(files[0])
-    assert after.keys() == before.keys() | {"proxy_windowed_chunk30"}
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    run = make_run(methods=["full", "prior", entry], score_shards=2)
+    files, _ = stored([extract(run, "tiny", shard) for shard in (0, 1)])
+    before = score_files()
+    (signal,) = run.stored_signals
+    lists = [extract_signal(run, "tiny", signal, shard) for shard in (0, 1)]
+    assert lists == paths.signal_lists(run, "tiny", signal)
+    of_signal = {signal_file(file, signal.name) for file in files}
+    assert score_files().keys() - before.keys() == of_signal
+    assert score_files().items() >= before.items()  # other methods are fitted on the same files
+    listed = [name for path in lists for name in json.loads(path.read_text("utf-8"))["files"]]
+    assert sorted(listed) == sorted(path.name for path in of_signal)
+    models = {role: load(run, "tiny", role) for role in ("target", "proxy")}
+    (data,) = run.datasets("tiny", "train")
+    for example in read_jsonl(data.path):
+        (path,) = (file for file in files if file.stem == context_name(example))
+        ids = context_ids(models["target"], example.context)
+        prefix_len = len(models["target"].prefix)
+        both = models["target"], models["proxy"]
+        expected = proxy_signals(*both, ids, prefix_len, [signal])[signal]
+        assert torch.equal(load_scores(path, signal.name)[0], expected)
     written = score_files()
-    extract(run, "tiny", 0)
+    for shard in (0, 1):
+        extract_signal(run, "tiny", signal, shard)
     assert score_files() == written
+
+
+def test_a_killed_job_goes_on_and_the_methods_are_fitted_on_complete_lists_only() -> None:
+    by_prefill = {"id": "by_prefill", "base": "proxykv", "params": {"signal": "prefill"}}
+    run = make_run(methods=["full", "proxykv", by_prefill])
+    (signal,) = run.stored_signals
+    extract(run, "tiny", 0)
+    extract_signal(run, "tiny", signal, 0)
+    complete = score_files()
+    removed = sorted(path for path in complete if ".prefill." in path.name)[3:]
+    for path in removed:
+        path.unlink()
+    extract_signal(run, "tiny", signal, 0)
+    changed = {path for path, made in score_files().items() if complete[path] != made}
+    assert changed <= set(removed) and score_files().keys() == complete.keys()
+    lists = [*paths.score_lists(run, "tiny"), *paths.signal_lists(run, "tiny", signal)]
+    assert paths.fitting_lists(run, "tiny", "by_prefill") == lists
+    assert paths.fitting_lists(run, "tiny", "proxykv") == paths.score_lists(run, "tiny")
+
+
+@pytest.mark.parametrize("step", STORING, ids=lambda step: step.__name__)
+def test_what_other_code_has_stored_is_computed_again(
+    step: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    by_prefill = {"id": "by_prefill", "base": "proxykv", "params": {"signal": "prefill"}}
+    run = make_run(methods=["full", by_prefill])
+    step(run, "tiny", *run.stored_signals * (step is extract_signal), 0)
+    before = score_files()
+    caplog.set_level("INFO")
+    monkeypatch.setattr("proxykv.steps.extract.code_digest", lambda *entries: "edited")
+    step(run, "tiny", *run.stored_signals * (step is extract_signal), 0)
+    after = score_files()
+    assert all(after[path] != made for path, made in before.items()) and len(after) == CONTEXTS
+    said = [message for message in caplog.messages if "computed again" in message]
+    assert said == [f"{CONTEXTS} stored contexts are of other weights or code: computed again"]
 
 
 def test_scores_of_different_weights_do_not_mix() -> None:

@@ -57,6 +57,7 @@ wildcard_constraints:
     benchmark=one_of(dataset.benchmark for dataset in DATASETS),
     task=one_of([d.task for d in DATASETS] + [job.name for job in RUN.jobs()]),
     method=one_of(RUN.fitted_ids),
+    signal=one_of(signal.name for signal in RUN.stored_signals),
 
 
 def step(call, network=False):

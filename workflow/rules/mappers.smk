@@ -30,7 +30,7 @@ rule extract:
         model_step("extract {wildcards.family:q} {wildcards.shard:q}")
 
 
-# Only for methods that are fitted on them, so that adding such a method fits no other again.
+# Rules apart for what only some methods are fitted on: a method that needs more fits no other again.
 rule extract_inputs:
     input:
         lambda wildcards: converted(wildcards, ["target"]),
@@ -58,6 +58,37 @@ rule extract_inputs:
         code=code_digest("proxykv.steps.extract:extract_inputs"),
     shell:
         model_step("extract-inputs {wildcards.family:q} {wildcards.shard:q}")
+
+
+rule extract_signal:
+    input:
+        converted,
+        lambda wildcards: [str(d.path) for d in RUN.datasets(wildcards.family, "train")],
+    output:
+        str(
+            RUN.cache
+            / "scores/{family}-{pair}/signal-{signal}-{corpus}-{shard}-of-{shards}.json"
+        ),
+    log:
+        f"{LOGS}/extract_signal/{{family}}-{{pair}}-{{signal}}-{{corpus}}-{{shard}}-of-{{shards}}.log",
+    benchmark:
+        f"{LOGS}/extract_signal/{{family}}-{{pair}}-{{signal}}-{{corpus}}-{{shard}}-of-{{shards}}.tsv"
+    wildcard_constraints:
+        pair="[0-9a-f]+",
+        corpus="[0-9a-f]+",
+        shard="[0-9]+",
+        shards="[0-9]+",
+    conda:
+        "../envs/proxykv.yaml"
+    threads: lambda wildcards: RUN.resources(wildcards.family, "extract")["threads"]
+    resources:
+        **asks("extract"),
+    params:
+        code=code_digest("proxykv.steps.extract:extract_signal"),
+    shell:
+        model_step(
+            "extract-signal {wildcards.family:q} {wildcards.signal:q} {wildcards.shard:q}"
+        )
 
 
 # Compares words and takes seconds. Fits depend on the list of dropped contexts. Once that list exists,
@@ -101,11 +132,7 @@ rule fit:
     input:
         lambda wildcards: [
             str(path)
-            for path in paths.input_lists(RUN, wildcards.family)
-            if RUN.methods[wildcards.method].inputs
-        ],
-        lambda wildcards: [
-            str(path) for path in paths.score_lists(RUN, wildcards.family)
+            for path in paths.fitting_lists(RUN, wildcards.family, wildcards.method)
         ],
         lambda wildcards: str(paths.dropped(RUN, wildcards.family)),
     output:
@@ -150,18 +177,11 @@ rule transfer:
         [
             str(path)
             for family in RUN.families
-            for path in paths.input_lists(RUN, family)
-            if any(method.inputs for method in RUN.methods.values())
-        ],
-        [
-            str(path)
-            for family in RUN.families
-            for path in paths.score_lists(RUN, family)
-        ],
-        [
-            str(paths.fitted_dir(RUN, family, fitted_id) / "card.json")
-            for family in RUN.families
             for fitted_id in RUN.fitted_ids
+            for path in [
+                *paths.fitting_lists(RUN, family, fitted_id),
+                paths.fitted_dir(RUN, family, fitted_id) / "card.json",
+            ]
         ],
     output:
         str(RUN.dir / "tables/fidelity.csv"),

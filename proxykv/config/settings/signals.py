@@ -65,12 +65,15 @@ class Signal:
 def stored_signals(
     fitted: Iterable[Mapping[str, Any]], training: Mapping[str, Any]
 ) -> tuple[Signal, ...]:
-    """Signals of the training contexts that a run stores, in order.
+    """Signals of the training contexts that a run stores besides the proxy's KVzip scores.
 
     Args:
         fitted: parameters of the methods that are fitted; without a signal of its own, a method
             reads the one that `training` names, or the proxy's KVzip scores.
         training: the config's section.
+
+    Returns:
+        The signals, in order.
     """
-    named = (Signal.of({**training, **parameters}) for parameters in fitted)
-    return tuple(sorted({Signal(), *named}))
+    named = {Signal.of({**training, **parameters}) for parameters in fitted}
+    return tuple(sorted(named - {Signal()}))
