@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: run test mutants parity lint format docs lock clean
 
 run: $(READY) ## train mappers, run all methods, write results/<run>/report/index.html
-	snakemake --cores '$(CORES)' --configfile '$(CONFIG)' --quiet rules host reason
+	proxykv run '$(CONFIG)' -- --cores '$(CORES)'
 
 test: $(READY) ## the tests
 	HF_HUB_OFFLINE=1 TQDM_DISABLE=1 pytest

@@ -2,6 +2,8 @@
 # `snakemake --cores all` runs config.yaml; `--configfile config/<preset>.yaml` runs a preset.
 import sys
 
+from snakemake.utils import min_version
+
 from proxykv.config import paths
 from proxykv.config.catalog import columns, module_of
 from proxykv.config.keys.code import (
@@ -16,6 +18,8 @@ from proxykv.runtime.digest import digest
 from proxykv.runtime.lock import Lock
 from proxykv.config.run import ROLES, SPLITS, Run
 from proxykv.runtime.errors import ConfigError
+
+min_version("9.27")
 
 if not workflow.configfiles:
 

@@ -29,9 +29,16 @@ Every file in `results/<run>/rows/` has these columns. A row is one question, an
 at one retention.
 """
 CLI = """
-The workflow calls the steps. You call `check`, `status`, `audit`, `forget`, `recover` and
-`lm-eval`. A mistake in a config prints one line for each problem; the exit status is 2. `audit`
-ends with 1 if something differs.
+The workflow calls the steps. You call `init`, `run`, `check`, `status`, `audit`, `archive`,
+`forget`, `recover`
+and `lm-eval`. `proxykv --print-completion bash` (or `zsh`) prints a completion script;
+`--version` prints what a bug report needs.
+
+| exit status | meaning |
+|---|---|
+| 0 | done |
+| 1 | `audit` found a difference; a step or a rule failed |
+| 2 | a mistake of the user: one line for each problem, and nothing has run |
 """
 
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import platform
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
-from proxykv.cli import checks, runs, steps
+import shtab
+
+from proxykv.cli import checks, runs, start, steps
 from proxykv.cli.arguments import Command
 from proxykv.runtime.errors import ConfigError
 
@@ -45,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
     commands = argparse.ArgumentParser(
         prog="proxykv", description=(__doc__ or "").split("\n", 1)[0]
     )
+    commands.add_argument("--version", action="version", version=_versions())
+    shtab.add_argument_to(commands, "--print-completion")
     parsers = commands.add_subparsers(title="subcommands", required=True, metavar="STEP")
 
     def add(command: Command) -> argparse.ArgumentParser:
@@ -53,10 +59,17 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(step=command)
         return sub
 
-    for group in (checks, steps, runs):
+    for group in (start, checks, steps, runs):
         group.add_commands(add)
     add(_lm_eval)
     return commands
+
+
+def _versions() -> str:
+    """What a bug report needs."""
+    packages = ("torch", "transformers", "snakemake", "datasets", "pandas")
+    listed = ", ".join(f"{name} {version(name)}" for name in packages)
+    return f"proxykv {version('proxykv')} (Python {platform.python_version()}, {listed})"
 
 
 def _lm_eval(options: argparse.Namespace) -> None:

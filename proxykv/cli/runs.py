@@ -20,6 +20,9 @@ def add_commands(add: Add) -> None:
     add_config(status)
     status.add_argument("--json", action="store_true", help="for programs")
     add(_audit).add_argument("folder", type=Path, help="results/<run>")
+    archived = add(_archive)
+    archived.add_argument("folder", type=Path, help="results/<run>")
+    archived.add_argument("file", type=Path, help="the archive to write, *.zip")
     add(_recover).add_argument("command", nargs=argparse.REMAINDER, help="snakemake …")
     forget = add(_forget)
     add_config(forget)
@@ -48,6 +51,13 @@ def _audit(options: argparse.Namespace) -> None:
     print(*found.findings, found.summary, sep="\n")
     if found.findings:
         sys.exit(1)
+
+
+def _archive(options: argparse.Namespace) -> None:
+    """pack a finished run with checksums into one file for others (RO-Crate)"""
+    from proxykv.runs.archive import archive
+
+    print(f"{options.file}: {archive(options.folder, options.file)} files")
 
 
 def _recover(options: argparse.Namespace) -> None:

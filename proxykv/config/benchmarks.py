@@ -84,9 +84,9 @@ def _module(name: str) -> str:
 
 
 def _modules() -> list[str]:
-    folder = catalog.ROOT / "proxykv" / "benchmarks"
-    files = [path.stem for path in folder.glob("[!_]*.py")]
-    return sorted([*files, *(path.parent.name for path in folder.glob("*/__init__.py"))])
+    files = catalog.files("proxykv.benchmarks")
+    folders = files[0].parent.glob("*/__init__.py")
+    return sorted([*(path.stem for path in files), *(path.parent.name for path in folders)])
 
 
 def _tasks(module: str) -> Mapping[str, Task]:

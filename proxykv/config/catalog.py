@@ -7,6 +7,7 @@ without loading torch.
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,11 +19,26 @@ import yaml
 
 from proxykv.config.settings.training import TrainingSettings, schema_of
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The checkout."""
 
-METHOD_FOLDERS = ("baselines", "proxykv/mapper")
-"""Folders of methods: one of the rivals and controls, one of the mapper and its method."""
+def _root() -> Path:
+    package = Path(__file__).resolve().parents[1]
+    here = Path.cwd()
+    places = (package.parent, here, *here.parents)
+    found = (place for place in places if (place / "workflow" / "schemas").is_dir())
+    return next(found, package / "starter")
+
+
+ROOT = _root()
+"""The folder with workflow, configs, families and methods: the checkout.
+
+An installed package takes the working directory that `proxykv init` wrote, if the command is called
+in it, and else the copy in the package.
+"""
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # `baselines` is not installed
+
+METHOD_PACKAGES = ("baselines", "proxykv.mapper")
+"""Packages of methods: one of the rivals and controls, one of the mapper and its method."""
 
 FITTING = ("params", "corpus", "lengths")
 """Settings of a method that decide what it is fitted to."""
@@ -45,19 +61,19 @@ def cards() -> Mapping[str, tuple[str, Mapping[str, Any]]]:
     `workflow/schemas/card.schema.yaml` describes a card.
     """
     return {
-        method_id: (str(path.relative_to(ROOT)), card)
-        for path in _method_files().values()
+        method_id: (f"{module.replace('.', '/')}.py", card)
+        for module, path in _method_files().items()
         for method_id, card in _literal(path, "CARDS").items()
     }
 
 
 @cache
 def _method_files() -> Mapping[str, Path]:
-    """Method modules by their dotted names: files with `VARIANTS` in one of `METHOD_FOLDERS`."""
+    """Method modules by their dotted names: files with `VARIANTS` in one of `METHOD_PACKAGES`."""
     return {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
-        for folder in METHOD_FOLDERS
-        for path in sorted((ROOT / folder).glob("[!_]*.py"))
+        f"{package}.{path.stem}": path
+        for package in METHOD_PACKAGES
+        for path in files(package)
         if _literal(path, "VARIANTS")
     }
 
@@ -184,6 +200,12 @@ def columns() -> Mapping[str, Any]:
         name: {key: value for key, value in column.items() if key != "description"}
         for name, column in described.items()
     }
+
+
+def files(package: str) -> list[Path]:
+    """Files of a package's modules, in order; empty if there is no such package."""
+    found = source(package)
+    return sorted(found.parent.glob("[!_]*.py")) if found else []
 
 
 def source(module: str) -> Path | None:

@@ -6,6 +6,11 @@ import shlex
 
 from proxykv.config.estimate import estimate, total
 
+# Of every job the scheduler says three times what it does.
+logger.addFilter(
+    lambda record: not str(record.msg).startswith(("Select jobs to", "Execute "))
+)
+
 LOGS = f"results/{RUN.name}/logs"
 
 # Not in the commands: a changed command would make again what runs share.

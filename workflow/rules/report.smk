@@ -67,7 +67,7 @@ rule report:
         "../envs/proxykv.yaml"
     params:
         code=code_digest("proxykv.steps.report:report", *PLOTS),
-        page=files_digest("proxykv/report/templates"),
+        page=files_digest("proxykv.report", "templates"),
         shown=SHOWN,
     shell:
         step("report")

@@ -94,17 +94,19 @@ def _code_digest(root: Path, entries: tuple[str, ...]) -> str:
     return digest(sorted([*place, texts] for place, texts in reached.items() if texts))
 
 
-def files_digest(folder: str) -> str:
-    """Digest of the files in a folder of the checkout that are no code."""
-    root = catalog.ROOT / folder
+def files_digest(package: str, folder: str) -> str:
+    """Digest of the files in a folder of a package that are no code."""
+    init = source(package)
+    if init is None:
+        raise ConfigError(f"no package {package!r}, in the checkout or installed")
+    root = init.parent / folder
     paths = sorted(path for path in root.rglob("*") if path.is_file())
     return digest([[str(p.relative_to(root)), p.read_text("utf-8")] for p in paths])
 
 
 def modules_of(package: str) -> list[str]:
-    """Modules of a package of the checkout."""
-    folder = catalog.ROOT.joinpath(*package.split("."))
-    return [f"{package}.{path.stem}" for path in sorted(folder.glob("[!_]*.py"))]
+    """Modules of a package, without its subpackages."""
+    return [f"{package}.{path.stem}" for path in catalog.files(package)]
 
 
 def _entry(entry: str) -> Place:
