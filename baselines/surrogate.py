@@ -104,7 +104,16 @@ class Surrogate:
 
 @dataclass(frozen=True)
 class SurrogateShape:
-    """Shape of a network: `sources` inputs of `input_width`, each for as many of all heads."""
+    """Shape of a network: each source's inputs decide on an equal share of all heads.
+
+    Attributes:
+        sources: number of inputs.
+        input_width: width of an input.
+        layers: layers of the target.
+        heads: KV heads of a layer.
+        width: hidden channels for each source; 0 for a linear network.
+        kernel: tokens that the convolution sees.
+    """
 
     sources: int
     input_width: int
@@ -192,12 +201,12 @@ def fit(
         params: `width` and `kernel` of the network, `inputs`; others are `TrainingSettings`.
         identity: entries of the card that name the pair and the corpus.
     """
-    own = {name: params[name] for name in ("width", "kernel") if name in params}
+    shape = {name: params[name] for name in ("width", "kernel") if name in params}
     # What the run's mappers look like, and what they see of the proxy, is none of its business.
-    others = {*own, "inputs", "mapper", *SETTINGS}
+    others = {*shape, "inputs", "mapper", *SETTINGS}
     training: dict[str, Any] = {"lr": 1e-3} | {k: v for k, v in params.items() if k not in others}
     kind = params.get("inputs", "hidden")
-    config = TrainingSettings(**training, mapper=own, signal=kind)
+    config = TrainingSettings(**training, mapper=shape, signal=kind)
     train_mapper(files, out, config, identity, build=initial_network, load=load_inputs)
 
 

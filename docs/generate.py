@@ -102,7 +102,7 @@ def escaped(cell: str) -> str:
 
 
 def walk(
-    part: Mapping[str, Any], root: Mapping[str, Any], prefix: str, seen: dict[int, str]
+    part: Mapping[str, Any], root: Mapping[str, Any], prefix: str, listed: dict[int, str]
 ) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
     """List the names that a schema admits, depth first.
 
@@ -112,7 +112,7 @@ def walk(
         part: schema of an object.
         root: the schema that holds `$defs`.
         prefix: text before each name.
-        seen: the first name of each part that is listed already; it is filled.
+        listed: the first name of each part that is listed already; new parts are added.
 
     Yields:
         A name, its part of the schema, and whether it is required.
@@ -123,7 +123,7 @@ def walk(
         item = resolved(found.get("items", {}), root)
         parts += [(f"{full}[].", form) for form in item.get("oneOf", [item])]
         parts = [(start, inner) for start, inner in parts if "properties" in inner]
-        known = [seen.setdefault(id(inner["properties"]), start) for start, inner in parts]
+        known = [listed.setdefault(id(inner["properties"]), start) for start, inner in parts]
         again = [k for k, (start, _) in zip(known, parts, strict=True) if k != start]
         if again:
             same = (
@@ -132,7 +132,7 @@ def walk(
             found = {**found, "description": same}
         yield full, found, name in part.get("required", ())
         for start, inner in [] if again else parts:
-            yield from walk(inner, root, start, seen)
+            yield from walk(inner, root, start, listed)
 
 
 def resolved(part: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -56,11 +56,11 @@ def _read(folder: Path) -> pd.DataFrame:
 
 def _tables(one: Path, other: Path) -> Iterator[str]:
     for file in sorted((one / "tables").glob("*.csv")):
-        twin = other / "tables" / file.name
-        if not twin.exists():
+        other_file = other / "tables" / file.name
+        if not other_file.exists():
             yield f"{file.name}: missing in {other}"
             continue
-        first, second = pd.read_csv(file), pd.read_csv(twin)
+        first, second = pd.read_csv(file), pd.read_csv(other_file)
         kept = [c for c in first if not any(word in c for word in TIMED)]
         if gone := set(kept) - set(second):
             yield f"{file.name}: columns {sorted(gone)} are missing in {other}"

@@ -112,8 +112,8 @@ class ProxyKVSide:
                 work.scores("kvzip_kvpress")
             with watch.time("sweep_decode"):
                 keeps = self._keeps(work, "kvzip_kvpress", RETENTIONS)
-                asked = TokenizedQuestion(tuple(question.tolist()), (1,), STEPS)
-                work.answers(keeps, [asked], batch_rows=len(keeps) + 1)
+                tokens = TokenizedQuestion(tuple(question.tolist()), (1,), STEPS)
+                work.answers(keeps, [tokens], batch_rows=len(keeps) + 1)
 
     def _read(self, context: Tensor) -> ContextAtWork:
         return self.engine.read(self.model, context, [])

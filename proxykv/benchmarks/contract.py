@@ -87,8 +87,8 @@ def make(
         ConfigError: if a question is incomplete or cannot be graded, or two have the same id.
     """
     benchmark = load(name)
-    asked = {k: v for k, v in offered.items() if k in signature(benchmark.build).parameters}
-    examples = benchmark.build(task, **asked, **options)
+    taken = {k: v for k, v in offered.items() if k in signature(benchmark.build).parameters}
+    examples = benchmark.build(task, **taken, **options)
     _check_ids(f"{name}/{task}", examples)
     for example in examples:
         for number, question in enumerate(example.questions, start=1):

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Form:
-    """A kind of needle: as a sentence, as a line of code, and the question about it.
+    """A kind of needle.
 
-    `{key}` is what a question names, `{value}` what it asks for, `{name}` the key
-    as an identifier. Values are numbers of `digits` digits or, with 0 digits, words.
+    In the texts, `{key}` is what a question names, `{value}` what it asks for, and `{name}` the key
+    as an identifier.
+
+    Attributes:
+        prose: the needle as a sentence.
+        code: the needle as a line of code.
+        question: the question about it.
+        digits: digits of a value; values are words where this is 0.
     """
 
     prose: str
@@ -23,7 +29,11 @@ class Form:
 class ChainForm:
     """A form of variable assignments: the first from a number, the others from a variable.
 
-    The question names the `{last}` variable; `joint` stands between the parts of the answer.
+    Attributes:
+        first: the first assignment, by style ("prose" or "code").
+        next: the other assignments, by style.
+        question: the question; it names the `{last}` variable.
+        joint: text between the parts of the answer.
     """
 
     first: dict[str, str]

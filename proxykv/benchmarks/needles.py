@@ -53,7 +53,13 @@ class NeedleTask(Task):
 
 @dataclass(frozen=True)
 class Fact:
-    """Needles that come in this order, and what is asked about them (nothing for a distractor)."""
+    """Needles in a fixed order, and the question about them.
+
+    Attributes:
+        needles: the needles.
+        question: empty for a distractor, which no question is about.
+        answer: the answer to the question.
+    """
 
     needles: tuple[str, ...]
     question: str = ""

@@ -192,8 +192,8 @@ def _table(files: Iterable[str], name: str, where: str) -> list[str]:
     for file in sorted(files):
         path = PurePosixPath(file)
         if path.suffix in FORMATS:
-            whole = path.with_name(SHARD.sub("", path.stem))
-            tables.setdefault((f"/{whole}", path.suffix), []).append(file)
+            name_without_shard = path.with_name(SHARD.sub("", path.stem))
+            tables.setdefault((f"/{name_without_shard}", path.suffix), []).append(file)
     fitting = [key for key in tables if key[0].endswith(f"/{name}")]
     fitting = fitting or [key for key in tables if key[0].rpartition("/")[0].endswith(f"/{name}")]
     if len(fitting) > 1:

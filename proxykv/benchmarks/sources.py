@@ -38,7 +38,13 @@ WRAPPED_CHINESE = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9f
 
 @dataclass(frozen=True)
 class Document:
-    """One text with a name that is unique in its source; `style` is "prose" or "code"."""
+    """One text of a source.
+
+    Attributes:
+        name: unique in its source.
+        text: the content.
+        style: "prose" or "code".
+    """
 
     name: str
     text: str
@@ -47,7 +53,12 @@ class Document:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a document before which a line may be put, and that line's indentation."""
+    """A part of a document before which a line may be inserted.
+
+    Attributes:
+        text: the content.
+        indent: indentation of the inserted line.
+    """
 
     text: str
     indent: str = ""

@@ -33,9 +33,17 @@ Comparisons = Mapping[str, tuple[tuple[str, str], ...]]
 
 @dataclass(frozen=True)
 class Card:
-    """One method; the fields are those of `workflow/schemas/card.schema.yaml`.
+    """One method; `workflow/schemas/card.schema.yaml` describes the fields.
 
-    `fitted` says whether the method is fitted on the corpus.
+    Attributes:
+        label: name in tables and plots.
+        role: part that it plays in comparisons.
+        about: what it does, in a few words.
+        shows: what a tie with the subject shows, for a control.
+        color: of its curves; chosen by the plot if None.
+        marker: of its points; chosen by the plot if None.
+        cost: what it costs, for the estimate.
+        fitted: whether it is fitted on the corpus.
     """
 
     label: str
@@ -52,7 +60,10 @@ class Card:
 class MethodCards:
     """The methods of a run.
 
-    `absent` holds the catalogue's other methods of a role in `EXPECTED`: the report names them.
+    Attributes:
+        cards: cards by method, in the order of the config.
+        absent: the catalogue's other methods of a role in `EXPECTED`; the report names them.
+        comparisons: pairs of methods that are compared, by group.
     """
 
     cards: Mapping[str, Card]
@@ -144,13 +155,13 @@ def _card(name: str, settings: Mapping[str, Any]) -> Card:
 
 def _absent(cards: Mapping[str, Card]) -> dict[str, Card]:
     """The catalogue's methods that a run of these methods should have, in the roles' order."""
-    there = {card.role for card in cards.values()} & {*SINGLE}
+    covered = {card.role for card in cards.values()} & {*SINGLE}
     known = {name: Card(**_plain(card)) for name, (_, card) in catalog.cards().items()}
     return {
         name: card
         for role in EXPECTED
         for name, card in known.items()
-        if card.role == role and role not in there and name not in cards
+        if card.role == role and role not in covered and name not in cards
     }
 
 

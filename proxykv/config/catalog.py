@@ -106,13 +106,13 @@ def entries(methods: Iterable[str | Mapping[str, Any]]) -> Mapping[str, Mapping[
     found: dict[str, Mapping[str, Any]] = {}
     for entry in methods:
         named = {"id": entry, "base": entry} if isinstance(entry, str) else entry
-        base, own = named["base"], named["id"]
+        base, entry_id = named["base"], named["id"]
         if base in found:
-            found[own] = _derived(named, found[base])
+            found[entry_id] = _derived(named, found[base])
         elif known := settings(base):
             # An entry has its own fit, unless the catalogue's id shares another's folder.
-            folder = {"fitted_id": own} if known.get("fitted_id") == base else {}
-            found[own] = {**_derived(named, {**known, "root": base}), **folder}
+            folder = {"fitted_id": entry_id} if known.get("fitted_id") == base else {}
+            found[entry_id] = {**_derived(named, {**known, "root": base}), **folder}
     return found
 
 
@@ -129,10 +129,16 @@ def _derived(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Mapping[str, 
 class Method:
     """A method of a run.
 
-    `scope` is how its budget is shared among heads (`none`: it does not prune); `fitted_id` the
-    method whose fitted folder it loads, if any; `uses` the methods whose scores it combines;
-    `inputs` whether it is fitted on the inputs of the target's layers, too; `corpus` the parts of
-    the corpus and `lengths` the context lengths that it is fitted on, all where empty.
+    Attributes:
+        id: its name in the config and in rows.
+        base: name of its file, or `module:Class`.
+        scope: how its budget is shared among heads; `none` does not prune.
+        params: parameters of its class.
+        fitted_id: the method whose fitted folder it loads; None if it needs none.
+        uses: the methods whose scores it combines.
+        inputs: whether it is fitted on the inputs of the target's layers, too.
+        corpus: the parts of the corpus that it is fitted on; all where empty.
+        lengths: the context lengths that it is fitted on; all where empty.
     """
 
     id: str

@@ -34,7 +34,17 @@ MAPPER_USED = 0.1
 
 @dataclass(frozen=True)
 class CostShare:
-    """Jobs of one kind: `step` is `extract`, `fit` or `generate` (then `benchmark` is named)."""
+    """Jobs of one kind and the time that they take.
+
+    Attributes:
+        family: name of the family.
+        step: `extract`, `fit` or `generate`.
+        benchmark: name of the benchmark, for `generate`; otherwise empty.
+        jobs: number of jobs.
+        contexts: number of contexts.
+        hours: GPU hours of all jobs; hours of the jobs where they use no GPU.
+        gpus: GPUs of a job.
+    """
 
     family: str
     step: str
@@ -43,7 +53,6 @@ class CostShare:
     contexts: int
     hours: float
     gpus: int
-    """Of a job; `hours` count each of them, and are those of a job where there is none."""
 
 
 class _Family:
@@ -164,8 +173,8 @@ class _Family:
         return START_SECONDS + weights / LOAD_BANDWIDTH
 
     def _device(self, step: str) -> Device:
-        asked = self.run.resources(self.name, step)
-        return GPU if asked["gpu"] else CPU.times(asked["threads"])
+        resources = self.run.resources(self.name, step)
+        return GPU if resources["gpu"] else CPU.times(resources["threads"])
 
     def _part(
         self,

@@ -16,11 +16,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Contexts of one task, made for one family's tokenizer, in a file of the folder `folder`.
+    """Contexts of one task, made for one family's tokenizer.
 
-    `target` measures them; `contexts` and `lengths` are None where the benchmark itself decides;
-    `max_context` is the most tokens that the target may see, prompt and answer together. As a part
-    of the corpus it is called `part`, and nothing is fitted on its last `held_out` contexts.
+    Attributes:
+        family: name of the family.
+        benchmark: name of the benchmark.
+        task: name of the task.
+        split: "eval" or "train".
+        contexts: number of contexts; None where the benchmark decides.
+        lengths: lengths of the contexts in tokens; None where the benchmark decides.
+        max_context: the most tokens that the target may see, prompt and answer together.
+        seed: of the contexts.
+        options: of the benchmark.
+        shards: jobs that answer it.
+        part: its name as a part of the corpus.
+        held_out: number of its last contexts on which nothing is fitted.
+        folder: where its file is.
+        target: files of the model whose tokenizer measures the contexts.
     """
 
     family: str
@@ -52,6 +64,15 @@ class Job:
     """One job: a family answers a task's questions with every method at every retention.
 
     A task may be cut into `shards` jobs; this one has every `shards`-th context, from `shard` on.
+
+    Attributes:
+        family: name of the family.
+        benchmark: name of the benchmark.
+        task: name of the task.
+        dataset: the contexts.
+        run_dir: folder of the run.
+        shard: number of this shard, from 0 on.
+        shards: number of shards.
     """
 
     family: str

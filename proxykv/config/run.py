@@ -149,9 +149,9 @@ class Run:
         Returns:
             `threads`, `mem_mb` (MiB), `gpu` (a count) and `runtime` (minutes).
         """
-        asked = self.family(family)["resources"]
-        common = {key: value for key, value in asked.items() if not isinstance(value, Mapping)}
-        return {"runtime": 240, **common, **asked.get(step, {})}
+        resources = self.family(family)["resources"]
+        common = {key: value for key, value in resources.items() if not isinstance(value, Mapping)}
+        return {"runtime": 240, **common, **resources.get(step, {})}
 
     def datasets(self, family: str, split: str) -> list[Dataset]:
         """Datasets that a family is evaluated on, or that its mappers are trained on.

@@ -235,13 +235,17 @@ class PrunedLM(LM):
             ConfigError: if a prompt cannot be split or is too long, or if a task samples.
         """
         prompts = [(self.split(request), request) for request in requests]
-        apart = sum(not ids.whole for ids, _ in prompts)
-        if apart:
-            log.info("%d of %d contexts end inside a token; encoded apart", apart, len(prompts))
+        separate = sum(not ids.clean_seam for ids, _ in prompts)
+        if separate:
+            log.info(
+                "%d of %d contexts end inside a token; encoded separately", separate, len(prompts)
+            )
         texts: list[str] = []
         for _, group in groupby(prompts, key=lambda pair: (pair[0].prefix, pair[0].context)):
-            asked = list(group)
-            for text, (_, request) in zip(self._answers(asked), asked, strict=True):
+            context_requests = list(group)
+            for text, (_, request) in zip(
+                self._answers(context_requests), context_requests, strict=True
+            ):
                 self.cache_hook.add_partial("generate_until", request.args, text)
                 texts.append(text)
         return texts
@@ -292,17 +296,17 @@ class PrunedLM(LM):
             )
         return ids
 
-    def _answers(self, asked: Sequence[tuple[PromptIds, Instance]]) -> list[str]:
-        first = asked[0][0]
+    def _answers(self, context_requests: Sequence[tuple[PromptIds, Instance]]) -> list[str]:
+        first = context_requests[0][0]
         model = replace(self.model, prefix=first.prefix)
         ids = torch.tensor([*first.prefix, *first.context], device=model.device)
         work = self.engine.read(model, ids, [self.method.id])
         (pruning,) = work.prunings([(self.method, self.retention)])
         questions = [
             TokenizedQuestion(prompt.question, (), answer_limit(request.args[1]))
-            for prompt, request in asked
+            for prompt, request in context_requests
         ]
         answers = work.answers([pruning.keep], questions)
         texts = [model.decode(list(given[1].ids)) for given in answers]
-        stops = [request.args[1].get("until") for _, request in asked]
+        stops = [request.args[1].get("until") for _, request in context_requests]
         return [cut_at(text, until) for text, until in zip(texts, stops, strict=True)]

@@ -23,14 +23,14 @@ class PromptIds:
         prefix: special tokens and what the chat template puts before the user's text.
         context: what follows, up to the end of the context.
         question: the rest.
-        whole: whether these are the ids of the whole prompt's encoding. If the seam lies inside a
-            token, the two sides are encoded apart.
+        clean_seam: whether the seam lies between two tokens. If it lies inside a token, context
+            and question are encoded separately.
     """
 
     prefix: tuple[int, ...]
     context: tuple[int, ...]
     question: tuple[int, ...]
-    whole: bool
+    clean_seam: bool
 
 
 def prompt_ids(tokenizer: Any, prompt: str, opening: int, seam: int) -> PromptIds:
@@ -46,12 +46,12 @@ def prompt_ids(tokenizer: Any, prompt: str, opening: int, seam: int) -> PromptId
     encoded = tokenizer(prompt, add_special_tokens=special, return_offsets_mapping=True)
     ids, spans = encoded["input_ids"], encoded["offset_mapping"]
     prefix, cut = _until(spans, opening), _until(spans, seam)
-    whole = cut == len(ids) or spans[cut][0] >= seam
+    clean_seam = cut == len(ids) or spans[cut][0] >= seam
     context, question = ids[prefix:cut], ids[cut:]
-    if not whole:
+    if not clean_seam:
         context = tokenizer(prompt[:seam], add_special_tokens=special)["input_ids"][prefix:]
         question = tokenizer(prompt[seam:], add_special_tokens=False)["input_ids"]
-    return PromptIds(tuple(ids[:prefix]), tuple(context), tuple(question), whole)
+    return PromptIds(tuple(ids[:prefix]), tuple(context), tuple(question), clean_seam)
 
 
 def context_seam(prompt: str, border: str | None, task: str | None) -> int:

@@ -13,7 +13,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class PartialAttention(NamedTuple):
-    """Attention over some of the keys: output, and log-sum-exp of the logits, both float32."""
+    """Attention over some of the keys.
+
+    Attributes:
+        out: the output, float32.
+        lse: log-sum-exp of the logits, float32.
+    """
 
     out: Float[Tensor, "*batch query dim"]
     lse: Float[Tensor, "*batch query 1"]

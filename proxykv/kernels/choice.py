@@ -23,7 +23,12 @@ CAPABILITY = (8, 0)
 
 
 class Choice(NamedTuple):
-    """The implementation that runs, and the reason in a few words."""
+    """The implementation that runs.
+
+    Attributes:
+        kernels: "triton" or "reference".
+        why: the reason in a few words.
+    """
 
     kernels: Implementation
     why: str

@@ -97,10 +97,10 @@ def _weights(
     _, group, replay, _ = query.shape
     rows = ROWS.get(query.device.type, WIDE_ROWS)
     for at in blocks(0, replay, max(1, rows // group)):
-        seen = keys.shape[1] - replay + at.stop
+        end = keys.shape[1] - replay + at.stop
         count = at.stop - at.start
-        hidden = causal_mask(count, count, query.device)
+        mask = causal_mask(count, count, query.device)
         for head, head_keys in enumerate(keys):
-            logits = (query[head, :, at] @ head_keys[:seen].mT).float()
-            logits[..., -count:].masked_fill_(hidden, -torch.inf)
+            logits = (query[head, :, at] @ head_keys[:end].mT).float()
+            logits[..., -count:].masked_fill_(mask, -torch.inf)
             yield head, at, logits.softmax(dim=-1)

@@ -102,10 +102,10 @@ def _fold(
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     if TAIL:
         columns = start + tl.arange(0, KEYS)
-        seen = columns[None, :] < limit
+        visible = columns[None, :] < limit
         if CAUSAL:
-            seen = seen & (columns[None, :] <= rows[:, None])
-        s = tl.where(seen, s, float("-inf"))
+            visible = visible & (columns[None, :] <= rows[:, None])
+        s = tl.where(visible, s, float("-inf"))
     high = tl.maximum(top, tl.max(s, 1) * scale)
     p = tl.exp2(s * scale - high[:, None])
     fade = tl.exp2(top - high)

@@ -26,9 +26,14 @@ FREE_SHARE = 0.8
 
 @dataclass(frozen=True)
 class TokenizedQuestion:
-    """A tokenized question: `prompt` up to where the answer starts, and the reference answer.
+    """A tokenized question.
 
-    `stop`: ids that end the answer besides the model's own, but not before it has a token.
+    Attributes:
+        prompt: ids up to where the answer starts.
+        reference: ids of the reference answer.
+        max_new_tokens: the most tokens of the answer.
+        stop: ids that end the answer, in addition to the model's own. They do not end it before it
+            has a token.
     """
 
     prompt: tuple[int, ...]
@@ -41,10 +46,13 @@ class TokenizedQuestion:
 class Answer:
     """What a pruned cache answers to a question, and how it sees the reference answer.
 
-    `nll`: mean negative log-likelihood per reference token; `kl`: mean KL(full cache || this
-    cache) of the next-token distributions along the reference; both in nats, None where the
-    reference is empty. `seconds` is the wall
-    time of the batch of `rows` rows that decoded together.
+    Attributes:
+        ids: of the answer.
+        nll: mean negative log-likelihood per reference token, in nats; None without a reference.
+        kl: mean KL(full cache || this cache) of the next-token distributions along the reference,
+            in nats; None without a reference.
+        seconds: wall time of the batch in which the answer was decoded.
+        rows: rows of that batch.
     """
 
     ids: tuple[int, ...]
@@ -104,14 +112,14 @@ def rows_that_fit(prefill: Prefill, questions: Sequence[TokenizedQuestion], free
     dim = prefill.cache.layers[0].keys.shape[3]
     read = max(len(question.prompt) + len(question.reference) for question in questions)
     slots = read + max(question.max_new_tokens for question in questions)
-    own = 2 * layers * heads * slots * dim * size
+    slot_bytes = 2 * layers * heads * slots * dim * size
     bits = layers * heads * n // 8
     forward = read * (8 * config.hidden_size + 3 * config.intermediate_size) * size
     reference = 1 + max(len(question.reference) for question in questions)
     float32 = 4 * config.vocab_size
     # Logits, their logarithms and two more of that size, and each question's full distributions.
     along = (4 + len(questions)) * reference * float32
-    return max(1, int(FREE_SHARE * free - along) // (own + bits + forward + 2 * float32))
+    return max(1, int(FREE_SHARE * free - along) // (slot_bytes + bits + forward + 2 * float32))
 
 
 @torch.inference_mode()

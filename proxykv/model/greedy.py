@@ -126,7 +126,7 @@ class _Decoder:
             tokens.new_zeros(len(tokens), self.width),
             tokens.new_zeros(1),
         )
-        self.seen = self._pinned()
+        self.on_host = self._pinned()
         self.captured = captured(model, cache, self.steps, most)
 
     def burst(self, most: int) -> list[list[int]]:
@@ -138,17 +138,17 @@ class _Decoder:
         else:
             for _ in range(count):
                 step(self.model, self.cache, self.steps)
-        self.seen.copy_(self.steps.written, non_blocking=True)
-        if self.seen.is_pinned():
+        self.on_host.copy_(self.steps.written, non_blocking=True)
+        if self.on_host.is_pinned():
             torch.accelerator.current_stream(self.steps.tokens.device).synchronize()
-        return self.seen[:, :count].tolist()
+        return self.on_host[:, :count].tolist()
 
     def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
         """Go on with these rows only."""
         self.cache.select_rows(rows)
         tokens, positions, written, at = self.steps
         self.steps = Steps(tokens[rows], positions[rows], written[rows], at)
-        self.seen = self._pinned()
+        self.on_host = self._pinned()
 
     def _pinned(self) -> Tensor:
         pin = self.steps.tokens.device.type == "cuda"
@@ -168,9 +168,9 @@ class Captured:
         `pool`: memory of another graph, which never replays at the same time, or None.
         """
         since = cache.since
-        mine = since.table(), since.index, since.used
+        before = since.table(), since.index, since.used
         self.steps = Steps(*(each.clone() for each in steps))
-        self.table, self.index = copy.copy(mine[0]), since.index.clone()
+        self.table, self.index = copy.copy(before[0]), since.index.clone()
         self.table.layers = self.table.layers.clone()
         self.graph = torch.cuda.CUDAGraph()
         since.point_to(self.table, self.index)
@@ -185,8 +185,8 @@ class Captured:
             with torch.cuda.graph(self.graph, pool, capture_error_mode="thread_local"):
                 step(model, cache, self.steps)
         finally:
-            since.point_to(*mine[:2])
-            since.used = mine[2]
+            since.point_to(*before[:2])
+            since.used = before[2]
 
     def run(self, cache: SlottedCache, steps: Steps, count: int) -> None:
         """Take steps with a cache; the host only queues them.
@@ -199,12 +199,12 @@ class Captured:
         since = cache.since
         pairs = [(self.table.layers, since.table().layers), (self.index, since.index)]
         pairs += list(zip(self.steps, steps, strict=True))
-        for here, there in pairs:
-            here.copy_(there)
+        for graph_side, cache_side in pairs:
+            graph_side.copy_(cache_side)
         for _ in range(count):
             self.graph.replay()
-        for here, there in pairs[1:]:
-            there.copy_(here)
+        for graph_side, cache_side in pairs[1:]:
+            cache_side.copy_(graph_side)
         since.used += count
 
 

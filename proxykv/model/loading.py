@@ -39,9 +39,16 @@ _EMPTY_LINE = "\n\n"
 class Model:
     """A causal language model with its tokenizer and the fixed parts of its prompts.
 
-    `prefix`: ids before the context; `suffix`: ids between the question and the answer; both are
-    empty where there is no chat template and the tokenizer adds no special tokens. `digest`:
-    SHA-256 of the weights. `template`: the chat template, None where prompts have none.
+    `prefix` and `suffix` are empty where there is no chat template and the tokenizer adds no
+    special tokens.
+
+    Attributes:
+        net: the model (transformers).
+        tokenizer: a fast tokenizer of transformers.
+        prefix: ids before the context.
+        suffix: ids between the question and the answer.
+        digest: SHA-256 of the weights.
+        template: the chat template; None where prompts have none.
     """
 
     net: PreTrainedModel
@@ -88,8 +95,8 @@ class Model:
         token that holds the end of the prefix and the start of the context may count as either.
         """
         if self.template:
-            whole = self.template.context(text)
-            return tuple(self.tokenizer.encode(whole, add_special_tokens=False))
+            prompt = self.template.context(text)
+            return tuple(self.tokenizer.encode(prompt, add_special_tokens=False))
         return (*self.prefix, *self.tokenizer.encode(text, add_special_tokens=False))
 
     def question(self, text: str, history: Turns = (), start: str = "") -> tuple[int, ...]:
@@ -102,7 +109,7 @@ class Model:
         """
         if self.template:
             return self.encode(self.template.after_context(text, history) + start)
-        turns = "".join(_spaced(asked, answer) + _EMPTY_LINE for asked, answer in history)
+        turns = "".join(_spaced(question, answer) + _EMPTY_LINE for question, answer in history)
         return (*self.encode(turns + _spaced(text, start)), *self.suffix)
 
     def encode(self, text: str) -> tuple[int, ...]:

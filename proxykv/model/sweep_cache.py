@@ -64,7 +64,7 @@ class SweepCache(SlottedCache):
                 layer.keys[0].flatten(0, 1),
                 layer.values[0].flatten(0, 1),
                 [layer.length] * layer.keys.shape[1],
-                seen,
+                row_bits,
             )
-            for layer, seen in zip(self.context.layers, bits, strict=True)
+            for layer, row_bits in zip(self.context.layers, bits, strict=True)
         ]

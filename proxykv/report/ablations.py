@@ -51,10 +51,13 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class AblationVariant:
-    """One way to train, by the ids of the methods that did so with different seeds.
+    """One way to train.
 
-    `group`: `reference`, `loss` (other terms), `weights` (of all terms), or the parameter that
-    differs (`mapper`, `features`, …).
+    Attributes:
+        id: of the first of its methods.
+        group: `reference`, `loss` (other terms), `weights` (of all terms), or the parameter that
+            differs (`mapper`, `features`, …).
+        methods: ids of the methods that are trained so, with different seeds.
     """
 
     id: str
@@ -70,10 +73,10 @@ def variants(config: Mapping[str, Any], subject: str | None) -> list[AblationVar
         subject: id of the subject; None if the run has none.
     """
     entries = [m if isinstance(m, dict) else {"id": m, "base": m} for m in config["methods"]]
-    mine = [m for m in entries if subject in (m["id"], m["base"]) and not OTHER & m.keys()]
+    own_entries = [m for m in entries if subject in (m["id"], m["base"]) and not OTHER & m.keys()]
     terms = config.get("training", {}).get("weights", default_weights())
     groups: dict[str, list[tuple[str, str]]] = {}
-    for entry in sorted(mine, key=lambda m: m["id"] != subject):
+    for entry in sorted(own_entries, key=lambda m: m["id"] != subject):
         params = {k: v for k, v in entry.get("params", {}).items() if k != "seed"}
         groups.setdefault(digest(params), []).append((entry["id"], _group(params, terms)))
     found = [

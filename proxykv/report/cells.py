@@ -17,30 +17,58 @@ from proxykv.report.tables.columns import POOLS
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell: `value` is sorted and copied, `text` is shown, `spread` is in small print."""
+    """One cell of a table.
+
+    Attributes:
+        text: what is shown.
+        value: what is sorted and copied.
+        spread: shown in small print, such as an interval.
+        hover: shown when the pointer is over the cell.
+        share: length of the bar behind the text, in [0, 1]; None for no bar.
+    """
 
     text: str
     value: float | str | None = None
     spread: str = ""
     hover: str = ""
-    share: float | None = None  # 0..1: length of the bar behind the text
+    share: float | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the page; rows are lists of cells, `heads` their column titles."""
+    """One table of the page.
+
+    Attributes:
+        id: of the HTML table.
+        caption: of the table.
+        heads: titles of the columns.
+        rows: the cells of each row.
+        looks: look of the method of each row; None if the row has none.
+        metric: where tables differ only in this, the page shows one at a time.
+    """
 
     id: str
     caption: str
     heads: list[str]
     rows: list[list[TableCell]]
-    looks: list[Look | None] = field(default_factory=list)  # the method of each row, if it has one
-    metric: str = ""  # of tables that differ only in this, the page shows one at a time
+    looks: list[Look | None] = field(default_factory=list)
+    metric: str = ""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How one number of the leaderboard or of the tasks' table is shown."""
+    """How one number of the leaderboard or of the tasks' table is shown.
+
+    Attributes:
+        title: full name.
+        short: name in the heads of columns.
+        value: column of the value.
+        low: column of the interval's lower end.
+        high: column of the interval's upper end.
+        digits: digits after the point.
+        scale: factor of the shown value.
+        bar: value of a full bar; None for no bars.
+    """
 
     title: str
     short: str
@@ -49,7 +77,7 @@ class Metric:
     high: str
     digits: int = 3
     scale: float = 1.0
-    bar: float | None = None  # the value of a full bar
+    bar: float | None = None
 
 
 SCORE = Metric("Score", "Score", "mean", "ci_low", "ci_high", bar=1)

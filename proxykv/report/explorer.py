@@ -27,16 +27,16 @@ def examples(rows: pd.DataFrame) -> list[dict[str, Any]]:
         questions = group[QUESTION].drop_duplicates().sort_values(QUESTION)
         drawn = questions.sample(min(count, len(questions)), random_state=0).sort_index()
         for context, question in drawn.itertuples(index=False):
-            asked = group[(group.context_id == context) & (group.question == question)]
+            answers = group[(group.context_id == context) & (group.question == question)]
             found.append(
                 {
                     "cell": f"{family} · {benchmark}",
                     "task": task,
                     "context": context,
                     "question": int(question),
-                    "tokens": int(asked.context_tokens.iloc[0]),
-                    "references": [_short(r) for r in asked.references.iloc[0]],
-                    "answers": [_answer(row) for _, row in asked.iterrows()],
+                    "tokens": int(answers.context_tokens.iloc[0]),
+                    "references": [_short(r) for r in answers.references.iloc[0]],
+                    "answers": [_answer(row) for _, row in answers.iterrows()],
                 }
             )
     return found

@@ -27,7 +27,12 @@ FLOOR = 0.05  # an oracle below this leaves nothing to recover
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence; `tone` is headline, good, tie, bad, warning or note."""
+    """One sentence of the verdict.
+
+    Attributes:
+        tone: "headline", "good", "tie", "bad", "warning" or "note".
+        text: the sentence.
+    """
 
     tone: str
     text: str
@@ -56,12 +61,12 @@ class _Verdict:
         self.cell, self.methods = cell, methods
         self.subject, self.oracle = methods.only("subject"), methods.only("oracle")
         self.name, self.oracle_name = methods.label("subject"), methods.label("oracle")
-        self.there = set(cell["leaderboard"].method)
+        self.methods_run = set(cell["leaderboard"].method)
         self.low = cell["summary"][cell["summary"].pool == LOW].set_index("method")
 
     def findings(self) -> Iterator[Finding]:
         """All of them: the subject against the others, then what limits the comparison."""
-        if self.subject not in self.there:
+        if self.subject not in self.methods_run:
             yield Finding("warning", f"There are no {self.name} rows: nothing to judge.")
         else:
             yield from self._against_oracle()
@@ -74,7 +79,7 @@ class _Verdict:
         yield from self._gaps()
 
     def _against_oracle(self) -> Iterator[Finding]:
-        if self.oracle not in self.there:
+        if self.oracle not in self.methods_run:
             yield Finding("warning", f"{self.oracle_name} was not run: recovery is undefined.")
             return
         test = self._test(self.oracle, LOW)
@@ -123,7 +128,7 @@ class _Verdict:
             card.label
             for role in ("control", "crossed")
             for method, card in known.items()
-            if card.role == role and method not in self.there
+            if card.role == role and method not in self.methods_run
         ]
         if absent:
             yield Finding(
@@ -181,8 +186,8 @@ class _Verdict:
             if test is None:
                 continue
             outcome = _outcome(test)
-            said = f"{self.name} {verbs[outcome]} {card.label} at {LOW_WORDS}"
-            yield Finding(tones[outcome], f"{said}: difference {_difference(test)}.")
+            result = f"{self.name} {verbs[outcome]} {card.label} at {LOW_WORDS}"
+            yield Finding(tones[outcome], f"{result}: difference {_difference(test)}.")
 
     def _floors(self) -> Iterator[Finding]:
         board = self.cell["leaderboard"]

@@ -135,8 +135,10 @@ def _unlisted(name: str, position: int) -> Gpu | None:
         return None
     slurm = os.environ.get("SLURM_STEP_GPUS") or os.environ.get("SLURM_JOB_GPUS") or ""
     numbers = slurm.split(",")
-    own = name.isdecimal() and position < len(numbers) and numbers[position].strip().isdecimal()
-    return Gpu(name, numbers[position].strip() if own else name)
+    numbered = (
+        name.isdecimal() and position < len(numbers) and numbers[position].strip().isdecimal()
+    )
+    return Gpu(name, numbers[position].strip() if numbered else name)
 
 
 def _folder() -> Path:

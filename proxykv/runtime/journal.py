@@ -32,10 +32,10 @@ class Journal:
             return []
         lines = self.path.read_text("utf-8", errors="replace").split("\n")
         rows = [_parsed(line) for line in lines if line]
-        whole = [row for row in rows if row is not None]
-        if damaged := len(rows) - len(whole):
+        intact = [row for row in rows if row is not None]
+        if damaged := len(rows) - len(intact):
             log.warning("%s: %d damaged line(s) left out; recomputed", self.path, damaged)
-        return whole
+        return intact
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows in one write. They are on the disk when this returns."""

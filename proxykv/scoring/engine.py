@@ -34,7 +34,14 @@ from proxykv.scoring.timeline import Timeline
 
 @dataclass(frozen=True)
 class Pruning:
-    """What a method keeps of a context at one retention, and what its scores took."""
+    """What a method keeps of a context at one retention.
+
+    Attributes:
+        method: the method.
+        retention: the requested share of the KV pairs.
+        keep: the kept set.
+        score_seconds: time that the scores took.
+    """
 
     method: Method
     retention: float

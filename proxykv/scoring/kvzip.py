@@ -68,8 +68,8 @@ def replay_of(
     """
     request = model.encode(following if len(before) else first)
     suffix = model.suffix or model.encode("\n")
-    asked = [_like(chunk, request), before[-OVERLAP:], _like(chunk, suffix), chunk]
-    return chunk, torch.cat(asked)
+    parts = [_like(chunk, request), before[-OVERLAP:], _like(chunk, suffix), chunk]
+    return chunk, torch.cat(parts)
 
 
 def replay_scores(

@@ -28,7 +28,12 @@ REMEMBERED = 2
 
 
 class ProxyMap(NamedTuple):
-    """A map from the proxy's scores to the target's, and the signal that it reads."""
+    """A map from the proxy's scores to the target's.
+
+    Attributes:
+        signal: the proxy's scores that it reads.
+        map: computes the target's scores.
+    """
 
     signal: Signal
     map: Callable[[ProxySignal], Scores]
@@ -93,8 +98,8 @@ def prefill_and_score(
         return signals, mapped
 
     if schedule == "parallel":
-        aside = side_stream(proxy.device)(proxy_side)
-        prefilled, (signals, mapped) = run_in_parallel(target_side, aside)
+        on_side_stream = side_stream(proxy.device)(proxy_side)
+        prefilled, (signals, mapped) = run_in_parallel(target_side, on_side_stream)
     else:
         prefilled, (signals, mapped) = target_side(), proxy_side()
     return Request(prefilled, signals, mapped, timeline)

@@ -48,15 +48,15 @@ def proxy_signals(
     found: dict[Signal, ProxySignal] = {}
     for signal in sorted(set(signals)):
         reader = _lower_layers(proxy, signal.layers)
-        whole = signal.prefilled
-        if whole is not None and whole not in prefills:
-            with timeline.phase("proxy_prefill", proxy.device, whole):
-                prefills[whole] = prefill(reader, ids, prefix_len)
+        prefill_name = signal.prefilled
+        if prefill_name is not None and prefill_name not in prefills:
+            with timeline.phase("proxy_prefill", proxy.device, prefill_name):
+                prefills[prefill_name] = prefill(reader, ids, prefix_len)
         with timeline.phase("proxy_scoring", proxy.device, signal.name):
-            if whole is None:
+            if prefill_name is None:
                 found[signal] = windowed_signal(target, reader, ids, prefix_len, signal)
             else:
-                found[signal] = WHOLE[signal.kind](target, prefills[whole], signal)
+                found[signal] = WHOLE[signal.kind](target, prefills[prefill_name], signal)
     return found
 
 
@@ -124,9 +124,9 @@ def windowed_signal(
     start = 0
     for window in context.tensor_split(math.ceil(len(context) / signal.chunk)):
         before = context[max(0, start - signal.overlap) : start]
-        filled = prefill(proxy, torch.cat([prefix, before, window]), prefix_len)
+        prefilled = prefill(proxy, torch.cat([prefix, before, window]), prefix_len)
         replay = replay_of(target, window, before)
-        parts.append(score_chunk(filled, prefix_len + len(before), replay))
+        parts.append(score_chunk(prefilled, prefix_len + len(before), replay))
         start += len(window)
     return torch.cat(parts, dim=-1)
 

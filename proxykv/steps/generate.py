@@ -181,10 +181,10 @@ class Generator:
         other = self._another(example)
         donor = context_ids(model, other.context) if other else None
         ids = context_ids(model, example.context)
-        asked = torch.tensor(question, dtype=ids.dtype, device=ids.device)
+        question_ids = torch.tensor(question, dtype=ids.dtype, device=ids.device)
         work = self.engine.read(
             model,
-            torch.cat([ids, asked]),
+            torch.cat([ids, question_ids]),
             (method.id for method, _ in grid),
             donor=donor,
             question_len=len(question),

@@ -37,13 +37,13 @@ def grade(job: Job) -> Path:
     rows = read_parquet(job.file("predictions")).to_dict("records")
     for number, row in enumerate(rows):
         row["references"] = list(row["references"])
-        asked = row["context_id"], row["question"]
-        if asked not in questions:
+        key = row["context_id"], row["question"]
+        if key not in questions:
             raise ConfigError(
-                f"{job.file('predictions')}: {job.dataset.path} has no question {asked[1]} of "
-                f"{asked[0]!r}; delete the predictions, and the next run makes them again"
+                f"{job.file('predictions')}: {job.dataset.path} has no question {key[1]} of "
+                f"{key[0]!r}; delete the predictions, and the next run makes them again"
             )
-        question = questions[asked]
+        question = questions[key]
         row |= {"score_fixed": None, **benchmark.grade(job.task, row["prediction"], question)}
         if problems := check.schema_problems(row, "row", f"{path} row {number}"):
             raise ConfigError(problems[0])

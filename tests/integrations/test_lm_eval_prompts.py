@@ -110,7 +110,7 @@ def test_the_full_cache_answers_as_lm_evals_own_model(
         assert prompt == other["arguments"][0][0]
         request = Instance("generate_until", one["doc"], (prompt, generation), 0)
         ids = ours.split(request)
-        if not ids.whole:
+        if not ids.clean_seam:
             continue
         whole += 1
         encoded = theirs.tok_batch_encode([prompt])[0][0].tolist()
@@ -183,7 +183,7 @@ def test_the_parts_are_the_whole_prompts_ids_unless_a_token_spans_the_seam(bos: 
         assert len(ids.prefix) == bos
         parts = [*ids.prefix, *ids.context, *ids.question]
         assert tokenizer.decode(parts, skip_special_tokens=True) == prompt
-        if ids.whole:
+        if ids.clean_seam:
             assert parts == encoded
         else:
             apart.append(seam)

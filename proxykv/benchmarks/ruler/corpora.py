@@ -71,9 +71,13 @@ HOTPOTQA = record(
 
 
 class Texts(TypedDict, total=False):
-    """Sources of texts that a config states; `DEFAULTS` has those of the others.
+    """Sources of texts that a config states; `DEFAULTS` has the others.
 
-    `essays` may also be a list of `proxykv.benchmarks.sources`.
+    Attributes:
+        essays: of the essays; may also be a list of `proxykv.benchmarks.sources`.
+        words: of the words.
+        squad: of SQuAD's questions and documents.
+        hotpotqa: of HotpotQA's questions and documents.
     """
 
     essays: Any
@@ -185,11 +189,11 @@ class Essays:
     def sentences(self, words: int) -> list[str]:
         """The sentences of the first `words` words; a text that is too short is repeated."""
         times, rest = divmod(words, self._ends[-1])
-        whole = bisect_right(self._ends, rest)
-        found = self._sentences * times + self._sentences[:whole]
-        started = rest - (self._ends[whole - 1] if whole else 0)
+        complete = bisect_right(self._ends, rest)
+        found = self._sentences * times + self._sentences[:complete]
+        started = rest - (self._ends[complete - 1] if complete else 0)
         if started:
-            found.append(" ".join(self._sentences[whole].split(" ")[:started]))
+            found.append(" ".join(self._sentences[complete].split(" ")[:started]))
         return found
 
 

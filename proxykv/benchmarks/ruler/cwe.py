@@ -21,7 +21,12 @@ ANSWER_START = " Answer: The top 10 words that appear most often in the list are
 
 @dataclass(frozen=True)
 class Repeats:
-    """How many times the list holds each common word, and each other word."""
+    """How many times the list holds a word.
+
+    Attributes:
+        common: times for each common word.
+        other: times for each other word.
+    """
 
     common: int
     other: int

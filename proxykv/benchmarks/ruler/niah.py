@@ -75,8 +75,8 @@ class NeedlePrompts:
         needles = [self._needle(key, value) for key, values in facts for value in values]
         rng.shuffle(needles)
         text = (self._in_essay if self._essays else self._in_lines)(needles, size, rng)
-        asked = rng.sample(facts, self._settings.queries)
-        return self._sample(text, asked)
+        queried = rng.sample(facts, self._settings.queries)
+        return self._sample(text, queried)
 
     def _fact(self, rng: random.Random) -> tuple[str, list[str]]:
         key = self._random[self._settings.key](rng)
@@ -108,9 +108,9 @@ class NeedlePrompts:
             lines.insert(place, needle)
         return "\n".join(lines)
 
-    def _sample(self, text: str, asked: list[tuple[str, list[str]]]) -> Sample:
-        outputs = tuple(value for _, values in asked for value in values)
-        keys = [key for key, _ in asked]
+    def _sample(self, text: str, queried: list[tuple[str, list[str]]]) -> Sample:
+        outputs = tuple(value for _, values in queried for value in values)
+        keys = [key for key, _ in queried]
         query = ", ".join(keys[:-1]) + ", and " + keys[-1] if len(keys) > 1 else keys[0]
         kind, forms = self._settings.value, (BEFORE, QUESTION, ANSWER_START)
         if len(outputs) == 1:

@@ -44,8 +44,8 @@ def share_found(prediction: str, turn: Turn) -> float:
         prediction: the model's answer.
         turn: the turn of the record, with its right answers.
     """
-    said = prediction.lower()
-    found = [answer.lower() in said for answer in turn["answer"]]
+    text = prediction.lower()
+    found = [answer.lower() in text for answer in turn["answer"]]
     return round(sum(found) / len(found), 2)
 
 
@@ -70,8 +70,8 @@ def answer_character_found(prediction: str, turn: Turn) -> float:
 
 
 def _any_found(prediction: str, answers: Iterable[str]) -> float:
-    said = prediction.strip().upper()
-    return float(any(answer.upper() in said for answer in answers))
+    text = prediction.strip().upper()
+    return float(any(answer.upper() in text for answer in answers))
 
 
 def whole_answer_f1(prediction: str, turn: Turn) -> float:
@@ -97,19 +97,19 @@ def answer_character_f1(prediction: str, turn: Turn) -> float:
 
 
 def _character_f1(prediction: str, answers: Iterable[str]) -> float:
-    said = Counter(_characters(prediction))
-    return max((_f1(said, Counter(_characters(answer))) for answer in answers), default=0.0)
+    predicted = Counter(_characters(prediction))
+    return max((_f1(predicted, Counter(_characters(answer))) for answer in answers), default=0.0)
 
 
 def _characters(text: str) -> str:
     return "".join("".join(c for c in text.lower() if c not in _PUNCTUATION).split())
 
 
-def _f1(said: Counter[str], expected: Counter[str]) -> float:
-    common = (said & expected).total()
+def _f1(predicted: Counter[str], expected: Counter[str]) -> float:
+    common = (predicted & expected).total()
     if not common:
         return 0.0
-    precision, recall = common / said.total(), common / expected.total()
+    precision, recall = common / predicted.total(), common / expected.total()
     return 2 * precision * recall / (precision + recall)
 
 
@@ -184,14 +184,14 @@ def choice(prediction: str, turn: Turn) -> float:
         turn: the turn of the record, with `options` and the right answer.
     """
     right = (turn["answer"], letter(turn))
-    said = prediction.strip()
-    if not said:
+    text = prediction.strip()
+    if not text:
         return 0.0
-    if said[0] in OPTIONS:
-        return float(said[0] in right)
-    if said in right:
+    if text[0] in OPTIONS:
+        return float(text[0] in right)
+    if text in right:
         return 1.0
-    words = re.sub(r"[\n\"'.,?!{}]", " ", said)
+    words = re.sub(r"[\n\"'.,?!{}]", " ", text)
     words = re.sub(" +", " ", words)
     for cue in _ANSWER_CUES:
         _, found, rest = words.partition(cue)

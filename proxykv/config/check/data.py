@@ -21,7 +21,7 @@ def dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Benchmarks, tasks and options that are unknown, repeated, or not for this section."""
     known = benchmarks.tasks()
     for section in ("benchmarks", "corpus"):
-        seen: list[str] = []
+        listed: list[str] = []
         for i, entry in enumerate(config.get(section, ())):
             where = f"config.{section}[{i}]"
             name = entry["benchmark"]
@@ -41,9 +41,9 @@ def dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield from _build_problems(entry, where)
             if section == "corpus" and not _trains(name):
                 yield f"{where}: {name} has no contexts to train on; name another benchmark"
-            seen += [f"{name}/{task}" for task in entry["tasks"]]
+            listed += [f"{name}/{task}" for task in entry["tasks"]]
         if section == "benchmarks":
-            yield from repeated(seen, "config.benchmarks")
+            yield from repeated(listed, "config.benchmarks")
 
 
 def _held_out_problems(entry: Mapping[str, Any], where: str) -> Iterator[str]:

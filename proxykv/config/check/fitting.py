@@ -15,7 +15,7 @@ def fitting_problems(config: Mapping[str, Any]) -> Iterator[str]:
     cards = method_cards(config).cards
     default = TrainingSettings().val_contexts
     general = config.get("training", {}).get("val_contexts", default)
-    whole = {"corpus": [{**entry, "held_out": 0} for entry in config.get("corpus", ())]}
+    complete = {"corpus": [{**entry, "held_out": 0} for entry in config.get("corpus", ())]}
     for name, settings in catalog.entries(config["methods"]).items():
         if settings.get("fitted_id") != name or not config.get("corpus"):
             continue
@@ -23,7 +23,7 @@ def fitting_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if found is None:
             continue
         held_out = settings["params"].get("val_contexts", general)
-        if found == 0 and _fitted_on(whole, settings):
+        if found == 0 and _fitted_on(complete, settings):
             yield f"config.corpus: no context is left to fit {name!r} on; lower `held_out`"
         mend = f"set it between 1 and {found - 1}" if found > 1 else "add contexts to the corpus"
         if found and "training" in cards[name].cost and held_out >= found:
@@ -43,8 +43,10 @@ def _fitted_on(config: Mapping[str, Any], settings: Mapping[str, Any]) -> int | 
             count = entry.get("contexts") or (row and row.contexts)
             if not count:
                 return None
-            asked = entry.get("lengths", [None])
+            entry_lengths = entry.get("lengths", [None])
             left = range(max(0, count - entry.get("held_out", 0)))
             if not parts or entry.get("part", task) in parts:
-                total += sum(not lengths or asked[i % len(asked)] in lengths for i in left)
+                total += sum(
+                    not lengths or entry_lengths[i % len(entry_lengths)] in lengths for i in left
+                )
     return total

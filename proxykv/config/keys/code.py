@@ -251,12 +251,12 @@ def _read(name: str, path: Path) -> _Code:
         if not bound and not found:
             effects.append(statement)
     effects += _unused_constants(definitions)
-    own = {*_COUNTED, name.split(".", 1)[0]}
+    counted = {*_COUNTED, name.split(".", 1)[0]}
     for statement in [each for listed in definitions.values() for each in listed]:
         for decorator in getattr(statement, "decorator_list", ()):
             root = next(n.id for n in ast.walk(decorator) if isinstance(n, ast.Name))
             origin, _ = (name, root) if root in definitions else imports.get(root, ("", None))
-            if origin.split(".", 1)[0] in own:
+            if origin.split(".", 1)[0] in counted:
                 effects.append(statement)
     return _Code(name, package, definitions, imports, effects, frozenset(loaded))
 
@@ -283,8 +283,8 @@ def _imports(statement: ast.stmt, package: str) -> dict[str, Place]:
     for node in ast.walk(statement):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                whole = alias.name if alias.asname else alias.name.split(".", 1)[0]
-                found[alias.asname or whole] = whole, None
+                module = alias.name if alias.asname else alias.name.split(".", 1)[0]
+                found[alias.asname or module] = module, None
         elif isinstance(node, ast.ImportFrom):
             origin = resolve_name("." * node.level + (node.module or ""), package)
             found |= {alias.asname or alias.name: (origin, alias.name) for alias in node.names}

@@ -196,10 +196,10 @@ def weights_digest(folder: Path, memo: Path | None = None) -> str:
     """
     weights = require_weights(folder)
     stats = [(path.name, path.stat()) for path in weights]
-    seen = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, s in stats]
+    stamps = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, s in stats]
     note = memo / f"{digest(str(folder.resolve()))}.json" if memo else None
     known = _noted(note) if note else {}
-    if known.get("files") == seen:
+    if known.get("files") == stamps:
         return known["weights"]
     total = hashlib.sha256()
     for path in weights:
@@ -207,7 +207,7 @@ def weights_digest(folder: Path, memo: Path | None = None) -> str:
             total.update(hashlib.file_digest(file, "sha256").digest())
     if note:
         with suppress(OSError):  # another user's cache: the weights are read again next time
-            files.write_json(note, {"files": seen, "weights": total.hexdigest()})
+            files.write_json(note, {"files": stamps, "weights": total.hexdigest()})
     return total.hexdigest()
 
 

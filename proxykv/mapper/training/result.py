@@ -63,6 +63,6 @@ def cut_log(path: Path, step: int) -> None:
     """
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        complete = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in complete if json.loads(line)["step"] <= step]
         files.write_text(path, "".join(kept))

@@ -22,8 +22,12 @@ Turns = Sequence[tuple[str, str]]
 class Template:
     """A tokenizer's chat template with its options.
 
-    `opening` is the text before the user's text, `closing` the text from there to the answer;
-    `trims` says that the template drops blanks at the start of the user's text.
+    Attributes:
+        tokenizer: a tokenizer of transformers.
+        options: variables for the template.
+        opening: text before the user's text.
+        closing: text from the end of the user's text to the answer.
+        trims: whether the template drops blanks at the start of the user's text.
     """
 
     tokenizer: Any
@@ -73,8 +77,8 @@ def chat_template(tokenizer: Any, options: Mapping[str, Any]) -> Template:
             from one rendering to the next.
     """
     name = tokenizer.name_or_path
-    seen = {_rendered(tokenizer, options, [MARK], clock=str(i)) for i in range(RENDERINGS)}
-    if len(seen) > 1:
+    renderings = {_rendered(tokenizer, options, [MARK], clock=str(i)) for i in range(RENDERINGS)}
+    if len(renderings) > 1:
         one_day = {_rendered(tokenizer, options, [MARK], clock="") for _ in range(RENDERINGS)}
         why = (
             "it writes today's date; pin the date in the family file's chat_options "
@@ -85,7 +89,7 @@ def chat_template(tokenizer: Any, options: Mapping[str, Any]) -> Template:
         raise ConfigError(
             f"{name}: the chat template differs from one rendering to the next: {why}"
         )
-    opening, mark, closing = seen.pop().partition(MARK)
+    opening, mark, closing = renderings.pop().partition(MARK)
     if not mark:
         raise ConfigError(f"{name}: the chat template leaves out the user's text")
     indented, _, _ = _rendered(tokenizer, options, [f"\n {MARK}"]).partition(MARK)

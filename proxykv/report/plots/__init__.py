@@ -35,7 +35,14 @@ from proxykv.runtime.errors import ConfigError
 
 @dataclass(frozen=True)
 class Look:
-    """How one method is drawn and named; `role` is that of its card."""
+    """How one method is drawn and named.
+
+    Attributes:
+        label: name in legends and tables.
+        color: a hex colour.
+        marker: marker of Matplotlib.
+        role: of the method's card.
+    """
 
     label: str
     color: str
@@ -218,8 +225,8 @@ def draw_figures(
         The files that were written.
     """
     rows = read_rows(rows_paths)
-    wanted = names() if only is None else only
-    return [path for name in wanted for path in draw_figure(name, rows, run_dir, out_dir)]
+    chosen = names() if only is None else only
+    return [path for name in chosen for path in draw_figure(name, rows, run_dir, out_dir)]
 
 
 def draw_figure(name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path) -> list[Path]:

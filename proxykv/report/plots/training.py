@@ -106,8 +106,8 @@ def _lines(
             continue
         known = log.dropna(subset=[column])
         name = label.format(f"ρ {column.partition('@')[2]}" if "@" in column else column)
-        for split, whole in known.groupby("split"):
-            part = whole.iloc[:: -(-len(whole) // POINTS)]
+        for split, points in known.groupby("split"):
+            part = points.iloc[:: -(-len(points) // POINTS)]
             # Training steps are noisy: show them pale, under their running median.
             noisy = split == "train" and len(part) > 30
             axis.plot(

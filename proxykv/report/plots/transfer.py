@@ -40,9 +40,9 @@ def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | No
     table = table[(table.metric == METRIC) & (table.retention == RETENTION)]
     table = table.assign(line=[_named(row) for row in table.itertuples()])
     maps = {}
-    for family, mine in table.groupby("family"):
-        maps[f"{family}: tested on"] = _grid(mine[mine.length == ALL], "part")
-        single = _everywhere(mine[mine.length != ALL])
+    for family, of_family in table.groupby("family"):
+        maps[f"{family}: tested on"] = _grid(of_family[of_family.length == ALL], "part")
+        single = _everywhere(of_family[of_family.length != ALL])
         if single.length.nunique() > 1:
             maps[f"{family}: tokens of the tested contexts"] = _grid(single, "length")
     lines = max(len(grid) for grid in maps.values())
@@ -71,5 +71,5 @@ def _grid(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _named(row) -> str:
-    seen = [what for what in (row.fitted_on, row.fitted_lengths) if what != ALL]
-    return f"{row.method} ({', '.join(seen)})" if seen else row.method
+    limits = [what for what in (row.fitted_on, row.fitted_lengths) if what != ALL]
+    return f"{row.method} ({', '.join(limits)})" if limits else row.method

@@ -25,6 +25,10 @@ def paired(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     retentions up to there that both methods have.
     Holm's correction covers, for each family, benchmark and metric, the comparisons of one `group`
     at "<=0.3" (the main question), and the retentions of one comparison (where does it show?).
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods, with the comparisons.
     """
     means = context_means(rows, methods)
     records = [

@@ -16,7 +16,12 @@ from proxykv.report.tables.columns import CELL
 
 
 def coverage(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
-    """What is there and what is missing of the contexts that any method of the task has."""
+    """Count what is there and what is missing of the contexts that any method of the task has.
+
+    Args:
+        rows: rows of the run.
+        methods: not used: the rows name the methods.
+    """
     by = [*CELL, "task", "method", "retention"]
     counts = rows.groupby(by).agg(
         contexts=("context_id", "nunique"),
@@ -24,7 +29,7 @@ def coverage(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
         truncated=("truncated", "sum"),
     )
     unpruned = set(rows.loc[rows.retention == 1, "method"])
-    wanted = []
+    planned = []
     for (family, benchmark), cell in rows.groupby(CELL):
         tasks, names, retentions = (
             sorted(cell[c].unique()) for c in ("task", "method", "retention")
@@ -32,8 +37,8 @@ def coverage(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
         for task, method, rho in product(tasks, names, retentions):
             if (method in unpruned) == (rho == 1.0):
                 expected = cell.loc[cell.task == task, "context_id"].nunique()
-                wanted.append((family, benchmark, task, method, rho, expected))
-    table = pd.DataFrame(wanted, columns=pd.Index([*by, "expected"])).join(counts, on=by)
+                planned.append((family, benchmark, task, method, rho, expected))
+    table = pd.DataFrame(planned, columns=pd.Index([*by, "expected"])).join(counts, on=by)
     numbers = ["contexts", "questions", "truncated"]
     table[numbers] = table[numbers].fillna(0).astype(int)
     table["missing"] = table.expected - table.contexts

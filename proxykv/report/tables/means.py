@@ -20,6 +20,10 @@ def context_means(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
 
     Adds `oracle`, the oracle's score there (NaN in a benchmark that was run without it), and
     `seconds` = prefill + scoring.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
     """
     rows = rows.assign(seconds=rows.prefill_seconds + rows.score_seconds)
     by = [*CELL, *UNIT, *METHOD, "retention"]
@@ -34,7 +38,12 @@ def context_means(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
 
 
 def pool(means: pd.DataFrame, limit: float) -> pd.DataFrame:
-    """Retentions up to `limit` averaged within each context; recovery needs whole pairs."""
+    """Average retentions within each context; recovery needs contexts that the oracle has, too.
+
+    Args:
+        means: means of contexts.
+        limit: the highest retention.
+    """
     low = means[means.retention <= limit]
     low = low.assign(numerator=low.score.where(low.oracle.notna()))
     columns = [*VALUES, "oracle", "numerator"]
@@ -66,7 +75,12 @@ def aggregate(means: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def strata(group: pd.DataFrame, column: str) -> Strata:
-    """Known values of a column, one array per task; the frame must be sorted by UNIT."""
+    """Known values of a column, one array per task.
+
+    Args:
+        group: means of contexts, sorted by `UNIT`.
+        column: name of the column.
+    """
     values, tasks = group[column].to_numpy(dtype=float), group["task"].to_numpy()
     known = ~np.isnan(values)
     values, tasks = values[known], tasks[known]

@@ -15,7 +15,12 @@ from proxykv.report.tables.means import aggregate, context_means, pool
 
 
 def leaderboard(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
-    """Mean score, recovery and KL per family, benchmark, method and retention."""
+    """Mean score, recovery and KL per family, benchmark, method and retention.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+    """
     return aggregate(context_means(rows, methods), [*CELL, *METHOD, "retention"])[
         LEADERBOARD_COLUMNS
     ]
@@ -24,7 +29,11 @@ def leaderboard(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
 def per_task(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     """The leaderboard of every task, with questions, NLL and the share of the full cache's score.
 
-    `fixed` is the mean by the mended metric, for tasks whose official one is plainly wrong.
+    `fixed` is the mean by the corrected metric, for tasks whose official metric has a known error.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
     """
     by = [*CELL, "task", *METHOD, "retention"]
     table = aggregate(context_means(rows, methods), by)
@@ -37,7 +46,12 @@ def per_task(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
 
 
 def summary(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
-    """The leaderboard with retentions pooled: `pool` is "<=0.3" or "<1" (everything pruned)."""
+    """The leaderboard with retentions pooled: `pool` is "<=0.3" or "<1" (everything pruned).
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+    """
     means = context_means(rows, methods)
     by = [*CELL, "pool", *METHOD]
     pooled = [pool(means, limit).assign(pool=label) for label, limit in POOLS.items()]
@@ -46,7 +60,12 @@ def summary(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
 
 
 def costs(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
-    """Mean score against what it costs: bytes of kept KV, seconds of prefill plus scoring."""
+    """Mean score against what it costs: bytes of kept KV, seconds of prefill plus scoring.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+    """
     by = [*CELL, *METHOD, "retention"]
     means = context_means(rows, methods).groupby([*by, "task"])[["score", "kv_bytes", "seconds"]]
     return means.mean().groupby(by).mean().reset_index()

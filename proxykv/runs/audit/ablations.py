@@ -69,12 +69,12 @@ def lines(
 
 def _from_rows(found: Sequence[Variant], group: Group, published: Published) -> Iterator[Line]:
     """Score and KL."""
-    there = {key_of(line, KEYS): line for line in published}
+    by_key = {key_of(line, KEYS): line for line in published}
     names = {method for variant in found for method in variant.methods}
     retentions = sorted({rho for method, _, rho in group.points if method in names})
     pooled = [rho for rho in retentions if rho <= LIMIT]
-    asked = {**({POOL: pooled} if pooled else {}), **{f"{rho:g}": [rho] for rho in retentions}}
-    for (label, over), metric in ((a, m) for a in asked.items() for m in ("score", "kl")):
+    limits = {**({POOL: pooled} if pooled else {}), **{f"{rho:g}": [rho] for rho in retentions}}
+    for (label, over), metric in ((a, m) for a in limits.items() for m in ("score", "kl")):
         seeds = {v.id: [m for m in v.methods if any(group.at(m, r) for r in over)] for v in found}
         spread = _spread(
             [[mean(by_task(_pooled(group, [m], over, metric))) for m in seeds[v]] for v in seeds]
@@ -88,7 +88,7 @@ def _from_rows(found: Sequence[Variant], group: Group, published: Published) -> 
                 **mean_cells("mean", values, ends="ci"),
                 **mean_cells("difference", differences),
             }
-            line = there.get(key, {})
+            line = by_key.get(key, {})
             low, high = (number(line.get(f"difference_{end}") or "") for end in ("low", "high"))
             clear = (low is not None and low > 0) or (high is not None and high < 0)
             verdict = _verdict(mean(differences), spread, clear, metric == "kl")

@@ -22,7 +22,7 @@ from proxykv.runs.audit.means import Row
 
 Key = tuple[str, int, str, float]
 """(context id, question, method, retention)."""
-Asked = Mapping[tuple[str, int], Question]
+Questions = Mapping[tuple[str, int], Question]
 
 GRADED = {"score", "score_fixed"}
 _COLUMNS = catalog.schema("row")["properties"]
@@ -89,9 +89,9 @@ def _check_job(
     file = _file(folder, job, "rows")
     stored = _read(folder, job, "predictions", audit)
     predictions = {_key(row): row for row in stored}
-    asked = _asked(job)
-    if asked:
-        planned = {(*unit, *point) for unit in asked for point in grid}
+    questions = _questions(job)
+    if questions:
+        planned = {(*unit, *point) for unit in questions for point in grid}
         _check_plan(file, rows, planned, audit)
         _check_plan(_file(folder, job, "predictions"), stored, planned, audit)
     else:
@@ -107,15 +107,15 @@ def _check_job(
         for column, value in predictions.get(key, {}).items():
             if row.get(column) != value:
                 audit.differs(f"{where}, {column}", row.get(column), value)
-        if key[:2] in asked:
-            _check_score(where, job, row, asked[key[:2]], audit)
+        if key[:2] in questions:
+            _check_score(where, job, row, questions[key[:2]], audit)
         if (row["kl"] is None) != (key[:2] in unknown):
             audit.say(where, "KL is known for some methods of this question only")
         for problem in _problems(run, job, row):
             audit.say(where, problem)
 
 
-def _asked(job: Job) -> Asked:
+def _questions(job: Job) -> Questions:
     """A job's questions by context and number; empty without its data."""
     if not job.dataset.path.is_file():
         return {}
@@ -124,12 +124,12 @@ def _asked(job: Job) -> Asked:
 
 
 def _check_plan(file: Path, rows: list[Row], planned: set[Key], audit: Audit) -> None:
-    there = Counter(map(_key, rows))
-    for key in sorted(planned - there.keys()):
+    counts = Counter(map(_key, rows))
+    for key in sorted(planned - counts.keys()):
         audit.say(_name(file, key), "missing, though the config plans it")
-    for key in sorted(there.keys() - planned):
+    for key in sorted(counts.keys() - planned):
         audit.say(_name(file, key), "the config does not plan this row")
-    for key, times in there.items():
+    for key, times in counts.items():
         if times > 1:
             audit.say(_name(file, key), f"is there {times} times")
 
@@ -164,9 +164,9 @@ def _problems(run: Run, job: Job, row: Row) -> Iterator[str]:
         value = row[column]
         if value is not None and not (math.isfinite(value) and value >= least):
             yield f"{column} is {value}"
-    kept, whole = row["achieved_retention"], row["kv_bytes_full"]
-    if abs(kept * whole - row["kv_bytes"]) > max(1.0, whole) * ROUNDING:
-        yield f"{row['kv_bytes']} of {whole} bytes are not a retention of {kept}"
+    kept, full_bytes = row["achieved_retention"], row["kv_bytes_full"]
+    if abs(kept * full_bytes - row["kv_bytes"]) > max(1.0, full_bytes) * ROUNDING:
+        yield f"{row['kv_bytes']} of {full_bytes} bytes are not a retention of {kept}"
     # A budget is rounded down to whole pairs, at worst in each head alone.
     below = (row["retention"] - kept) * row["context_tokens"]
     if row["scope"] != "custom" and not -ROUNDING < below < 1:
@@ -187,13 +187,13 @@ def _read(folder: Path, job: Job, kind: str, audit: Audit) -> list[Row]:
         what = f"lacks the columns {', '.join(sorted(absent))}"
         audit.say(path, f"{what}; if another version made it, run the workflow again")
         return []
-    whole = []
+    complete = []
     for number, row in enumerate(table.to_pylist(), start=1):
         if empty := [c for c in COLUMNS[kind] - NULLABLE if row[c] is None]:
             audit.say(f"{path}, row {number}", f"{', '.join(sorted(empty))} is null")
         else:
-            whole.append(row)
-    return whole
+            complete.append(row)
+    return complete
 
 
 def _file(folder: Path, job: Job, kind: str) -> Path:

@@ -32,7 +32,11 @@ class Cell(Protocol):
 
 @dataclass(frozen=True)
 class Known:
-    """A text or a number; NaN is an empty cell."""
+    """A cell with one possible value.
+
+    Attributes:
+        value: a text or a number; NaN is an empty cell.
+    """
 
     value: str | float
 
@@ -52,7 +56,11 @@ class Known:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A text that rounding may decide."""
+    """A cell whose text may depend on rounding.
+
+    Attributes:
+        texts: the possible texts.
+    """
 
     texts: tuple[str, ...]
 
@@ -67,7 +75,12 @@ class OneOf:
 
 @dataclass(frozen=True)
 class End:
-    """One end of a 95 % interval; without `resampled` the interval is undefined."""
+    """One end of a 95 % interval.
+
+    Attributes:
+        resampled: the statistic in many resamples; None if the interval is undefined.
+        tail: share of the resamples below the end.
+    """
 
     resampled: Resampled | None
     tail: float
@@ -88,7 +101,11 @@ class End:
 
 @dataclass(frozen=True)
 class PValue:
-    """The p value of a permutation test."""
+    """The p value of a permutation test.
+
+    Attributes:
+        flips: the sign flips made here.
+    """
 
     flips: SignFlips
 

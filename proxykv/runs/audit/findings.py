@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Audit:
-    """How much was checked, and one line for everything that differs."""
+    """How much was checked, and one line for everything that differs.
+
+    Attributes:
+        rows: number of rows.
+        scores: number of recomputed scores.
+        cells: number of recomputed cells.
+        skipped: what could not be checked.
+        findings: lines about what differs.
+    """
 
     rows: int = 0
     scores: int = 0

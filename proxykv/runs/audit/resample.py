@@ -27,7 +27,12 @@ CHUNK = 1000
 
 
 class Resampled(NamedTuple):
-    """A statistic in many resamples, and the chance that it is undefined in one."""
+    """A statistic in many resamples.
+
+    Attributes:
+        values: the statistic in each resample.
+        undefined: chance that it is undefined in a resample.
+    """
 
     values: np.ndarray
     undefined: float = 0.0
@@ -88,7 +93,12 @@ def resampled_ratio(above: Tasks, below: Tasks) -> Resampled | None:
 
 
 class SignFlips(NamedTuple):
-    """Share of the sign vectors whose mean is at least as far from 0 as the mean itself."""
+    """Result of a sign-flip test of paired differences.
+
+    Attributes:
+        p: share of the sign vectors whose mean is at least as far from 0 as the observed mean.
+        exact: whether all sign vectors were tried.
+    """
 
     p: float
     exact: bool

@@ -43,14 +43,14 @@ def compare(
         lines: recomputed ones.
         audit: receives counts and findings.
     """
-    there: dict[Key, dict[str, str]] = {}
+    by_key: dict[Key, dict[str, str]] = {}
     for line in published:
         key = key_of(line, keys)
-        if key in there:
+        if key in by_key:
             audit.say(_name(path, key), "this line is there more than once")
-        there[key] = line
+        by_key[key] = line
     for key, cells in lines:
-        line = there.pop(key, None)
+        line = by_key.pop(key, None)
         if line is None:
             audit.say(_name(path, key), "this line is missing")
             continue
@@ -63,7 +63,7 @@ def compare(
             audit.cells += 1
             if not cell.agrees(text := line.get(name) or ""):
                 audit.differs(f"{_name(path, key)}, {name}", text or "nothing", cell)
-    for key in there:
+    for key in by_key:
         audit.say(_name(path, key), "the rows do not give this line")
 
 

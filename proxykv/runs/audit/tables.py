@@ -142,10 +142,10 @@ def _paired(found: list[Group], cards: MethodCards, published: Published) -> Ite
         for group in found:
             retentions = sorted({point[2] for point in group.points if point[2] < 1})
             pooled = tuple(rho for rho in retentions if rho <= POOLS["<=0.3"])
-            asked = {"<=0.3": pooled, **{f"{rho:g}": (rho,) for rho in retentions}}
+            limits = {"<=0.3": pooled, **{f"{rho:g}": (rho,) for rho in retentions}}
             for method, reference in pairs:
                 for metric in ("score", "kl"):
-                    for label, over in asked.items():
+                    for label, over in limits.items():
                         tasks = _differences(group, method, reference, metric, over)
                         key = (*group.cell, metric, name, method, reference, label)
                         if tasks:
