@@ -78,6 +78,11 @@ class Place(NamedTuple):
     layer: int = 0
     table: LayerTable | None = None
 
+    def found(self) -> tuple[Tensor, Plan]:
+        """The layer's row of the table, and the numbers of segments."""
+        assert self.table is not None, "kernels read where a layer lies from a table"
+        return self.table.layers[self.layer], self.table.plan
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -213,6 +218,11 @@ def cut_for(dtype: torch.dtype, size: int, masked: bool) -> Cut:
     if size > MASKED.rows or (size > RAGGED.rows and not masked):
         return READING
     return MASKED if masked else RAGGED
+
+
+def width(dim: int) -> int:
+    """Columns of a tile that holds a head: a power of two."""
+    return max(16, 1 << (dim - 1).bit_length())
 
 
 def _plan(entries: Entries, slots: Slots) -> Plan:

@@ -41,7 +41,7 @@ def masked_attention(
     rows, q_heads, new, dim = query.shape
     heads = len(entries.counts)
     if choose(query.device, query.dtype, dim).kernels == "triton":
-        from proxykv.kernels.split_triton import attention  # noqa: PLC0415 (needs Triton)
+        from proxykv.kernels.gpu.split_attention import attention  # noqa: PLC0415 (needs Triton)
 
         assert place.table is not None
         row = max(place.table.plan) * (q_heads // heads) * new * dim

@@ -34,7 +34,7 @@ def ragged_attention(
         scaling: factor of the logits.
     """
     if choose(query.device, query.dtype, query.shape[3]).kernels == "triton":
-        from proxykv.kernels.split_triton import attention  # noqa: PLC0415 (needs Triton)
+        from proxykv.kernels.gpu.split_attention import attention  # noqa: PLC0415 (needs Triton)
 
         return attention(query, entries, slots, place, scaling)
     return _reference(query, entries, slots, place.before, scaling)

@@ -43,10 +43,10 @@ def attend_and_score(
         The attention output (None with `scores_only`), and the scores, float32.
     """
     if choose(query.device, query.dtype, query.shape[-1]).kernels == "triton":
-        from proxykv.kernels import replay_triton  # noqa: PLC0415 (needs Triton)
+        from proxykv.kernels.gpu import replay_scores  # noqa: PLC0415 (needs Triton)
 
-        if replay_triton.fits(query, seen):
-            return replay_triton.attend_and_score(query, seen, scaling, plus, scores_only)
+        if replay_scores.fits(query, seen):
+            return replay_scores.attend_and_score(query, seen, scaling, plus, scores_only)
     return _reference(query, seen, scaling, plus, scores_only)
 
 

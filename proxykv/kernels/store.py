@@ -24,7 +24,7 @@ def store(
         place: where the new tokens go in the slots.
     """
     if choose(keys.device, keys.dtype, keys.shape[3]).kernels == "triton":
-        from proxykv.kernels.split_triton import write  # noqa: PLC0415 (needs Triton)
+        from proxykv.kernels.gpu.store import write  # noqa: PLC0415 (needs Triton)
 
         write(keys, values, slots, place)
     else:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from compiling import SHARED, compiling
 
+from proxykv.kernels.gpu.replay_scores import attend_and_score
 from proxykv.kernels.replay import Plus, Seen
-from proxykv.kernels.replay_triton import attend_and_score
 
 PREFIX, CHUNK, TOTAL = 5, 2000, 6005
 

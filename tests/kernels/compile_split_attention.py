@@ -11,7 +11,8 @@ from unittest import mock
 import torch
 from compiling import SHARED, compiling
 
-from proxykv.kernels import layout, split_triton
+from proxykv.kernels import layout
+from proxykv.kernels.gpu import split_attention, store
 
 HOPPER_PROCESSORS = 132
 
@@ -48,8 +49,8 @@ def launch(case: Launch, heads: int = 8, group: int = 4, keys: int = 4000, room:
         torch.empty(case.rows, case.new, count, case.dim, dtype=case.dtype).transpose(1, 2)
         for count in (group * heads, heads)
     )
-    split_triton.write(new, new, slots, place)
-    split_triton.attention(query, entries, slots, place, case.dim**-0.5)
+    store.write(new, new, slots, place)
+    split_attention.attention(query, entries, slots, place, case.dim**-0.5)
 
 
 def problems(capability: int) -> Iterator[str]:

@@ -162,8 +162,8 @@ def test_the_reference_gives_attention_and_scores(shape: Shape, plus: bool) -> N
 def test_every_cut_gives_the_same(shape: Shape, tma: bool, queries: int, keys: int) -> None:
     """More queries than keys at a time, and fewer; tiles by pointer and by descriptor."""
     pytest.importorskip("triton")
-    from proxykv.kernels.replay_triton import ReplayCut, ReplayTiles
-    from proxykv.kernels.replay_triton import attend_and_score as run
+    from proxykv.kernels.gpu.replay_scores import ReplayCut, ReplayTiles
+    from proxykv.kernels.gpu.replay_scores import attend_and_score as run
 
     made = case(shape, torch.float16)
     tiles = ReplayTiles(queries, keys, 4, 1, tma)

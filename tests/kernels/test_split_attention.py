@@ -162,7 +162,7 @@ def test_rows_attend_to_what_their_bits_mark(shape: Shape, dtype: torch.dtype) -
 def test_new_tokens_go_to_their_slots() -> None:
     """At the index on the device; what does not fit is dropped."""
     pytest.importorskip("triton")
-    from proxykv.kernels.split_triton import write
+    from proxykv.kernels.gpu.store import write
 
     shape, random = SHAPES[0]._replace(new=5, room=12), Random(torch.float32)
     slots = Slots(

@@ -1,0 +1,170 @@
+"""Attention of a replayed chunk and its scores: tiles and launches of the `replay_kernels`."""
+
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton import knobs
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from proxykv.kernels.gpu.replay_kernels import attention_kernel, columns_kernel
+from proxykv.kernels.replay import Plus, Seen
+
+PROGRAMS = 264
+"""Programs of the second kernel: two for each multiprocessor of an H100."""
+
+
+class ReplayTiles(NamedTuple):
+    """How a kernel cuts its work.
+
+    Attributes:
+        queries: at a time.
+        keys: at a time.
+        warps: of a program.
+        stages: depth of the pipeline that loads tiles.
+        tma: tiles come through descriptors (the tensor memory accelerator), not through pointers.
+    """
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+    tma: bool
+
+
+class ReplayCut(NamedTuple):
+    """Tiles of the two kernels."""
+
+    attention: ReplayTiles
+    columns: ReplayTiles
+
+
+INTERPRETED = ReplayCut(ReplayTiles(32, 32, 4, 1, True), ReplayTiles(32, 32, 4, 1, True))
+FLOAT32 = ReplayCut(ReplayTiles(16, 32, 4, 2, False), ReplayTiles(16, 32, 4, 2, False))
+"""Products in three parts take many registers."""
+SMALL = {
+    64: ReplayCut(ReplayTiles(128, 64, 8, 2, False), ReplayTiles(128, 64, 8, 2, False)),
+    128: ReplayCut(ReplayTiles(128, 32, 8, 2, False), ReplayTiles(128, 64, 8, 2, False)),
+}
+"""By the width of a tile that holds a head: GPUs with less shared memory than Hopper. Not tuned."""
+LARGE = {
+    64: ReplayCut(ReplayTiles(128, 128, 8, 3, True), ReplayTiles(128, 128, 8, 3, True)),
+    128: ReplayCut(ReplayTiles(128, 128, 8, 2, True), ReplayTiles(128, 128, 8, 3, True)),
+}
+"""Hopper and data-centre Blackwell; tuned on an H100."""
+
+
+def fits(query: Tensor, seen: Seen) -> bool:
+    """Whether the kernels can address the tensors: dense heads, 32-bit places within a head."""
+    tensors = (query, *seen[:4])
+    return all(t.stride(2) == 1 and t.shape[1] * t.stride(1) < 2**31 for t in tensors)
+
+
+def attend_and_score(
+    query: Tensor, seen: Seen, scaling: float, plus: Plus | None, scores_only: bool,
+    cut: ReplayCut | None = None,
+) -> tuple[Tensor | None, Tensor]:  # fmt: skip
+    """Run `proxykv.kernels.replay_scores.attend_and_score`; `cut`: other tiles than the GPU's."""
+    cut = cut or _cut(query)
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(query):
+        out, lse = _attention(query, seen, scaling, scores_only, cut.attention)
+        return out, _columns(query, seen, lse, scaling, plus, cut.columns)
+
+
+def _attention(
+    query: Tensor, seen: Seen, scaling: float, scores_only: bool, tiles: ReplayTiles
+) -> tuple[Tensor | None, Tensor]:
+    """Attention, and each query's log-sum-exp over what the scores' softmax runs over (base 2)."""
+    q_heads, replay, _ = query.shape
+    total, (start, stop) = seen.context_keys.shape[1], (seen.chunk.start, seen.chunk.stop)
+    first = (
+        [(0, stop), (0, 0)] if start == seen.prefix_len else [(0, seen.prefix_len), (start, stop)]
+    )
+    rest = [(seen.prefix_len, start), (stop, total)]
+    if scores_only or seen.local:
+        rest = [(0, 0), (0, 0)]
+    keys, values = (seen.context_keys, seen.keys), (seen.context_values, seen.values)
+    context, own = zip(keys, keys if scores_only else values, strict=True)
+    tma = tiles.tma and all(_described(t) for t in (query, *context, *own))
+    out = query if scores_only else torch.empty_like(query)
+    lse = torch.empty(q_heads, replay, dtype=torch.float32, device=query.device)
+    read = [(query, tiles.queries), *((t, tiles.keys) for t in (*context, *own))]
+    attention_kernel[(triton.cdiv(replay, tiles.queries), q_heads)](
+        *(a for t, rows in read for a in _argument(t, rows, tma)),
+        out, out.stride(0), out.stride(1), lse, replay, *first[0], *first[1], *rest[0], *rest[1],
+        scaling * math.log2(math.e), VALUES=not scores_only, **_constants(query, seen, tiles, tma),
+    )  # fmt: skip
+    return None if scores_only else out, lse
+
+
+def _columns(
+    query: Tensor, seen: Seen, lse: Tensor, scaling: float, plus: Plus | None, tiles: ReplayTiles
+) -> Tensor:
+    """Scores of the chunk, from the queries' log-sum-exp."""
+    heads, (start, stop) = len(seen.context_keys), (seen.chunk.start, seen.chunk.stop)
+    scores = torch.zeros(heads, stop - start, dtype=torch.float32, device=query.device)
+    pairs = lse
+    if plus is not None:
+        lse, pairs = lse - plus.queries.log2(), plus.pairs.log2().contiguous()
+    tma = tiles.tma and _described(query) and _described(seen.context_keys)
+    blocks = triton.cdiv(stop - start, tiles.keys)
+    split = max(1, min(16, PROGRAMS // (blocks * heads)))
+    columns_kernel[(blocks, heads, split)](
+        *_argument(query, tiles.queries, tma), *_argument(seen.context_keys, tiles.keys, tma),
+        lse, pairs, scores, query.shape[1], start, stop - start, split,
+        scaling * math.log2(math.e), PLUS=plus is not None, **_constants(query, seen, tiles, tma),
+    )  # fmt: skip
+    return scores
+
+
+def _cut(query: Tensor) -> ReplayCut:
+    """Tiles for the device that runs the kernels."""
+    if knobs.runtime.interpret:
+        return INTERPRETED
+    if query.dtype == torch.float32:
+        return FLOAT32
+    target: Any = triton.runtime.driver.active.get_current_target()
+    sizes = LARGE if target.arch // 10 in (9, 10) else SMALL
+    return sizes[max(64, _width(query))]
+
+
+def _constants(query: Tensor, seen: Seen, tiles: ReplayTiles, tma: bool) -> dict[str, Any]:
+    """What a kernel is compiled for."""
+    exact = query.dtype != torch.float32 or knobs.runtime.interpret
+    return {
+        "GROUP": len(query) // len(seen.context_keys),
+        "QUERIES": tiles.queries,
+        "KEYS": tiles.keys,
+        "DIM": query.shape[2],
+        "WIDTH": _width(query),
+        "TMA": tma,
+        "PRECISION": "ieee" if exact else "tf32x3",
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
+    }
+
+
+def _width(t: Tensor) -> int:
+    """Columns of a tile that holds a head: a power of two."""
+    return 1 << (t.shape[2] - 1).bit_length()
+
+
+def _described(t: Tensor) -> bool:
+    """Whether a descriptor can address a tensor: in units of 16 bytes."""
+    places = t.data_ptr(), *(stride * t.element_size() for stride in t.stride()[:2])
+    return not any(place % 16 for place in places)
+
+
+def _argument(t: Tensor, rows: int, tma: bool) -> tuple[Tensor | TensorDescriptor, int, int]:
+    """A tensor as `_tile` reads it, and the strides of its heads and rows."""
+    if not tma:
+        return t, t.stride(0), t.stride(1)
+    return TensorDescriptor(t, list(t.shape), list(t.stride()), [1, rows, _width(t)]), 0, 0
