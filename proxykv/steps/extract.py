@@ -62,19 +62,16 @@ def extract(run: Run, family: str, shard: int) -> Path:
     def scores(example: Example, file: Path) -> Tensors:
         return _scores(target, proxy, example)
 
-    names = _store(path, of_shard, lambda file: file, made_by, scores)
+    listed = _store(path, of_shard, lambda file: file, made_by, scores)
     files_of = {role: run.model(family, role) for role in ROLES}
-    listed = {
-        "files": names,
-        "pair": {
-            "family": family,
-            "models": run.models(family),
-            **files_of["target"].pair_entries("target"),
-            **files_of["proxy"].pair_entries("proxy"),
-            "vocab_hash": vocabulary_hash(target.tokenizer),
-        },
+    pair = {
+        "family": family,
+        "models": run.models(family),
+        **files_of["target"].pair_entries("target"),
+        **files_of["proxy"].pair_entries("proxy"),
+        "vocab_hash": vocabulary_hash(target.tokenizer),
     }
-    files.write_json(path, listed)
+    files.write_json(path, {**listed, "pair": pair})
     return path
 
 
@@ -98,7 +95,7 @@ def extract_inputs(run: Run, family: str, shard: int) -> Path:
     def inputs(example: Example, file: Path) -> Tensors:
         return _inputs(target, example, file)
 
-    files.write_json(path, {"files": _store(path, of_shard, inputs_file, made_by, inputs)})
+    files.write_json(path, _store(path, of_shard, inputs_file, made_by, inputs))
     return path
 
 
@@ -122,8 +119,8 @@ def extract_signal(run: Run, family: str, signal: Signal, shard: int) -> Path:
     def scores(example: Example, file: Path) -> Tensors:
         return {"proxy": _signal(target, proxy, example, signal)}
 
-    names = _store(path, of_shard, lambda file: signal_file(file, signal.name), made_by, scores)
-    files.write_json(path, {"files": names})
+    listed = _store(path, of_shard, lambda file: signal_file(file, signal.name), made_by, scores)
+    files.write_json(path, listed)
     return path
 
 
@@ -151,7 +148,7 @@ def _store(
     file_of: Callable[[Path], Path],
     made_by: str,
     compute: Callable[[Example, Path], Tensors],
-) -> list[str]:
+) -> dict[str, Any]:
     """Make the files of contexts that are missing, damaged, or made by other weights or code.
 
     Args:
@@ -162,7 +159,7 @@ def _store(
         compute: makes the content of a file.
 
     Returns:
-        Names of all files.
+        The list: names of all files, and what made them.
     """
     made = [file_of(listed.with_name(f"{context_name(e)}.safetensors")) for e in examples]
     before = [_made_by(file) for file in made]
@@ -173,7 +170,7 @@ def _store(
             tensors = compute(example, file)
             tensor_file.save(file, tensors, {"context": example.id, "made_by": made_by})
         log.info("%s: %d/%d contexts", listed.stem, i + 1, len(examples))
-    return [file.name for file in made]
+    return {"files": [file.name for file in made], "made_by": made_by}
 
 
 def stored(lists: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
@@ -186,11 +183,14 @@ def stored(lists: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
         The score files, and the pair of models that made them.
 
     Raises:
-        ConfigError: if different weights made the shards.
+        ConfigError: if different weights or code made the shards.
     """
     contents = [json.loads(path.read_text("utf-8")) for path in lists]
-    if any(content["pair"] != contents[0]["pair"] for content in contents):
-        raise ConfigError(f"{lists[0].parent}: scores of different weights; extract them again")
+    if any(content[e] != contents[0][e] for content in contents for e in ("pair", "made_by")):
+        raise ConfigError(
+            f"{lists[0].parent}: shards of different weights or code; remove {lists[0].name} and "
+            "the lists of the other shards, then run again"
+        )
     paths = [
         path.with_name(name)
         for path, content in zip(lists, contents, strict=True)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from proxykv.config import catalog, paths
+from proxykv.config.keys.code import fit_digest
 from proxykv.config.run import Run
 from proxykv.mapper.corpus import fitted_on
 from proxykv.runtime.digest import digest
@@ -44,7 +45,15 @@ def fit(run: Run, family: str, fitted_id: str) -> Path:
         )
     corpus = digest(sorted(path.name for path in clean))
     screening = {**run.config["decontamination"], "dropped": dropped}
-    identity = {**pair, "corpus": corpus, "decontamination": screening}
+    lists = [json.loads(p.read_text("utf-8")) for p in paths.fitting_lists(run, family, fitted_id)]
+    identity = {
+        **pair,
+        "corpus": corpus,
+        "decontamination": screening,
+        # A training that an edit of the code interrupted must not go on.
+        "code": fit_digest(method),
+        "stored_by": sorted({listed["made_by"] for listed in lists}),
+    }
     out = paths.fitted_dir(run, family, fitted_id)
     module = importlib.import_module(catalog.module_of(method.base)[0])
     module.fit(clean, out, {"seed": run.seed, **run.training, **method.params}, identity)

@@ -119,9 +119,14 @@ def test_killed_after_the_last_step_it_only_finishes(
 
 
 @pytest.mark.parametrize("other", ["settings", "identity", "contexts"])
-def test_another_runs_checkpoint_is_ignored(
-    files: list[Path], whole: Path, tmp_path: Path, other: str
+def test_another_runs_checkpoint_is_ignored_and_named(
+    files: list[Path],
+    whole: Path,
+    tmp_path: Path,
+    other: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     settings, identity, out = QUICK, IDENTITY, tmp_path / "out"
     others = files
     if other == "settings":
@@ -138,3 +143,5 @@ def test_another_runs_checkpoint_is_ignored(
     assert (out / "checkpoint").exists()
     train_mapper(files, out, QUICK, IDENTITY)
     same(out, whole)
+    said = f"{out / 'checkpoint'}: of other settings, data or code; training starts at step 1"
+    assert caplog.messages.count(said) == 1

@@ -181,5 +181,5 @@ def test_scores_of_different_weights_do_not_mix() -> None:
     digest = load(run, "tiny", "target").digest
     assert digest in text
     lists[1].write_text(text.replace(digest, "other"), "utf-8")
-    with pytest.raises(ConfigError, match="scores of different weights"):
+    with pytest.raises(ConfigError, match="of different weights or code"):
         stored(lists)

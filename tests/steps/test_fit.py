@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> R
         tensors = {role: torch.rand(2, 2, 64, generator=draws) for role in ("target", "proxy")}
         save_file(tensors, scores.with_name(f"{name}.safetensors"))
     listed = [f"{name}.safetensors" for name in names(run)]
-    write_json(scores, {"files": listed, "pair": PAIR})
+    write_json(scores, {"files": listed, "made_by": "m", "pair": PAIR})
     write_json(paths.dropped(run, "tiny"), [])
     return run
 
@@ -138,3 +139,35 @@ def test_nothing_left_to_fit_on_is_one_clear_line(
     write_json(paths.dropped(run, "tiny"), names(run))
     with pytest.raises(ConfigError, match="prior: no context is left to fit on"):
         fit(run, "tiny", "prior")
+
+
+@pytest.mark.parametrize("edit", ["code", "scores", None])
+def test_a_killed_fit_goes_on_only_with_the_same_code_and_scores(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    edit: str | None,
+) -> None:
+    training = {"steps": 4, "eval_every": 2, "val_contexts": 1, "warmup": 0}
+    run = make_run(tmp_path, monkeypatch, methods=["full", "proxykv"], training=training)
+    out = paths.fitted_dir(run, "tiny", "proxykv")
+
+    def kill(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("proxykv.mapper.training.train.write_result", kill)
+        fit(run, "tiny", "proxykv")
+    assert (out / "checkpoint").exists()
+    if edit == "code":
+        monkeypatch.setattr("proxykv.steps.fit.fit_digest", lambda method: "edited")
+    elif edit == "scores":
+        (scores,) = paths.score_lists(run, "tiny")
+        listed = json.loads(scores.read_text("utf-8"))
+        write_json(scores, {**listed, "made_by": "edited"})
+    caplog.set_level("INFO")
+    fit(run, "tiny", "proxykv")
+    _, card = load_fitted(out)
+    said = [message for message in caplog.messages if "training starts at step 1" in message]
+    assert len(said) == (edit is not None)
+    assert ("edited" in (card["code"], *card["stored_by"])) == (edit is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from proxykv.mapper import tensor_file
 from proxykv.mapper.training.loop import Best, TrainingState
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,17 @@ class Checkpoint:
     def restore(self, state: TrainingState, device: str) -> None:
         """Set `state` to what was saved; leave it if this run saved nothing.
 
+        A state of another run is named in the log.
+
         Args:
             state: of a run that has not begun; it is changed in place.
             device: where its module is trained.
         """
         metadata = tensor_file.read_metadata(self._file)
+        if not metadata:
+            return
         if metadata.get("run") != self.run:
+            log.info("%s: of other settings, data or code; training starts at step 1", self.folder)
             return
         groups = tensor_file.read_groups(self._file, device)
         state.step = int(metadata["step"])

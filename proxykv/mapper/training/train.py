@@ -47,8 +47,8 @@ def train_mapper(
         score_files: a file per context, with `target` [L, H, n] and what `load` reads.
         out: the folder to write to.
         settings: of the training.
-        identity: entries of the card: `family`, `target_hash`, `proxy_hash`, `vocab_hash`,
-            `corpus`.
+        identity: entries of the card, all that decides the numbers besides settings and contexts:
+            `family`, `target_hash`, `proxy_hash`, `vocab_hash`, `corpus`, `code`.
         build: makes the module to train.
         load: reads the module's input and the target's scores from a file.
 
