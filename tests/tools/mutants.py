@@ -1,8 +1,8 @@
 """Which small edits of the code does no test notice? A seeded sample, made with mutmut's operators.
 
 `make mutants` changes one place of a copy of the last commit at a time, runs the tests of its
-module, and writes `docs/results/mutants.md`. Killed mutants are noted in a journal: a second call
-goes on, and tries the survivors again.
+module, and writes `docs/results/mutants.md`. Killed mutants are noted in a journal, and groups
+whose tests pass without a mutant: a second call goes on, and tries the survivors again.
 """
 
 from __future__ import annotations
@@ -197,11 +197,10 @@ def files(path: Path) -> list[Path]:
     return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
-def unchanged(root: Path, group: Group) -> bool:
-    """True: the tests pass without a mutant. Otherwise nothing can be learnt from them."""
+def require_passing(root: Path, group: Group) -> None:
+    """Exit unless the tests pass without a mutant: otherwise nothing can be learnt from them."""
     if run_tests(root, ordered(root, group.tests)) != "survived":
         raise SystemExit((root / "pytest.log").read_text("utf-8")[-2000:])
-    return True
 
 
 def outcome(root: Path, group: Group, mutant: Mutant) -> str:
@@ -216,10 +215,16 @@ def outcome(root: Path, group: Group, mutant: Mutant) -> str:
 
 
 def ordered(root: Path, tests: tuple[str, ...], module: str = "") -> list[Path]:
-    """Test files, those first that are named after the module or its folder."""
-    words = module.removesuffix(".py").split("/")[1:]
+    """Test files: first those that import the module, then those named after it or its folder."""
+    words = module.removesuffix(".py").removesuffix("/__init__").split("/")
+    name = ".".join(words)
+
+    def distance(path: Path) -> tuple[bool, int]:
+        named = sum(word in path.stem for word in words[1:])
+        return name not in path.read_text("utf-8"), -named
+
     found = [path for test in tests for path in files(root / test) if "test_" in path.name]
-    return sorted(found, key=lambda path: -sum(word in path.stem for word in words))
+    return sorted(found, key=distance)
 
 
 def run_tests(root: Path, tests: list[Path]) -> str:
@@ -306,29 +311,34 @@ def main() -> None:
     JOURNAL.touch()
     journal = [json.loads(line) for line in JOURNAL.read_text("utf-8").splitlines()]
     done = {entry["draw"]: entry["outcome"] for entry in journal}
+    listed = yaml.safe_load(EQUIVALENT.read_text("utf-8")) or {}
+
+    def note(draw: str, outcome: str, of: str) -> None:
+        done[draw] = outcome
+        with JOURNAL.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"draw": draw, "outcome": outcome, "mutant": of}) + "\n")
+        print(outcome, of, flush=True)
+
+    commit = subprocess.check_output(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, text=True
+    ).strip()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "copy"
         subprocess.run(["git", "clone", "-q", "--shared", ROOT, root], check=True)
         tried = {}
         for name in args.groups:
-            group, checked = GROUPS[name], False
-            tried[name] = []
+            group, tried[name] = GROUPS[name], []
             for mutant in sample(root, group, args.seed):
                 key = mutant.draw(args.seed)
                 in_time = time.monotonic() < args.minutes * 60 + start
-                if done.get(key, "survived") == "survived" and in_time:
-                    checked = checked or unchanged(root, group)
-                    done[key] = outcome(root, group, mutant)
-                    with JOURNAL.open("a", encoding="utf-8") as file:
-                        line = {"draw": key, "outcome": done[key], "mutant": str(mutant)}
-                        file.write(json.dumps(line) + "\n")
-                    print(name, done[key], mutant, flush=True)
+                to_try = key not in done or (done[key] == "survived" and str(mutant) not in listed)
+                if to_try and in_time:
+                    if f"{commit} {name}" not in done:
+                        require_passing(root, group)
+                        note(f"{commit} {name}", "passed", f"tests of {name}")
+                    note(key, outcome(root, group, mutant), str(mutant))
                 tried[name].append((mutant, done.get(key, "not tried")))
-    commit = subprocess.check_output(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, text=True
-    )
-    listed = yaml.safe_load(EQUIVALENT.read_text("utf-8")) or {}
-    facts = f"{date.today()}, commit `{commit.strip()}`, seed {args.seed}."
+    facts = f"{date.today()}, commit `{commit}`, seed {args.seed}."
     PAGE.write_text(page(tried, listed, facts), "utf-8")
 
 
