@@ -31,6 +31,7 @@ SCORES = [
     # Numbers.
     ("passage_count", "There are 7.", ["7"], 1.0),
     ("passage_count", "7 of 12", ["7"], 1 / 2),
+    ("passage_count", "7 of 12, so 7", ["7"], 2 / 3),
     ("passage_count", "seven", ["7"], 0.0),
     ("passage_retrieval_en", "Paragraph 7, not 3 or 4", ["Paragraph 7"], 1 / 3),
     ("passage_retrieval_zh", "段落7", ["段落7"], 1.0),

@@ -12,6 +12,7 @@ from proxykv.runtime.errors import ConfigError
 
 MAN = {"answer": "An old man", "options": ["A cat", "An old man", "Paris", "He left."]}
 FRUIT = {"answer": "Paris", "options": ["An apple", "A pear", "Paris", "London"]}
+CITY = {"answer": "New York", "options": ["New", "New York", "Rome", "Oslo"]}
 SHOT = {"answer": "B", "input": "Q: Which?\nOptions:\n(A) left\n(B) right\nA: "}
 CHINESE = {"answer": "贾宝玉"}
 NEEDLE = {"answer": "4711", "task": "scbench_passkey"}
@@ -51,6 +52,10 @@ CASES: list[tuple[str, str, dict[str, Any], float, float]] = [
     ("choice_eng", "Paris", FRUIT, 1, 1),
     ("choice_eng", "**C**", FRUIT, 0, 1),
     ("choice_eng", "I think the answer is: Paris", FRUIT, 1, 1),
+    # Official: one character after the cue is taken for a blank.
+    ("choice_eng", "The answer is:Paris", FRUIT, 0, 1),
+    ("choice_eng", "New York", CITY, 1, 1),
+    ("choice_eng", "It is New", CITY, 0, 0),
     ("choice_eng", "D", FRUIT, 0, 0),
     ("choice_eng", "It is neither", FRUIT, 0, 0),
     ("choice_eng", "", FRUIT, 0, 0),

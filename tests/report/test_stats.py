@@ -139,9 +139,10 @@ def test_detectable_effect_is_undefined_without_variation():
 
 
 def test_pareto_front_by_hand():
-    cost, value = [1, 2, 2, 3, np.nan, 1], [0.5, 0.4, 0.9, 0.9, 1.0, 0.5]
+    cost = [1, 2, 2, 3, np.nan, 1, 1]
+    value = [0.5, 0.4, 0.9, 0.9, 1.0, 0.5, np.nan]
     front = stats.pareto_front(cost, value)
-    assert front.tolist() == [True, False, True, False, False, True]
+    assert front.tolist() == [True, False, True, False, False, True, False]
 
 
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=30))

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import libcst as cst
 import libcst.matchers as m
+import pytest
 import yaml
 from mutmut.mutation.mutators import mutation_operators, operator_string
 
@@ -37,7 +38,11 @@ EQUIVALENT = Path(__file__).with_name("equivalent_mutants.yaml")
 JOURNAL = ROOT / "results" / "mutants.jsonl"
 LOGGING = m.Call(m.Attribute(m.Name("log")))
 SLOWEST = 900  # seconds; a test that hangs has noticed the mutant
-PRELOADED = ["numpy", "pandas", "scipy.stats", "torch", "transformers", "seaborn", "hypothesis"]
+PRELOADED = [
+    *("numpy", "pandas", "scipy.stats", "seaborn", "hypothesis", "pytest", "beartype", "jaxtyping"),
+    *("torch", "sympy", "transformers", "transformers.models.auto.modeling_auto"),
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen2", "qwen3")),
+]
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,7 @@ def files(path: Path) -> list[Path]:
 
 def require_passing(root: Path, group: Group) -> None:
     """Exit unless the tests pass without a mutant: otherwise nothing can be learnt from them."""
-    if run_tests(root, ordered(root, group.tests)) != "survived":
+    if run_tests(root, test_files(root, group)) != "survived":
         raise SystemExit((root / "pytest.log").read_text("utf-8")[-2000:])
 
 
@@ -209,22 +214,28 @@ def outcome(root: Path, group: Group, mutant: Mutant) -> str:
     original = path.read_text("utf-8")
     path.write_text(mutant.text, "utf-8")
     try:
-        return run_tests(root, ordered(root, group.tests, mutant.path))
+        return next((how for how in _tried(root, group, mutant) if how != "survived"), "survived")
     finally:
         path.write_text(original, "utf-8")
 
 
-def ordered(root: Path, tests: tuple[str, ...], module: str = "") -> list[Path]:
-    """Test files: first those that import the module, then those named after it or its folder."""
-    words = module.removesuffix(".py").removesuffix("/__init__").split("/")
-    name = ".".join(words)
+def _tried(root: Path, group: Group, mutant: Mutant) -> Iterator[str]:
+    """Run the test files that import the mutant's module, and then the others.
 
-    def distance(path: Path) -> tuple[bool, int]:
-        named = sum(word in path.stem for word in words[1:])
-        return name not in path.read_text("utf-8"), -named
+    Either part begins with those that are named after the module or its folder.
+    """
+    words = mutant.path.removesuffix(".py").removesuffix("/__init__").split("/")
+    tests = test_files(root, group)
+    tests = sorted(tests, key=lambda test: -sum(word in test.stem for word in words[1:]))
+    importing = {test for test in tests if ".".join(words) in test.read_text("utf-8")}
+    for part in (importing, set(tests) - importing):
+        if part:
+            yield run_tests(root, [test for test in tests if test in part])
 
-    found = [path for test in tests for path in files(root / test) if "test_" in path.name]
-    return sorted(found, key=distance)
+
+def test_files(root: Path, group: Group) -> list[Path]:
+    """A group's test files."""
+    return [path for test in group.tests for path in files(root / test) if "test_" in path.name]
 
 
 def run_tests(root: Path, tests: list[Path]) -> str:
@@ -238,12 +249,14 @@ def run_tests(root: Path, tests: list[Path]) -> str:
         os.killpg(process.pid, signal.SIGKILL)
         process.join()
         return "timeout"
-    return "killed" if process.exitcode else "survived"
+    return (
+        "survived"
+        if process.exitcode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        else "killed"
+    )
 
 
 def _pytest(root: Path, tests: list[str]) -> None:
-    import pytest
-
     os.setsid()  # so that whatever a test starts ends with it
     os.chdir(root)
     os.environ["PYTHONPATH"] = str(root)
@@ -307,6 +320,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="no new mutant after")
     args, start = parser.parse_args(), time.monotonic()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"TRITON_INTERPRET": "1"}  # before anything imports Triton
     multiprocessing.set_forkserver_preload(PRELOADED)
     JOURNAL.touch()
     journal = [json.loads(line) for line in JOURNAL.read_text("utf-8").splitlines()]
