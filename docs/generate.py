@@ -30,9 +30,8 @@ at one retention.
 """
 CLI = """
 The workflow calls the steps. You call `init`, `run`, `check`, `status`, `audit`, `archive`,
-`forget`, `recover`
-and `lm-eval`. `proxykv --print-completion bash` (or `zsh`) prints a completion script;
-`--version` prints what a bug report needs.
+`forget`, `recover`, `push`, `pull` and `lm-eval`. `proxykv --print-completion bash` (or `zsh`)
+prints a completion script; `--version` prints what a bug report needs.
 
 | exit status | meaning |
 |---|---|

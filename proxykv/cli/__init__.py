@@ -16,7 +16,7 @@ from importlib.metadata import version
 
 import shtab
 
-from proxykv.cli import checks, runs, start, steps
+from proxykv.cli import checks, mappers, runs, start, steps
 from proxykv.cli.arguments import Command
 from proxykv.runtime.errors import ConfigError
 
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(step=command)
         return sub
 
-    for group in (start, checks, steps, runs):
+    for group in (start, checks, steps, runs, mappers):
         group.add_commands(add)
     add(_lm_eval)
     return commands

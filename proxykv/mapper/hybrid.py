@@ -15,6 +15,7 @@ from proxykv.mapper.calibration import QuantileCalibration
 from proxykv.mapper.fitted import load_fitted, save_fitted
 from proxykv.mapper.stages import ConvStage, HeadStage, MapperConfig, TimeStage
 from proxykv.model.parallel import check
+from proxykv.runtime.errors import ConfigError
 
 EPS = 1e-4
 """Distance from 0 or 1 within which differences between KVzip scores are noise."""
@@ -216,9 +217,12 @@ def load_mapper(
         The mapper, in evaluation mode, and its card.
 
     Raises:
-        ConfigError: for the mapper of another pair, or a damaged folder.
+        ConfigError: for the mapper of another pair, another method's folder, or a damaged one.
     """
     weights, card = load_fitted(folder, expected)
-    mapper = build_mapper(MapperConfig(**card["mapper"]))
-    mapper.load_state_dict(weights)
+    try:
+        mapper = build_mapper(MapperConfig(**card["mapper"]))
+        mapper.load_state_dict(weights)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise ConfigError(f"{folder}: not a mapper; give that of a fitted `proxykv`") from error
     return mapper.to(device).eval(), card

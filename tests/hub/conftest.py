@@ -39,6 +39,7 @@ def client(server: StandInHub, tmp_path_factory: pytest.TempPathFactory) -> Iter
         patch.setenv("HF_HOME", str(home))
         patch.setenv("HF_HUB_OFFLINE", "0")
         patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        patch.setenv("HF_HUB_DISABLE_XET", "1")  # the stand-in has the storage of Git LFS
         patch.setenv("NO_PROXY", "*")
         with ProcessPoolExecutor(1, get_context("spawn"), ready) as pool:
             pool.submit(os.getpid).result()  # starts it

@@ -255,11 +255,11 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.body)
         name = f"{asked.get('organization') or OWNER}/{asked['name']}"
         self._require_owner(name)
-        if ("models", name) in self.hub.repositories:
-            raise RefusedError(409)
-        private = asked.get("visibility") == "private" or bool(asked.get("private"))
-        self.hub.publish("models", name, {".gitattributes": b""}, private=private)
-        self._json({"url": f"{self.hub.endpoint}/{name}", "name": name})
+        known = ("models", name) in self.hub.repositories
+        if not known:
+            private = asked.get("visibility") == "private" or bool(asked.get("private"))
+            self.hub.publish("models", name, {".gitattributes": b""}, private=private)
+        self._json({"url": f"{self.hub.endpoint}/{name}", "name": name}, 409 if known else 200)
 
     def validate(self) -> None:
         self._json({"errors": [], "warnings": []})
@@ -304,8 +304,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     # How it is sent.
 
-    def _json(self, value: Any) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def _json(self, value: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _content(self, file: str, content: bytes, headers: dict[str, str]) -> None:
         start = 0
