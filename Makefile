@@ -13,7 +13,7 @@ LOCK := uv pip compile pyproject.toml --quiet --universal --generate-hashes --no
 	--custom-compile-command 'make lock'
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test mutants parity lint format docs lock clean
+.PHONY: run test mutants parity lint format docs site lock clean
 
 run: $(READY) ## train mappers, run all methods, write results/<run>/report/index.html
 	proxykv run '$(CONFIG)' -- --cores '$(CORES)'
@@ -43,6 +43,9 @@ format: $(READY) ## put all files in the common format
 
 docs: $(READY) ## the generated pages of docs/reference/
 	env -u PROXYKV_CONFIG python docs/generate.py
+
+site: $(READY) ## the documentation as a site, with the Python reference, in site/
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
 
 lock: $(READY) ## constraints*.txt with hashes; versions stay where pyproject.toml admits them
 	$(LOCK) --extra dev -o constraints.txt

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxykv.config.catalog import methods_of
+from proxykv.config.catalog import Method, methods_of
 from proxykv.config.keys.model_files import ModelFiles
 from proxykv.mapper.fitted import load_card, require_pair
 from proxykv.model.decode import answer_from
@@ -15,6 +15,8 @@ from proxykv.model.loading import Model, context_ids, load_model
 from proxykv.model.prompt.tokenizer import load_tokenizer
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary
 from proxykv.model.pruned_cache import PrunedCache
+from proxykv.model.tensors import Keep
+from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.engine import Engine
 from proxykv.scoring.ledger import Ledger
@@ -33,6 +35,7 @@ def load_pair(
     device: str = "auto",
     proxy_device: str | None = None,
     schedule: Schedule = "sequential",
+    rivals: Sequence[str] = (),
 ) -> Pair:
     """Load a target, its proxy, and the mapper that was trained for exactly these two.
 
@@ -45,10 +48,14 @@ def load_pair(
         device: the target's device; `auto` is the machine's accelerator if it has one.
         proxy_device: device of the proxy and the mapper, if it is another one.
         schedule: `parallel` lets the proxy score while the target prefills.
+        rivals: ids of other methods that `Pair.prune` can use (`proxykv methods` lists them), of
+            those that need no fitted folder.
 
     Raises:
-        ConfigError: if a folder is not what it should be, or the mapper belongs to another pair.
+        ConfigError: if a folder is not what it should be, the mapper belongs to another pair, or a
+            rival is unknown or needs a fitted folder.
     """
+    methods = {**methods_of([METHOD]), **_rivals(rivals)}
     folders = {"target": Path(target), "proxy": Path(proxy)}
     card = load_card(Path(mapper))
     pair: dict[str, str] = {}
@@ -67,7 +74,7 @@ def load_pair(
     context = MethodContext(
         fitted={METHOD: Path(mapper)},
         proxy=small,
-        methods=methods_of([METHOD]),
+        methods=methods,
         pair=pair,
         seed=0,
         ledger=ledger,
@@ -89,7 +96,9 @@ class Pair:
     engine: Engine
     card: Mapping[str, Any]
 
-    def prune(self, text: str, retention: float, scope: Scope = "global") -> PrunedContext:
+    def prune(
+        self, text: str, retention: float, scope: Scope = "global", method: str = METHOD
+    ) -> PrunedContext:
         """Read a text and keep the share `retention` of its KV pairs.
 
         Args:
@@ -97,15 +106,19 @@ class Pair:
             retention: share of the KV pairs to keep, in (0, 1].
             scope: whether all heads share one budget (`global`), the heads of a layer (`layer`),
                 or every head has an equal one (`head`).
+            method: `proxykv`, or one of the rivals that the pair was loaded with.
 
         Raises:
-            ValueError: if the text is empty, or retention or scope is not valid.
+            ValueError: if the text is empty, or retention, scope or method is not valid.
             SideError: in the parallel schedule, naming the model that failed.
         """
-        work = self.engine.read(self.target, context_ids(self.target, text), [METHOD])
-        cache, keep = work.prune(METHOD, retention, scope)
+        if method not in self.engine.methods:
+            loaded = ", ".join(self.engine.methods)
+            raise ValueError(f"method {method!r} was not loaded with the pair, only {loaded}")
+        work = self.engine.read(self.target, context_ids(self.target, text), [method])
+        cache, keep = work.prune(method, retention, scope)
         tokens = len(work.prefill.input_ids)
-        return PrunedContext(self.target, cache, tokens, keep.float().mean().item(), work.timeline)
+        return PrunedContext(self.target, cache, tokens, keep, work.timeline)
 
 
 @dataclass(frozen=True)
@@ -116,15 +129,20 @@ class PrunedContext:
         model: the target.
         cache: the kept keys and values.
         tokens: prefix and context before pruning.
-        retention: share of the context's KV pairs that is left.
+        keep: mask of the KV pairs that are left, [layer, kv_head, token of the context].
         timeline: start and end of every phase of reading and pruning.
     """
 
     model: Model
     cache: PrunedCache
     tokens: int
-    retention: float
+    keep: Keep
     timeline: Timeline
+
+    @property
+    def retention(self) -> float:
+        """Share of the context's KV pairs that is left."""
+        return self.keep.float().mean().item()
 
     def ask(self, question: str, max_new_tokens: int = 128) -> str:
         """Answer a question greedily; questions do not influence one another.
@@ -141,6 +159,18 @@ class PrunedContext:
             raise ValueError("the question is empty: there is nothing to answer")
         ids = answer_from(self.model, self.cache, self.tokens, prompt, max_new_tokens)
         return self.model.decode(ids)
+
+
+def _rivals(methods: Sequence[str]) -> Mapping[str, Method]:
+    """Methods by id, if they prune and need nothing fitted."""
+    found = methods_of(methods)
+    for name in methods:
+        known = found.get(name)
+        if known is None or known.scope == "none":
+            raise ConfigError(f"rivals: {name!r} is no method that prunes (see `proxykv methods`)")
+        if known.fitted_id is not None or known.uses:
+            raise ConfigError(f"rivals: {name!r} needs a fitted folder; run it in the workflow")
+    return found
 
 
 def _prompting(entry: Mapping[str, Any]) -> dict[str, Any]:

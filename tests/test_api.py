@@ -100,6 +100,35 @@ def test_what_is_pruned_is_free(
     assert context.retention == pytest.approx(RETENTION, abs=1e-3)
 
 
+def test_rivals_prune_as_they_score(trained: Path, text: str) -> None:
+    rivals = ["kvzip", "snapkv_global", "streaming"]
+    pair = proxykv.load_pair(
+        TINY / "target", TINY / "proxy", trained / MAPPER, device="cpu", rivals=rivals
+    )
+    pruned = {name: pair.prune(text, RETENTION, method=name) for name in ["proxykv", *rivals]}
+    work = pair.engine.read(pair.target, context_ids(pair.target, text), rivals)
+    for name in rivals:
+        scores, _ = work.scores(name)
+        expected = select(scores[..., : pruned[name].keep.shape[-1]], RETENTION, "global")
+        assert pruned[name].keep.equal(expected)
+    masks = [context.keep.flatten().tolist() for context in pruned.values()]
+    assert all(a != b for i, a in enumerate(masks) for b in masks[:i])
+
+
+@pytest.mark.parametrize(
+    ("rival", "says"),
+    [
+        ("nope", "'nope' is no method that prunes"),
+        ("full", "'full' is no method that prunes"),
+        ("surrogate", "'surrogate' needs a fitted folder"),
+        ("cross_kvzip_budget", "'cross_kvzip_budget' needs a fitted folder"),
+    ],
+)
+def test_other_rivals_are_refused(trained: Path, rival: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        proxykv.load_pair(TINY / "target", TINY / "proxy", trained / MAPPER, rivals=[rival])
+
+
 @pytest.mark.parametrize("schedule", ["sequential", "parallel"])
 def test_the_timeline_has_all_phases(trained: Path, text: str, schedule: Any) -> None:
     pair = proxykv.load_pair(
@@ -123,6 +152,8 @@ def test_bad_calls_are_explained(pair: proxykv.Pair, text: str) -> None:
         pair.prune("", RETENTION)
     with pytest.raises(ValueError, match="outside"):
         pair.prune(text, 30)
+    with pytest.raises(ValueError, match="'kvzip' was not loaded with the pair, only proxykv"):
+        pair.prune(text, RETENTION, method="kvzip")
     with pytest.raises(ValueError, match="the question is empty"):
         pair.prune(text, RETENTION).ask("")
 

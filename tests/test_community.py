@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -70,3 +72,12 @@ def test_every_preset_is_described() -> None:
     text = (ROOT / "config" / "README.md").read_text("utf-8")
     named = set(re.findall(r"^\| `([\w-]+\.yaml)`", text, re.MULTILINE))
     assert named == {path.name for path in (ROOT / "config").glob("*.yaml")}
+
+
+def test_the_site_builds_and_shows_the_python_reference(tmp_path: Path) -> None:
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=catalog.ROOT, env=environment, check=True)
+    page = (tmp_path / "reference" / "python" / "index.html").read_text("utf-8")
+    assert "share of the KV pairs to keep" in page
+    assert (tmp_path / "how-to" / "compare-methods.ipynb").is_file()
