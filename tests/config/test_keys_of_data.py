@@ -9,6 +9,7 @@ import pytest
 from valid_config import valid
 
 from proxykv.benchmarks.examples import Example, Question
+from proxykv.config.jobs import Dataset
 from proxykv.config.run import Run
 from proxykv.scoring.rows import prompt_hash
 
@@ -21,13 +22,17 @@ ENTRY = {
 }
 
 
-def path(section: str = "benchmarks", **changes: Any) -> str:
+def dataset(section: str = "benchmarks", **changes: Any) -> Dataset:
     config = valid() | {"benchmarks": [ENTRY]}
     entry = {**config[section][0], **changes}
-    (dataset,) = Run(config | {section: [entry]}).datasets(
+    (only,) = Run(config | {section: [entry]}).datasets(
         "tiny", "eval" if section == "benchmarks" else "train"
     )
-    return str(dataset.path)
+    return only
+
+
+def path(section: str = "benchmarks", **changes: Any) -> str:
+    return str(dataset(section, **changes).path)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,14 @@ def test_a_text_source_is_in_the_path() -> None:
 
     assert corpus(files="a*.py") != corpus()
     assert path("corpus", lengths=[256]) != path("corpus")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"split": "train"}, {"contexts": None}, {"lengths": (64,)}, {"max_context": 99}, {"seed": 9}],
+)
+def test_what_a_family_and_a_run_decide_is_in_the_path(changes: dict[str, Any]) -> None:
+    assert dataclasses.replace(dataset(), **changes).path != dataset().path
 
 
 def test_what_changes_no_context_changes_no_path() -> None:

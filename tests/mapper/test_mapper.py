@@ -167,8 +167,11 @@ def test_another_pairs_mapper_is_refused(tmp_path: Path, key: str) -> None:
 
 
 def test_missing_or_mixed_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nothing fitted here"):
-        load_mapper(tmp_path)
+    for lacks in ("card.json", "weights.safetensors"):
+        save_mapper(tmp_path / lacks, toy_mapper(), CARD)
+        (tmp_path / lacks / lacks).unlink()
+        with pytest.raises(ConfigError, match="nothing fitted here"):
+            load_mapper(tmp_path / lacks)
     save_mapper(tmp_path / "a", toy_mapper(), CARD)
     save_mapper(tmp_path / "b", toy_mapper(time=False), CARD)
     (tmp_path / "a" / "card.json").replace(tmp_path / "b" / "card.json")

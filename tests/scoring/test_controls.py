@@ -120,6 +120,24 @@ def test_shipped_priors_draw_as_they_are_called() -> None:
     assert shipped["prior"]["fitted_id"] == shipped["prior_mean"]["fitted_id"] == "prior"
 
 
+@pytest.mark.parametrize(
+    ("method", "alike", "scope"),
+    [
+        ("kvzip_head", "kvzip", "head"),
+        ("kvzip_local_head", "kvzip_local", "head"),
+        ("kvzip_iam_head", "kvzip_iam", "head"),
+        ("proxykv_head", "proxykv", "head"),
+        ("snapkv_global", "snapkv", "global"),
+    ],
+)
+def test_shipped_methods_that_differ_in_their_scope_differ_in_nothing_else(
+    method: str, alike: str, scope: str
+) -> None:
+    shipped = catalog.variants()
+    assert shipped[method] == {**shipped[alike], "scope": scope}
+    assert shipped[alike]["scope"] != scope
+
+
 # --- crossed allocations, the shuffled proxy ------------------------------------------------------
 
 

@@ -47,6 +47,11 @@ def test_overlap_is_the_share_of_ngrams() -> None:
     assert shares == dict(zip(names, (1.0, pytest.approx(1 / 3), 0.0), strict=True))
 
 
+def test_an_ngram_counts_as_often_as_it_occurs() -> None:
+    (share,) = overlaps([example("train", "one one one x")], [example("test", "one")], 1).values()
+    assert share == 3 / 4
+
+
 def test_contexts_of_one_id_and_different_text_are_distinguished() -> None:
     """Two parts of a corpus can be the same task made of other sources."""
     train = [example("0001", TEXT), example("0001", "x y z w")]
