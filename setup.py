@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: a wheel holds the files of a working directory (`proxykv init`).
 
-`baselines/` is among them and not a package of its own, so that no installation claims that name.
+`baselines/` is among them and not a separate package, so that no installation claims that name.
 """
 
 from __future__ import annotations

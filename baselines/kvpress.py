@@ -188,7 +188,7 @@ def _attention(prefill: Prefill) -> list[nn.Module]:
 
 @contextmanager
 def _borrowed(prefill: Prefill) -> Iterator[None]:
-    """The model on transformers' attention; whatever a press leaves on it is removed after."""
+    """The model on transformers' attention; changes that a press makes to it are undone."""
     net, modules = prefill.model.net, _attention(prefill)
     ours: Any = net.config._attn_implementation
     before = [(set(vars(module)), set(module._modules)) for module in modules]

@@ -129,7 +129,7 @@ class SurrogateShape:
 
 
 class SurrogateNetwork(nn.Module):
-    """A network of its own for every source: convolution along tokens, GELU, linear."""
+    """A separate network for every source: convolution along tokens, GELU, linear."""
 
     def __init__(self, config: SurrogateShape) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ def fit(
         identity: entries of the card that name the pair and the corpus.
     """
     shape = {name: params[name] for name in ("width", "kernel") if name in params}
-    # What the run's mappers look like, and what they see of the proxy, is none of its business.
+    # The run's settings of mappers and of the proxy's signals do not concern it.
     others = {*shape, "inputs", "mapper", *SETTINGS}
     training: dict[str, Any] = {"lr": 1e-3} | {k: v for k, v in params.items() if k not in others}
     kind = params.get("inputs", "hidden")

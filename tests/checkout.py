@@ -41,7 +41,7 @@ CONFIG: dict[str, Any] = {
 
 
 class Checkout:
-    """The project's workflow and models, with a config, a cache and results of its own."""
+    """The project's workflow and models, with its own config, cache and results."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.folder, self.config = folder, config
@@ -50,7 +50,7 @@ class Checkout:
         (folder / "models").symlink_to(catalog.ROOT / "models")
 
     def copy(self, folder: Path) -> Checkout:
-        """Another folder with the same in it, to go on from."""
+        """Another folder with the same content, to continue from."""
         made = Checkout(folder, deepcopy(self.config))
         for part in ("results", "cache", ".snakemake"):
             shutil.copytree(self.folder / part, folder / part)
@@ -191,7 +191,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 @pytest.fixture
 def checkout(finished_run: Checkout, tmp_path: Path) -> Iterator[Checkout]:
-    """A copy of the finished run, to go on from."""
+    """A copy of the finished run, to continue from."""
     made = finished_run.copy(tmp_path)
     yield made
     for process in made.started:

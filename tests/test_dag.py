@@ -94,7 +94,7 @@ def test_what_is_forgotten_is_scheduled_and_what_depends_on_it(
 
 @pytest.fixture
 def shapeless(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A family with small models in place of its own, and so without their shape."""
+    """A family whose models are replaced by small ones, and so without its shape."""
     name, kept = "qwen-coder", checkout.project
     checkout.project = copy_project(checkout.folder / "shapeless")
     path = checkout.project / "config" / "families" / f"{name}.yaml"

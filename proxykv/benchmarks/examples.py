@@ -46,7 +46,7 @@ class Example:
         context: the text whose cache is pruned.
         questions: none if the context only trains a mapper.
         meta: `truncated` says that the context was cut to fit the model.
-        chat: False for prompts without a chat template, whatever the model has.
+        chat: False for prompts without a chat template, even if the model has one.
     """
 
     id: str

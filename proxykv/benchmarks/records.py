@@ -33,7 +33,7 @@ def read_records(
     schema: Mapping[str, Any] | None = None,
     unique: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Read and check the records of the table called `name`, whatever its format and folder.
+    """Read and check the records of the table called `name`, in any format and folder.
 
     A table is a file of that name, without its ending and shard number, or all there is in a folder
     of that name (as hub repositories lay out their configurations); `a/b` asks for b in folder a.
@@ -59,7 +59,7 @@ def read_records(
     """
     if set(source) == {"path"}:
         where, place = f"source {source['path']}", _place(str(source["path"]))
-        if place.suffix in FORMATS and place.is_file():  # the table, whatever it is called
+        if place.suffix in FORMATS and place.is_file():  # the table, under any name
             files = {place.name: partial(place.open, "rb")}
             return _read(files, [place.name], where, schema or record(), unique)
         attempts = iter([_local(place)])
@@ -181,7 +181,9 @@ def _archives(files: Files, where: str) -> Iterator[Files]:
             try:
                 archive = ZipFile(files[name]())
             except UNREADABLE as error:
-                raise ConfigError(f"{where}: {name} is no whole zip; fetch it again") from error
+                raise ConfigError(
+                    f"{where}: {name} is not a complete zip file; fetch it again"
+                ) from error
             members = [member for member in archive.namelist() if not member.endswith("/")]
             yield {member: partial(archive.open, member) for member in members}
 
@@ -246,7 +248,7 @@ def _rows(file: IO[bytes]) -> list[Any]:
     try:
         return pyarrow.parquet.read_table(file).to_pylist()
     except pyarrow.ArrowException as error:
-        raise OSError(f"no whole Parquet file: {error}") from error
+        raise OSError(f"not a complete Parquet file: {error}") from error
 
 
 def _refuse(constant: str) -> None:

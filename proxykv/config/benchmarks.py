@@ -29,7 +29,7 @@ class Task:
             only the config says how many.
         context_tokens: mean length of a context in tokens. None if the config lists lengths.
         shortest: the least length in tokens that a config may ask for. Contexts of fewer tokens
-            cannot be made, whatever the tokenizer.
+            cannot be made with any tokenizer.
         stop: texts that end an answer.
     """
 

@@ -1,6 +1,6 @@
 """Cards of a run's methods, and the comparisons between them that are tested.
 
-A card says how a method is named, drawn, compared and charged. It stands in the method's file
+A card says how a method is named, drawn, compared and charged. It is in the method's file
 (`CARDS`, see `workflow/schemas/card.schema.yaml`). A run keeps its cards in `methods.json`, from
 which the report reads them, so that it can be made again when a method's file is gone.
 """

@@ -85,25 +85,25 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The task's name, with the shard's number behind it if there are several."""
+        """The task's name, followed by the shard's number if there are several."""
         return self.task if self.shards == 1 else f"{self.task}@{self.shard}"
 
     def file(self, kind: str) -> Path:
-        """Where this cell's `predictions` or `rows` are."""
+        """Where this job's `predictions` or `rows` are."""
         return self.run_dir / kind / self.family / self.benchmark / f"{self.name}.parquet"
 
     @property
     def journal(self) -> Path:
-        """Where this cell writes what is done."""
+        """Where this job writes what is done."""
         return self.file("predictions").with_suffix(".journal.jsonl")
 
     @property
     def timelines(self) -> Path:
-        """Where this cell writes when its parallel schedule did what."""
+        """Where this job writes the timelines of its parallel schedule."""
         return self.file("predictions").with_suffix(".timelines.jsonl")
 
     def journals(self) -> list[Path]:
-        """Where work on the task is found: other shards' too, of whatever cut."""
+        """Journals of the task: of all shards, also of another number of shards."""
         folder, name = self.journal.parent, f"{self.task}{{}}.journal.jsonl"
         return sorted([*folder.glob(name.format("")), *folder.glob(name.format("@*"))])
 

@@ -29,7 +29,7 @@ def conversion(run: Run, family: str, role: str) -> list[Path]:
 def score_lists(run: Run, family: str) -> list[Path]:
     """Lists of the stored KVzip scores of the corpus, one for each extraction job.
 
-    The score files next to them belong to the pair, whatever corpus or run asked for them.
+    The score files next to them belong to the pair; they do not depend on the corpus or the run.
 
     Args:
         run: the run.

@@ -108,7 +108,7 @@ class PrunedLM(LM):
         """
         super().__init__()
         self.method, self.marker = methods_of([method])[method], marker
-        # The full cache is kept whole, whatever the retention.
+        # The full cache is not pruned, so its retention is 1.
         self.retention = 1.0 if self.method.scope == "none" else float(retention)
         self.chat_options = dict(chat_options or {})
         if self.method.uses:

@@ -1,7 +1,7 @@
-"""Greedy decoding that the host starts and looks at, and the device does.
+"""Greedy decoding on the device; the host starts bursts of steps and reads what they wrote.
 
-A step has the same shapes for every token, reads what changes from device memory, and waits for
-nothing. CUDA replays it as a graph; other devices run it operation by operation.
+A step has the same shapes for every token and reads what changes from device memory, without
+synchronisation. CUDA replays it as a graph; other devices run it operation by operation.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from proxykv.model.slotted_cache import SlottedCache
 log = logging.getLogger(__name__)
 
 BURST = 8
-"""Tokens of a row between two looks at what was written; 1 where looking costs nothing."""
+"""Tokens of a row between two reads by the host; 1 on a CPU, where a read costs nothing."""
 
 WORTH = 12
-"""Tokens from which on capturing a step pays: it takes as long as a few steps without a graph."""
+"""Capturing a step pays from this many tokens on: it takes as long as a few steps."""
 
 SHAPES = 8
 """Graphs that a model keeps."""
 
 KEPT_ROWS = 0.75
-"""Dropping finished rows copies the others' keys: it pays if no more than this share goes on."""
+"""Dropping finished rows copies the others' keys. It pays if at most this share continues."""
 
 
 class Steps(NamedTuple):
@@ -144,7 +144,7 @@ class _Decoder:
         return self.on_host[:, :count].tolist()
 
     def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
-        """Go on with these rows only."""
+        """Continue with these rows only."""
         self.cache.select_rows(rows)
         tokens, positions, written, at = self.steps
         self.steps = Steps(tokens[rows], positions[rows], written[rows], at)
@@ -163,7 +163,7 @@ class Captured:
     """
 
     def __init__(self, model: Model, cache: SlottedCache, steps: Steps, pool: Any) -> None:
-        """Capture a step; the cache and `steps` stay as they are.
+        """Capture a step; the cache and `steps` do not change.
 
         `pool`: memory of another graph, which never replays at the same time, or None.
         """

@@ -91,7 +91,7 @@ RECOVERY = Metric(
     100,
     100,
 )
-FIXED = Metric("Score, mended metric", "Mended", "fixed", "fixed_low", "fixed_high", bar=1)
+FIXED = Metric("Score, corrected metric", "Corrected", "fixed", "fixed_low", "fixed_high", bar=1)
 KL = Metric("KL, nats per token", "KL", "kl", "kl_low", "kl_high")
 NLL = Metric("NLL, nats per token", "NLL", "nll", "nll_low", "nll_high")
 PERCENT = Metric("% of full cache", "% of full", "pct_of_full", "", "", 1, bar=100)

@@ -18,7 +18,7 @@ QUESTION = ["context_id", "question"]
 
 
 def examples(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Questions drawn with a fixed seed, whatever the outcome, each with every method's answers."""
+    """Draw questions, with a fixed seed and regardless of the outcome, with all answers to them."""
     tasks = rows.groupby([*CELL, "task"])
     per_question = max(1, len(rows) // max(1, rows.groupby([*CELL, "task", *QUESTION]).ngroups))
     count = max(1, min(QUESTIONS_PER_TASK, ANSWERS // (per_question * tasks.ngroups)))

@@ -201,7 +201,7 @@ class _Verdict:
             yield Finding(
                 "warning",
                 f"{self.oracle_name} is at the floor at ρ = {_numbers(low)}: recovery there "
-                "divides by next to nothing.",
+                "divides by a value close to 0.",
             )
         for floor, card in self._of("floor") if len(full) and full.iloc[0] > 0 else ():
             chance = board[board.method == floor].set_index("retention")["mean"]

@@ -1,4 +1,4 @@
-"""What people do with a run's folder: see how far it is, audit it, take a part back, go on.
+"""Commands on a run's folder: progress, audit, forgetting rows, recovery.
 
 Imports `benchmarks`, `config` and `runtime`, and never torch.
 """

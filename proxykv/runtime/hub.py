@@ -135,7 +135,7 @@ def require_commit(repository: str, revision: str) -> None:
 
 
 def explained(error: BaseException, what: str) -> ConfigError:
-    """An error of the hub's client as one line that says how to mend it.
+    """An error of the hub's client as one line that says how to remedy it.
 
     Args:
         error: one of `_errors`.
@@ -157,21 +157,21 @@ def explained(error: BaseException, what: str) -> ConfigError:
         case errors.GatedRepoError() if token:
             why = f"gated, and {account} may not read it; ask for access on its page at {hub}"
         case errors.GatedRepoError():
-            mend = f"accept its conditions on its page at {hub}, then set HF_TOKEN"
-            why = f"gated, and there is no token; {mend}"
+            remedy = f"accept its conditions on its page at {hub}, then set HF_TOKEN"
+            why = f"gated, and there is no token; {remedy}"
         case errors.RepositoryNotFoundError():
-            mend = f"correct the name, or give {account} access if it is private"
-            why = f"{hub} has no such repository; {mend}"
+            remedy = f"correct the name, or give {account} access if it is private"
+            why = f"{hub} has no such repository; {remedy}"
         case errors.RevisionNotFoundError():
             why = "the repository has no such commit; correct `revision`"
         case errors.HfHubHTTPError(response=httpx.Response(status_code=401)):
-            mend = "replace it" if token else "set it to a token that may do this"
-            why = f"{hub} does not accept HF_TOKEN; {mend}"
+            remedy = "replace it" if token else "set it to a token that may do this"
+            why = f"{hub} does not accept HF_TOKEN; {remedy}"
         case errors.HfHubHTTPError(response=httpx.Response(status_code=403)):
             why = f"{account} may not do this at {hub}; give it the right"
         case httpx.RemoteProtocolError() | httpx.ReadError() | httpx.WriteError():
-            mend = "run the command again; files that are complete are not fetched again"
-            why = f"the transfer broke off ({why}); {mend}"
+            remedy = "run the command again; files that are complete are not fetched again"
+            why = f"the transfer broke off ({why}); {remedy}"
         case httpx.TransportError():
             kind = UnreachableError
             why = f"{hub} does not answer ({why}); check the network and HF_ENDPOINT"

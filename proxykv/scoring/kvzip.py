@@ -23,7 +23,7 @@ from proxykv.scoring.hidden_states import observed
 FIRST = "\n\nRepeat the previous context exactly."
 NEXT = "\n\nRepeat the part of the previous context exactly, starting with "
 OVERLAP = 8
-"""Ids of the previous chunk that say where to go on."""
+"""Last ids of the previous chunk, which show where the repetition continues."""
 
 Replay = tuple[Ids, Ids]
 """A chunk of the context, and the input that asks for it and repeats it."""
@@ -145,7 +145,7 @@ def score_chunk(
 
 
 class ReplayCache(Cache):
-    """A prefilled context with one replay behind it, which is forgotten with this object."""
+    """A prefilled context followed by one replay, which is dropped with this object."""
 
     layers: list[ReplayLayer]
 

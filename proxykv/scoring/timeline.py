@@ -85,7 +85,7 @@ class Timeline:
     def wait(self, method: str, signal: Signal) -> float:
         """Seconds that the target, after its prefill, waits for a method's scores.
 
-        Counts only the method's own signal and mapper, whatever else the proxy's side computed.
+        Counts only the method's own signal and mapper, not work for other methods.
 
         Args:
             method: id of the method.

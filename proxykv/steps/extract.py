@@ -44,7 +44,7 @@ def extract(run: Run, family: str, shard: int) -> Path:
     A context's file, named by its id and a digest of its text, holds `target` [L, H, n] and `proxy`
     [L_p, H_p, n] in float32: in half precision, scores near 1 would be equal. All corpora of a pair
     share these files. Scores that the same weights and code made are not computed again: a killed
-    job goes on at the next context.
+    job continues at the next context.
 
     Args:
         run: the run.

@@ -204,7 +204,7 @@ def test_a_long_prompt_loses_its_middle(tokenizer: Tokenizer, source: Any) -> No
         ("abcdefgh", "QR", 11, ("abcdefgh", "QR", False)),
         ("abcdefgh", "QR", 10, ("abcdfgh", "QR", True)),
         ("abcdefgh", "QR", 9, ("abcgh", "QR", True)),
-        # A cut inside a character of three bytes; an accent of its own in what follows.
+        # A cut inside a character of three bytes; a separate accent in what follows.
         ("ab是cdefgh", "e\u0301", 10, ("ab\ufffdfgh", "e\u0301", True)),
         # A question longer than half of what fits, after a long and after a short context.
         ("abcdefgh", "QRSTUVWX", 10, ("abcd", "TUVWX", True)),

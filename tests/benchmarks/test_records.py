@@ -99,7 +99,7 @@ def test_without_a_network_the_hub_is_one_line() -> None:
         ({"path": "empty"}, "source empty: no kv.jsonl, .json or .parquet in it"),
         ({"path": "two"}, "several files fit 'kv' (a/kv.jsonl, b/kv.jsonl); narrow the path"),
         ({"path": "broken"}, "source broken: kv.jsonl, line 2: not JSON"),
-        ({"path": "cut"}, "source cut: data.zip is no whole zip; fetch it again"),
+        ({"path": "cut"}, "source cut: data.zip is not a complete zip file; fetch it again"),
     ],
 )
 def test_mistaken_sources_are_one_line(

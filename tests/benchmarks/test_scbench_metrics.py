@@ -18,7 +18,7 @@ CHINESE = {"answer": "贾宝玉"}
 NEEDLE = {"answer": "4711", "task": "scbench_passkey"}
 SUMMARY = {"answer": "the cat sat\non the mat", "task": "scbench_summary"}
 
-# task, prediction, turn, score, score with the mistakes mended
+# task, prediction, turn, score, score with the mistakes corrected
 CASES: list[tuple[str, str, dict[str, Any], float, float]] = [
     ("kv", 'The value is "ab12".', {"answer": "ab12"}, 1, 1),
     ("kv", "AB12", {"answer": "ab12"}, 0, 0),
@@ -59,7 +59,7 @@ CASES: list[tuple[str, str, dict[str, Any], float, float]] = [
     ("choice_eng", "D", FRUIT, 0, 0),
     ("choice_eng", "It is neither", FRUIT, 0, 0),
     ("choice_eng", "", FRUIT, 0, 0),
-    # Official: a first letter of A to D is the choice, whatever the word.
+    # Official: a first letter of A to D is the choice, even as part of a word.
     ("choice_eng", "An old man", MAN, 0, 1),
     ("choice_eng", "Before that, B.", MAN, 1, 1),
     ("choice_eng", "Certainly (B)", MAN, 0, 1),

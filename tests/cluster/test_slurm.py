@@ -39,7 +39,7 @@ def local(checkout: Copy) -> dict[str, pd.DataFrame]:
 def said(checkout: Copy, local: object) -> str:
     """What was said of a run that lost two jobs, its node for a while, and snakemake itself.
 
-    The node is drained at work: what runs there goes on, and the retry of a killed job waits.
+    The node is drained at work: what runs there continues, and the retry of a killed job waits.
     """
     checkout.use(CONFIG, "config/paper.yaml")
     node = f"NodeName={one_node.node()}"

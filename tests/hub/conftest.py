@@ -22,7 +22,7 @@ def server() -> Iterator[StandInHub]:
 
 @pytest.fixture
 def hub(server: StandInHub) -> StandInHub:
-    """The server, with no record of earlier requests. Each test has repositories of its own."""
+    """The server, with no record of earlier requests. Each test has its own repositories."""
     server.requests.clear()
     server.cuts.clear()
     return server

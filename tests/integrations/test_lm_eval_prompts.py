@@ -35,7 +35,7 @@ TEMPLATE = (
     "{% for m in messages %}{{ {'user': 'Question', 'system': 'lion'}.get(m.role, 'Repeat') }} : "
     "{{ m.content }} . {% endfor %}{% if add_generation_prompt %}Repeat : {% endif %}"
 )
-"""Like Qwen's: a system text of its own where the conversation has none."""
+"""Like Qwen's: a default system text where the conversation has none."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Every task of a benchmark is a task of lm-eval, without a file of its own in the repository."""
+"""Every task of a benchmark is a task of lm-eval, without a file in the repository."""
 
 from __future__ import annotations
 

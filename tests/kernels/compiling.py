@@ -1,6 +1,6 @@
 """Compile Triton kernels for GPUs that are not there, as their launchers would have them.
 
-Runs in a process of its own: Triton's interpreter must be off, and Triton gets a driver that only
+Runs in a separate process: Triton's interpreter must be off, and Triton gets a driver that only
 knows which GPU it would have.
 """
 
@@ -79,7 +79,7 @@ def compiling(capability: int) -> Iterator[list[Compiled]]:
 
     launch: Any = JITFunction.__getitem__
     stand_in: Any = Driver()
-    driver.set_active(stand_in)  # for good: without a GPU there is none to go back to
+    driver.set_active(stand_in)  # permanently: without a GPU there is no driver to restore
     JITFunction.__getitem__ = launcher  # type: ignore[method-assign]
     try:
         yield found

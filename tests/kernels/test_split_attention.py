@@ -23,7 +23,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Shape(NamedTuple):
-    """Sizes of a case; `before` tokens stand in the slots, `new` ones follow."""
+    """Sizes of a case; `before` tokens are in the slots, `new` ones follow."""
 
     group: int
     heads: int

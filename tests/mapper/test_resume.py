@@ -1,4 +1,4 @@
-"""A killed training goes on where it was, with the same numbers."""
+"""A killed training continues where it was, with the same numbers."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ TINY = catalog.ROOT / "models" / "tiny"
 
 @pytest.fixture
 def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The tiny family as `mine`, with folders of its own and no weights."""
+    """The tiny family as `mine`, with separate folders and no weights."""
     mine: dict[str, Any] = deepcopy(dict(catalog.families()["tiny"])) | {"family": "mine"}
     for role in ("target", "proxy"):
         mine[role]["path"] = str(tmp_path / role)

@@ -1,4 +1,4 @@
-"""kvpress' own scores of random models, written to a file. Runs in a process of its own.
+"""kvpress' own scores of random models, written to a file. Runs in a separate process.
 
 Importing kvpress wraps every attention function that transformers knows, so nothing of it may
 enter the process that tests this package.
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 
 class Observed(KVzipPress):
-    """The press as it is, with its replay inputs and scores noted on the way."""
+    """The unchanged press; its replay inputs and scores are recorded."""
 
     def prepare(self, *args: Any, **kwargs: Any) -> list[tuple[Tensor, Tensor]]:
         self.pairs = super().prepare(*args, **kwargs)
@@ -34,7 +34,7 @@ def kvzip(net: Any, case: Case, plus: bool) -> dict[str, Any]:
     press = Observed(
         compression_ratio=RATIO,
         chunk_size=case.chunk,
-        # Its "sinks" are the first tokens whatever they are; here, the prefix and nothing else.
+        # Its "sinks" are the first tokens of any kind; here, exactly the prefix.
         n_sink=case.prefix_len,
         kvzip_plus_normalization=plus,
     )

@@ -29,7 +29,7 @@ TASKS = ("single", "vt")
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    """Two families, to see that each has panels of its own."""
+    """Two families, to see that each has its panels."""
     made = make_rows(
         families=("a", "b"), contexts=4, methods=METHODS, retentions=RETENTIONS, tasks=TASKS
     )

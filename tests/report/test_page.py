@@ -224,8 +224,8 @@ def test_heads_of_rows_and_columns_are_marked_as_such(page: str):
 
 def test_page_holds_verdict_tables_figures_and_provenance(page: str):
     for text in (
-        "ProxyKV recovers", "95 % CI", "Head prior (control)", "What the words mean", "Mappers",
-        "0123456789abcdef", "torch 2.13.0, transformers 5.2.0", "context results are there",
+        "ProxyKV recovers", "95 % CI", "Head prior (control)", ">Terms</", "Mappers",
+        "0123456789abcdef", "torch 2.13.0, transformers 5.2.0", "context results exist",
     ):  # fmt: skip
         assert text in page
     drawn = [name for name in plots.names() if not name.startswith(("ablation", "transfer"))]
@@ -244,13 +244,13 @@ def test_report_of_two_families_without_mapper_or_oracle(tmp_path: Path):
 
 def test_a_corrected_metric_is_shown_with_the_official_one(rows: pd.DataFrame, tmp_path: Path):
     assert tables.per_task(rows, cards_of(rows)).fixed.isna().all()
-    mended = rows.assign(score_fixed=np.where(rows.task == "vt", 1.0, np.nan))
-    table = tables.per_task(mended, cards_of(mended)).set_index("task")
+    corrected = rows.assign(score_fixed=np.where(rows.task == "vt", 1.0, np.nan))
+    table = tables.per_task(corrected, cards_of(corrected)).set_index("task")
     assert (table.fixed["vt"] == 1).all()
     assert table.fixed["single"].isna().all()
     pages = []
-    for name, some in (("plain", rows), ("mended", mended)):
+    for name, some in (("plain", rows), ("corrected", corrected)):
         paths = write_run(tmp_path / name, some, mapper=False)
         build_report(paths, tmp_path / name, tmp_path / f"{name}.html")
         pages.append((tmp_path / f"{name}.html").read_text("utf-8"))
-    assert [page.count("mended metric") > 0 for page in pages] == [False, True]
+    assert [page.count("corrected metric") > 0 for page in pages] == [False, True]

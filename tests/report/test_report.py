@@ -47,7 +47,7 @@ def run_dir(rows: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def page(run_dir: Path) -> str:
-    # In a process of its own, to see what the report imports.
+    # In a separate process, to see what the report imports.
     code = (
         "import sys; from pathlib import Path; from proxykv.report import build_report;"
         f"run = Path({str(run_dir)!r}); rows = run.glob('rows/*/*/*.parquet');"

@@ -319,7 +319,7 @@ def with_points(method: str, means: dict[float, float], full: float = 0.9) -> li
 
 def test_an_oracle_at_the_floor():
     means = {0.2: 0.0499, 0.05: 0.0, 0.3: 0.05, 0.5: 0.6}
-    said = "Oracle is at the floor at ρ = 0.05, 0.2: recovery there divides by next to nothing."
+    said = "Oracle is at the floor at ρ = 0.05, 0.2: recovery there divides by a value close to 0."
     assert say(board=with_points("best", means)) == [NOT_COMPARED, ("warning", said), SIZE]
 
 

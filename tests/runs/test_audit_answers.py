@@ -113,7 +113,7 @@ def test_what_is_missing_or_there_twice_is_named(kind: str) -> None:
     edit(RUN / kind / SINGLE, lambda rows: rows.drop(index=3))
     found(f"{kind}/{SINGLE}, single-0 question 0, kvzip at 0.5: missing")
     edit(RUN / kind / MULTIKEY, lambda rows: pd.concat([rows, rows.iloc[[5]]]))
-    found(f"{kind}/{MULTIKEY}, multikey-0 question 0", "is there 2 times")
+    found(f"{kind}/{MULTIKEY}, multikey-0 question 0", "occurs 2 times")
     if kind == "predictions":
         found("single-0 question 0, kvzip at 0.5: has no prediction")
 

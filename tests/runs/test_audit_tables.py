@@ -170,7 +170,7 @@ def test_a_line_too_many_too_few_twice_or_of_another_key_is_named(table: str) ->
     lines = [line for line in findings() if str(path_of(table)) in line]
     assert any(line.endswith("this line is missing") for line in lines)
     assert any(re.search(r"csv, other .*: the rows do not give this line$", line) for line in lines)
-    assert any(line.endswith("this line is there more than once") for line in lines)
+    assert any(line.endswith("this line occurs more than once") for line in lines)
 
 
 def test_a_table_that_is_missing_and_a_column_of_which_nothing_is_known_are_named() -> None:

@@ -291,7 +291,7 @@ def test_a_run_in_parallel_differs_in_its_timings_alone(
     other, timelines = rows(trained, f"two-{protocol}", protocol=protocol, schedule="parallel")
     assert set(one.schedule) == {"sequential"}
     assert set(other.schedule) == {"parallel"}
-    # Timings of one schedule never stand in for those of the other.
+    # Timings of one schedule never replace those of the other.
     assert not set(one.method_digest) & set(other.method_digest)
     for column in ("method", "retention", "prediction", "nll", "kl", "achieved_retention"):
         assert one[column].tolist() == other[column].tolist()

@@ -253,7 +253,7 @@ def test_too_little_memory_loses_no_finished_context(
 
 
 def test_rows_follow_from_free_memory() -> None:
-    """Twice the memory, twice the rows; none at all still lets one row go on."""
+    """Twice the memory, twice the rows; none at all still lets one row decode."""
     model = load_model(MODELS / "tiny" / "target")
     filled = prefill(model, torch.arange(1, 200), 3)
     asks = [TokenizedQuestion((5, 6, 7), (8,), 20)]

@@ -1,4 +1,4 @@
-"""Jobs that are killed, disks that are full, files that are damaged: the run goes on."""
+"""Jobs that are killed, disks that are full, files that are damaged: the run continues."""
 
 from __future__ import annotations
 

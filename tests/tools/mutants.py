@@ -2,7 +2,7 @@
 
 `make mutants` changes one place of a copy of the last commit at a time, runs the tests of its
 module, and writes `docs/results/mutants.md`. Killed mutants are noted in a journal, and groups
-whose tests pass without a mutant: a second call goes on, and tries the survivors again.
+whose tests pass without a mutant: a second call continues, and tries the survivors again.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class MadeSamples:
             texts: what contexts are made of.
             tokenizer: measures prompts.
             seed: of everything random.
-            most: the most tokens of a prompt and its answer, whatever the length.
+            most: the most tokens of a prompt and its answer, at any length.
         """
         self._task, self._texts, self._tokenizer = task, texts, tokenizer
         self._key, self._most = f"{seed}/ruler/{task}", most

@@ -1,4 +1,4 @@
-"""SCBench's metrics: the authors', and those with the authors' plain mistakes mended.
+"""SCBench's metrics: the authors', and those with the authors' plain mistakes corrected.
 
 A metric takes a prediction and its turn (an entry of `multi_turns`) and gives a score in [0, 1].
 """
@@ -175,9 +175,9 @@ def function_match(prediction: str, turn: Turn) -> float:
 def choice(prediction: str, turn: Turn) -> float:
     """The authors' reading of a choice among A to D.
 
-    A prediction that starts with one of these letters chose it, whatever the word. Otherwise the
-    right answer's letter or text must be the whole prediction or follow a cue such as `answer is`;
-    without a cue, the first word that is a piece of `ABCD` is what was chosen.
+    A prediction that starts with one of these letters chose it, even as part of a word. Otherwise
+    the right answer's letter or text must be the whole prediction or follow a cue such as `answer
+    is`; without a cue, the first word that is a piece of `ABCD` is the choice.
 
     Args:
         prediction: the model's answer.
@@ -231,7 +231,7 @@ def named_shot(prediction: str, turn: Turn) -> float:
 def _named(prediction: str, options: Mapping[str, str]) -> str | None:
     """Letter of the option that is named first, the longer one if two begin there.
 
-    A letter in brackets counts before all else. A bare letter that goes on as a word (`A's`) or is
+    A letter in brackets has priority. A bare letter that continues as a word (`A's`) or is
     followed by one (`A man`) is no option.
     """
     if found := re.search(rf"\(([{''.join(options)}])\)", prediction):

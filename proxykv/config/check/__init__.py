@@ -1,4 +1,4 @@
-"""Mistakes in a config, one line each: what, where, how to mend. Nothing here raises."""
+"""Mistakes in a config, one line each: what, where, and how to correct it. Nothing here raises."""
 
 from __future__ import annotations
 

@@ -25,11 +25,11 @@ def fitting_problems(config: Mapping[str, Any]) -> Iterator[str]:
         held_out = settings["params"].get("val_contexts", general)
         if found == 0 and _fitted_on(complete, settings):
             yield f"config.corpus: no context is left to fit {name!r} on; lower `held_out`"
-        mend = f"set it between 1 and {found - 1}" if found > 1 else "add contexts to the corpus"
+        remedy = f"set it between 1 and {found - 1}" if found > 1 else "add contexts to the corpus"
         if found and "training" in cards[name].cost and held_out >= found:
             yield (
                 f"config.training.val_contexts: {held_out} of the {found} contexts that {name!r} "
-                f"is fitted on cannot be held out; {mend}"
+                f"is fitted on cannot be held out; {remedy}"
             )
 
 

@@ -37,7 +37,7 @@ EFFECTS = ""
 """In place of a definition's name: the statements that run whenever a module is loaded."""
 
 SYNTAX = ("VARIANTS", "CARDS")
-"""Names of a method's file that planning reads; what they say has places of its own in keys."""
+"""Names of a method's file that planning reads; their contents have separate entries in keys."""
 
 Place = tuple[str, str | None]
 """A module and a name in it; None stands for the whole module."""

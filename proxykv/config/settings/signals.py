@@ -68,7 +68,7 @@ def stored_signals(
     """Signals of the training contexts that a run stores besides the proxy's KVzip scores.
 
     Args:
-        fitted: parameters of the methods that are fitted; without a signal of its own, a method
+        fitted: parameters of the methods that are fitted; a method without a signal
             reads the one that `training` names, or the proxy's KVzip scores.
         training: the config's section.
 

@@ -277,7 +277,7 @@ def training_problems(values: Mapping[str, Any], where: str) -> Iterator[str]:
 
     Args:
         values: the section `training`, or the parameters of a method that is trained.
-        where: where they stand in the config.
+        where: where they are in the config.
     """
     names = {field.name for field in fields(TrainingSettings)}
     training = {name: value for name, value in values.items() if name in names}

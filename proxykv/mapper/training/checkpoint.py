@@ -1,4 +1,4 @@
-"""The state of a training run on disk: a killed run goes on with the same numbers."""
+"""The state of a training run on disk: a killed run continues with the same numbers."""
 
 from __future__ import annotations
 

@@ -55,11 +55,11 @@ def write_result(folder: Path, result: FittedResult) -> dict[str, Any]:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Drop the lines after a step, and a last one that is not whole.
+    """Drop the lines after a step, and an incomplete last line.
 
     Args:
         path: a log with one JSON record a line; nothing happens if it does not exist.
-        step: the last step that stays; a run that goes on logs none twice.
+        step: the last step that stays; a run that continues logs none twice.
     """
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -40,8 +40,8 @@ def train_mapper(
 ) -> dict[str, Any]:
     """Train on stored scores; write the best weights, their card and `log.jsonl`.
 
-    A killed run goes on from `out/checkpoint` with the same result, bit for bit on the same machine
-    and threads.
+    A killed run continues from `out/checkpoint` with the same result, bit for bit on the same
+    machine and threads.
 
     Args:
         score_files: a file per context, with `target` [L, H, n] and what `load` reads.

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from proxykv.runtime.errors import ConfigError
 
 ANCHORS = ("a\n", "a", "\n", ".", "0")
-"""Texts to put before a text that stands in the middle of a prompt, to encode it there. The first
+"""Texts to put before a text from the middle of a prompt, so that it is encoded as there. The first
 is used that shares no token with it. None ends in a blank, which some tokenizers join to a word."""
 
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))

@@ -45,12 +45,12 @@ def read_rows(paths: Iterable[Path]) -> pd.DataFrame:
             f"({row.context_id}): run `proxykv forget --method {row.method} --task {row.task}`"
         )
     if rows.protocol.nunique() > 1:
-        raise ConfigError("rows mix query_agnostic and query_aware: give each a run of its own")
+        raise ConfigError("rows mix query_agnostic and query_aware: give each a separate run")
     for family, ran in rows.kernels.str.extract(r"(\w+)", expand=False).groupby(rows.family):
         if ran.nunique() > 1:
             raise ConfigError(
                 f"rows of {family} mix Triton kernels and the PyTorch reference, whose seconds do "
-                "not compare: run each under a name of its own"
+                "not compare: give each run another name"
             )
     return rows
 

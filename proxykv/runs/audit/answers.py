@@ -131,7 +131,7 @@ def _check_plan(file: Path, rows: list[Row], planned: set[Key], audit: Audit) ->
         audit.say(_name(file, key), "the config does not plan this row")
     for key, times in counts.items():
         if times > 1:
-            audit.say(_name(file, key), f"is there {times} times")
+            audit.say(_name(file, key), f"occurs {times} times")
 
 
 def _check_score(where: str, job: Job, row: Row, question: Question, audit: Audit) -> None:
@@ -146,7 +146,7 @@ def _check_score(where: str, job: Job, row: Row, question: Question, audit: Audi
 
 
 def _problems(run: Run, job: Job, row: Row) -> Iterator[str]:
-    """What a row's columns say that cannot be, whatever the model wrote."""
+    """Values in a row's columns that no answer of a model can give."""
     expected = {
         "family": job.family,
         "benchmark": job.benchmark,

@@ -47,7 +47,7 @@ def compare(
     for line in published:
         key = key_of(line, keys)
         if key in by_key:
-            audit.say(_name(path, key), "this line is there more than once")
+            audit.say(_name(path, key), "this line occurs more than once")
         by_key[key] = line
     for key, cells in lines:
         line = by_key.pop(key, None)
