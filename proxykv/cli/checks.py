@@ -12,7 +12,7 @@ from proxykv.cli.arguments import Add
 from proxykv.config import catalog
 from proxykv.config.cards import methods_table
 from proxykv.config.check import card_problems
-from proxykv.config.estimate import estimate, table, total
+from proxykv.config.cost.estimate import estimate, table, total
 from proxykv.config.run import Run
 from proxykv.runtime.errors import ConfigError
 

@@ -20,7 +20,7 @@ from proxykv.report import cells, plots, tables
 from proxykv.report.cells import Table, number
 from proxykv.report.explorer import examples
 from proxykv.report.plots import Look
-from proxykv.report.tables.columns import CELL
+from proxykv.report.tables.columns import CELL, LOW_RETENTION
 from proxykv.report.tabulate import provenance
 from proxykv.report.verdict import verdicts
 from proxykv.runtime import files
@@ -135,6 +135,7 @@ def _boards(made: dict[str, pd.DataFrame], styles: dict[str, Look]) -> list[dict
                 "leaderboard": cells.matrix(
                     board, METRICS, id=f"board-{i}", caption=title, styles=ranked
                 ),
+                "cost": _quality_cost(made["quality_cost"], key, styles, f"cost-{i}", title),
                 "tasks": cells.matrix(
                     tasks,
                     FIXED_METRICS if tasks.fixed.notna().any() else TASK_METRICS,
@@ -146,6 +147,34 @@ def _boards(made: dict[str, pd.DataFrame], styles: dict[str, Look]) -> list[dict
             }
         )
     return boards
+
+
+def _quality_cost(
+    table: pd.DataFrame, cell: Any, styles: dict[str, Look], id: str, title: str
+) -> Table:
+    """The table of quality against cost of one family and benchmark, cheapest first."""
+    part = table[(table[CELL] == list(cell)).all(axis=1)]
+    interval = "{} [{}, {}]".format
+    shown = part[["method", "prefills", "operations", "seconds"]].assign(
+        recovery=_joined(part, "recovery", "recovery", interval),
+        kl=_joined(part, "kl", "kl", interval),
+        score=_joined(part, "mean", "ci", interval),
+        contexts=part.n_contexts,
+    )
+    show = {
+        "method": _labels(styles),
+        "prefills": lambda value: number(value, 2),
+        "operations": "{:.3g}".format,
+        "seconds": number,
+    }
+    caption = f"{title}, ρ ≤ {LOW_RETENTION}: quality against cost"
+    return cells.plain(shown, id=id, caption=caption, styles=styles, show=show)
+
+
+def _joined(table: pd.DataFrame, value: str, interval: str, text: Callable[..., str]) -> list[str]:
+    """A value with its interval, as text, for each line of a table."""
+    columns = table[[value, f"{interval}_low", f"{interval}_high"]]
+    return [text(*map(number, line)) for line in columns.itertuples(index=False)]
 
 
 def _paired(table: pd.DataFrame, styles: dict[str, Look]) -> list[Table]:

@@ -16,6 +16,7 @@ import torch
 from proxykv.benchmarks.examples import Example, read_jsonl
 from proxykv.config import paths
 from proxykv.config.catalog import Method
+from proxykv.config.cost.operations import Operations
 from proxykv.config.jobs import Job
 from proxykv.config.keys.code import method_digest
 from proxykv.config.keys.model_files import ANSWERING, PROXY
@@ -232,8 +233,13 @@ class Generator:
             for method, retention in self.run.grid
         ]
         rows = {key_of(row): row for row in self._done()}
+        cost = Operations.of(self.run, self.job.family)
+        table = []
+        for row in (rows[key] for key in order):
+            method = self.run.methods[row["method"]]
+            table.append(row | {"operations": cost.request(method, row["context_tokens"])})
         path = self.job.file("predictions")
-        write_parquet(path, pd.DataFrame([rows[key] for key in order]))
+        write_parquet(path, pd.DataFrame(table))
         return path
 
     @cached_property

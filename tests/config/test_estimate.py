@@ -13,9 +13,10 @@ from checkout import Checkout
 from proxykv.cli import main
 from proxykv.config import catalog
 from proxykv.config.benchmarks import tasks
-from proxykv.config.estimate import estimate, total
+from proxykv.config.cost.estimate import estimate, total
+from proxykv.config.cost.operations import Operations
+from proxykv.config.cost.speed import CPU, GPU, ModelCost
 from proxykv.config.run import Run
-from proxykv.config.speed import CPU, GPU, ModelCost
 
 SHAPE = {"layers": 2, "query_heads": 4, "kv_heads": 2, "head_dim": 8, "parameters": 1000}
 NET = ModelCost(SHAPE, "bfloat16")
@@ -50,6 +51,38 @@ def test_operations_and_bytes_by_hand() -> None:
     computed = (2 * 1000 * 10 + 256 * 10 * 10 / 0.6) / (312e12 * 0.6)
     moved = 50 * (2 * 4) * 10 * 20 / (2e12 * 0.7)
     assert NET.replay(10, GPU) == pytest.approx(computed + moved)
+
+
+def test_operations_of_methods_by_hand() -> None:
+    signal = {"signal": "windowed", "signal_chunk": 100}
+    made = run(
+        methods=[
+            "full",
+            "kvzip",
+            {"id": "local", "base": "kvzip_local", "params": {"chunk": 100}},
+            "proxy_tokens",
+            {"id": "windows", "base": "proxy_tokens", "params": signal},
+            {"id": "half", "base": "proxy_tokens", "params": {"proxy_layers": 0.5}},
+            "proxykv",
+            "cross_kvzip_budget",
+        ]
+    )
+    count = Operations.of(made, "llama-3")
+    target, proxy = count.target, count.proxy
+    added = {
+        name: count.request(method, 1000) - target.flops(1000, 500)
+        for name, method in made.methods.items()
+    }
+    assert added["full"] == 0
+    assert added["kvzip"] == target.flops(1000, 1000)
+    # A replayed token sees its chunk of 100 and, on average, half of the replay.
+    assert added["local"] == target.flops(1000, 150)
+    assert added["proxy_tokens"] == proxy.flops(1000, 500) + proxy.flops(1000, 1000)
+    assert added["half"] == added["proxy_tokens"] / 2
+    # Ten windows: each token sees half of its window in the prefill.
+    assert added["windows"] == proxy.flops(1000, 50) + proxy.flops(1000, 150)
+    assert added["proxykv"] > added["proxy_tokens"]  # and the mapper
+    assert added["cross_kvzip_budget"] == added["kvzip"] + added["proxykv"]
 
 
 def test_an_h200_takes_what_was_measured() -> None:

@@ -21,7 +21,7 @@ from proxykv.cli import main
 from proxykv.config import catalog, paths
 from proxykv.config.cards import MethodCards, method_cards, methods_table
 from proxykv.config.check import config_problems
-from proxykv.config.estimate import estimate
+from proxykv.config.cost.estimate import estimate
 from proxykv.config.run import Run
 from proxykv.report import build_report, plots
 from proxykv.runtime.errors import ConfigError

@@ -77,6 +77,25 @@ def near(pairs: list[tuple[float, float]]) -> Any:
     return [pytest.approx(pair) for pair in pairs]
 
 
+# --- quality against cost -------------------------------------------------------------------------
+
+
+def test_quality_against_cost(rows: pd.DataFrame, run_dir: Path):
+    table = tables.quality_cost(rows, cards_of(rows))
+    found = panels(drawn("quality_cost", rows, run_dir))
+    assert len(found) == 2 * 4  # families, times recovery and KL against seconds and operations
+    for title, axis in found.items():
+        part = table[table.family == title[0]].set_index("method")
+        quality, cost = title.split(": ")[1].split(", ")
+        marks = {}
+        for line in axis.lines:
+            if line.get_marker() not in ("None", "_", "|"):
+                marks[to_hex(line.get_color())] = points(line)
+        for method in METHODS:
+            point = part.loc[method]
+            assert marks[color(method, rows)] == near([(point[cost], point[quality])])
+
+
 # --- curves ---------------------------------------------------------------------------------------
 
 
@@ -270,7 +289,7 @@ def test_training_draws_the_log(rows: pd.DataFrame, run_dir: Path):
 def test_every_plot_is_found_described_and_drawn_reproducibly(rows: pd.DataFrame, run_dir: Path):
     assert set(plots.names()) == {
         "accuracy_retention", "accuracy_per_task", "kl_retention", "pareto", "training",
-        "ablation", "transfer",
+        "ablation", "transfer", "quality_cost",
     }  # fmt: skip
     for name in plots.names():
         title, caption = plots.describe(name)

@@ -83,6 +83,7 @@ def made_up() -> list[Line]:
                                 "kv_bytes": draw.randint(1, 10**6),
                                 "prefill_seconds": draw.random(),
                                 "score_seconds": draw.random(),
+                                "operations": draw.random(),
                                 "truncated": draw.random() < 0.1,
                             }
                         )
@@ -381,12 +382,33 @@ def test_every_cost():
     for line in table("costs"):
         mine = averages(
             lambda row, line=line: all(row[c] == line[c] for c in by),
-            ("score", "kv_bytes", "prefill_seconds", "score_seconds"),
+            ("score", "kv_bytes", "prefill_seconds", "score_seconds", "operations"),
         )
+        assert line["operations"] == same(mean_of(column(mine, "operations")))
         assert line["score"] == same(mean_of(column(mine, "score")))
         assert line["kv_bytes"] == same(mean_of(column(mine, "kv_bytes")))
         seconds = [mean_of(column(mine, f"{part}_seconds")) for part in ("prefill", "score")]
         assert line["seconds"] == same(sum(seconds))
+
+
+def test_quality_stands_beside_what_it_costs():
+    by = (*CELL, "method", "scope")
+    costs = {tuple(line[c] for c in (*by, "retention")): line for line in table("costs")}
+    pooled = {
+        tuple(line[c] for c in by): line for line in table("summary") if line["pool"] == "<=0.3"
+    }
+    lines = table("quality_cost")
+    assert {tuple(line[c] for c in by) for line in lines} == set(pooled)
+    for line in lines:
+        key = tuple(line[c] for c in by)
+        low = [costs[(*key, rho)] for rho in RETENTIONS if rho <= 0.3 and (*key, rho) in costs]
+        bare = next(c for k, c in costs.items() if k[:2] == key[:2] and k[-1] == 1)
+        for cost, ratio in (("seconds", "seconds_per_prefill"), ("operations", "prefills")):
+            mine = sum(point[cost] for point in low) / len(low)
+            assert line[cost] == same(mine)
+            assert line[ratio] == same(mine / bare[cost])
+        for name in ("mean", "recovery", "recovery_low", "kl", "kl_high", "n_contexts"):
+            assert line[name] == same(pooled[key][name])
 
 
 def test_every_count_of_coverage():

@@ -4,7 +4,7 @@ import atexit
 import re
 import shlex
 
-from proxykv.config.estimate import estimate, total
+from proxykv.config.cost.estimate import estimate, total
 
 # Of every job the scheduler says three times what it does.
 logger.addFilter(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from proxykv.report.tables.comparisons import paired
 from proxykv.report.tables.coverage import coverage
 from proxykv.report.tables.rows import read_rows
-from proxykv.report.tables.scores import costs, leaderboard, per_task, summary
+from proxykv.report.tables.scores import costs, leaderboard, per_task, quality_cost, summary
 
 __all__ = [
     "TABLES",
@@ -20,6 +20,7 @@ __all__ = [
     "leaderboard",
     "paired",
     "per_task",
+    "quality_cost",
     "read_rows",
     "summary",
 ]
@@ -28,6 +29,7 @@ TABLES = {
     "leaderboard": leaderboard,
     "per_task": per_task,
     "summary": summary,
+    "quality_cost": quality_cost,
     "paired": paired,
     "coverage": coverage,
 }

@@ -12,7 +12,8 @@ UNIT = ["task", "context_id"]
 MODELS = ["target_digest", "proxy_digest"]
 STATE = ["family", "method", "method_digest", *MODELS]
 ROW_KEY = [*CELL, *UNIT, "question", *METHOD, "retention"]
-VALUES = ["score", "score_fixed", "nll", "kl", "kv_bytes", "seconds"]
+SPENT = ["seconds", "operations"]
+VALUES = ["score", "score_fixed", "nll", "kl", "kv_bytes", *SPENT]
 LEADERBOARD_COLUMNS = [
     "family",
     "benchmark",

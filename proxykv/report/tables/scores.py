@@ -10,7 +10,16 @@ from __future__ import annotations
 import pandas as pd
 
 from proxykv.config.cards import MethodCards
-from proxykv.report.tables.columns import CELL, FIXED, LEADERBOARD_COLUMNS, METHOD, POOLS
+from proxykv.report.tables.columns import (
+    CELL,
+    FIXED,
+    LEADERBOARD_COLUMNS,
+    LOW,
+    LOW_RETENTION,
+    METHOD,
+    POOLS,
+    SPENT,
+)
 from proxykv.report.tables.means import aggregate, context_means, pool
 
 
@@ -60,12 +69,35 @@ def summary(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
 
 
 def costs(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
-    """Mean score against what it costs: bytes of kept KV, seconds of prefill plus scoring.
+    """Mean score against bytes of kept KV, seconds and counted operations of prefill plus scoring.
 
     Args:
         rows: rows of the run.
         methods: cards of its methods.
     """
     by = [*CELL, *METHOD, "retention"]
-    means = context_means(rows, methods).groupby([*by, "task"])[["score", "kv_bytes", "seconds"]]
+    spent = ["score", "kv_bytes", *SPENT]
+    means = context_means(rows, methods).groupby([*by, "task"])[spent]
     return means.mean().groupby(by).mean().reset_index()
+
+
+def quality_cost(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
+    """Recovery and KL at the low retentions against the cost of a request, one line per method.
+
+    `prefills` is the number of target prefills that the operations of prefill plus scoring make
+    up, and `seconds_per_prefill` the same for seconds.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+    """
+    spent = costs(rows, methods)
+    low = spent[spent.retention <= LOW_RETENTION].groupby([*CELL, *METHOD])[SPENT].mean()
+    bare = spent[spent.retention == 1].groupby(CELL)[SPENT].mean().add_prefix("bare_")
+    made = summary(rows, methods)
+    table = made[made["pool"] == LOW].join(low, on=[*CELL, *METHOD]).join(bare, on=CELL)
+    table["prefills"] = table.operations / table.bare_operations
+    table["seconds_per_prefill"] = table.seconds / table.bare_seconds
+    cost = ["seconds", "seconds_per_prefill", "operations", "prefills"]
+    quality = [c for c in LEADERBOARD_COLUMNS if c not in (*CELL, *METHOD, "retention")]
+    return table[[*CELL, *METHOD, *cost, *quality]].sort_values([*CELL, "prefills", "method"])

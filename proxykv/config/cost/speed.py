@@ -82,6 +82,35 @@ class ModelCost:
         """
         return 2 * self.parameters * queries + 4 * self.heads * self.dim * queries * keys
 
+    def prefill_flops(self, n: float) -> float:
+        """Operations of a causal forward of n tokens."""
+        return self.flops(n, n / 2)
+
+    def replay_flops(self, n: float, chunk: int = CHUNK, *, local: bool = False) -> float:
+        """Operations of KVzip's replay of n tokens; scores reuse the products of its attention.
+
+        Args:
+            n: tokens of the context.
+            chunk: tokens of a chunk.
+            local: a token attends to its chunk and the replay of it, not to all n tokens.
+        """
+        return self.flops(n, _replay_keys(n, chunk, local))
+
+    def signal_flops(self, signal: Signal, n: float) -> float:
+        """Operations of a proxy's signal, with the prefill of the whole context if it reads one."""
+        match signal.kind:
+            case "prefill":
+                flops = self.prefill_flops(n)
+            case "kvzip":
+                flops = self.prefill_flops(n) + self.replay_flops(n, signal.chunk)
+            case "local":
+                flops = self.prefill_flops(n) + self.replay_flops(n, signal.chunk, local=True)
+            case "windowed":
+                windows, length = _windows(n, signal)
+                read = self.prefill_flops(length + signal.overlap)
+                flops = windows * read + self.replay_flops(n, ceil(length), local=True)
+        return signal.layers * flops
+
     def prefill(self, n: float, device: Device) -> float:
         """Seconds of a causal forward of n tokens.
 
@@ -89,7 +118,7 @@ class ModelCost:
             n: tokens of the context.
             device: where it runs.
         """
-        return self._computing(self.flops(n, n / 2), device)
+        return self._computing(self.prefill_flops(n), device)
 
     def replay(self, n: float, device: Device, chunk: int = CHUNK, *, local: bool = False) -> float:
         """Seconds of KVzip's replay of n tokens, with scores.
@@ -100,10 +129,9 @@ class ModelCost:
             chunk: tokens of a chunk.
             local: a token attends to its chunk and the replay of it, not to all n tokens.
         """
-        chunk = min(chunk, ceil(n))
-        keys = 1.5 * chunk if local else n
-        weights, attention = self.flops(n, 0), self.flops(n, keys) - self.flops(n, 0)
-        logits = self.heads * n * 2 * chunk
+        weights = self.flops(n, 0)
+        attention = self.replay_flops(n, chunk, local=local) - weights
+        logits = self.heads * n * 2 * min(chunk, ceil(n))
         moving = device.scored * logits / (device.bandwidth * device.moved)
         return self._computing(weights + attention / device.replay, device) + moving
 
@@ -123,8 +151,7 @@ class ModelCost:
             case "local":
                 seconds = self.replay(n, device, signal.chunk, local=True)
             case "windowed":
-                windows = ceil(n / signal.chunk)
-                length = n / windows
+                windows, length = _windows(n, signal)
                 read = self.prefill(length + signal.overlap, device)
                 seconds = windows * read + self.replay(n, device, ceil(length), local=True)
         return signal.layers * seconds
@@ -150,3 +177,14 @@ class ModelCost:
 
     def _launch(self, device: Device) -> float:
         return self.layers * device.launch
+
+
+def _replay_keys(n: float, chunk: int, local: bool) -> float:
+    """Tokens that a replayed one attends to, on average."""
+    return 1.5 * min(chunk, ceil(n)) if local else n
+
+
+def _windows(n: float, signal: Signal) -> tuple[int, float]:
+    """How many windows of how many tokens a context is cut into."""
+    windows = ceil(n / signal.chunk)
+    return windows, n / windows

@@ -11,12 +11,13 @@ from itertools import groupby
 
 from proxykv.config.benchmarks import Task, tasks
 from proxykv.config.catalog import Method
+from proxykv.config.cost.operations import mapper_flops
+from proxykv.config.cost.speed import CPU, GPU, Device, ModelCost
 from proxykv.config.jobs import Dataset
 from proxykv.config.run import ROLES, Run
 from proxykv.config.settings import CPU_ROWS
 from proxykv.config.settings.signals import CHUNK, Signal
-from proxykv.config.settings.training import MapperSettings, TrainingSettings
-from proxykv.config.speed import CPU, GPU, Device, ModelCost
+from proxykv.config.settings.training import TrainingSettings
 
 START_SECONDS = 15
 """A job's imports, tokenizers and checks."""
@@ -163,9 +164,8 @@ class _Family:
         return shared + sum(self.proxy.signal(s, n, device) for s in signals)
 
     def _mapping(self, tokens: float, device: Device) -> float:
-        """Seconds that a mapper takes: its cross-attention between heads, which costs most."""
-        heads, width = self.target.pairs, MapperSettings.width
-        per_token = heads * width * (4 * self.proxy.pairs + 2 * width)
+        """Seconds that a mapper takes."""
+        per_token = mapper_flops(self.target, self.proxy)
         return tokens * per_token / (device.flops[4] * MAPPER_USED)
 
     def _start(self, with_proxy: bool) -> float:

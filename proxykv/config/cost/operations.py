@@ -1,0 +1,74 @@
+"""Operations of a family's methods for one context, counted from the shapes of its models.
+
+They compare methods where seconds mislead: on small models launching kernels takes most of them.
+docs/explanation/cost.md says what is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from proxykv.config.catalog import Method
+from proxykv.config.cost.speed import ModelCost
+from proxykv.config.run import ROLES, Run
+from proxykv.config.settings.signals import CHUNK, Signal
+from proxykv.config.settings.training import MapperSettings
+
+
+def mapper_flops(target: ModelCost, proxy: ModelCost) -> float:
+    """Operations of a mapper for a token: its cross-attention between heads, which costs most."""
+    width = MapperSettings.width
+    return target.pairs * width * (4 * proxy.pairs + 2 * width)
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Operations of a family's methods.
+
+    Attributes:
+        run: whose methods they are.
+        target: cost of the target.
+        proxy: cost of the proxy.
+    """
+
+    run: Run
+    target: ModelCost
+    proxy: ModelCost
+
+    @classmethod
+    def of(cls, run: Run, family: str) -> Operations:
+        """Those of a run's family."""
+        models = run.family(family)
+        return cls(
+            run,
+            *(ModelCost(run.model_shape(family, role), models[role]["dtype"]) for role in ROLES),
+        )
+
+    def request(self, method: Method, n: int) -> float:
+        """Operations of the target's prefill and of what the method adds.
+
+        Args:
+            method: of the run.
+            n: tokens of the context.
+        """
+        return self.target.prefill_flops(n) + self._scoring(method, n)
+
+    def _scoring(self, method: Method, n: int) -> float:
+        """What a method's card names, and what the methods that it combines run."""
+        costs = self._costs(method)
+        own = sum(costs[cost](n) for cost in self.run.cards.card(method.id).cost)
+        return own + sum(self._scoring(self.run.methods[used], n) for used in method.uses)
+
+    def _costs(self, method: Method) -> Mapping[str, Callable[[int], float]]:
+        """Operations of each entry of a card's `cost`."""
+        chunk = method.params.get("chunk", CHUNK)
+        signal = Signal.of({**self.run.training, **method.params})
+        return {
+            "target_prefill": self.target.prefill_flops,
+            "target_replay": lambda n: self.target.replay_flops(n, chunk),
+            "target_local_replay": lambda n: self.target.replay_flops(n, chunk, local=True),
+            "proxy": lambda n: self.proxy.signal_flops(signal, n),
+            "mapper": lambda n: n * mapper_flops(self.target, self.proxy),
+            "training": lambda n: 0.0,  # once for all contexts
+        }
