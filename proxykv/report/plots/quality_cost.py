@@ -6,7 +6,8 @@ operations over those of the target's prefill alone: 1 is a method that costs no
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
 
 from collections.abc import Mapping
 from pathlib import Path
