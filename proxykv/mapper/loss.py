@@ -69,17 +69,8 @@ def bin_loss(
         retentions: ρ.
         temperature: T.
     """
-    s = logits.flatten()
-    ordered = s.detach().sort(descending=True).values
-    rank = torch.empty_like(s, dtype=torch.int64)
-    order = target.flatten().argsort(descending=True, stable=True)
-    rank[order] = torch.arange(len(s), device=s.device)
-    terms = []
-    for retention in retentions:
-        k = max(budget(retention, len(s)), 1)
-        label = (rank < k).to(s.dtype)
-        terms.append(F.binary_cross_entropy_with_logits((s - ordered[k - 1]) / temperature, label))
-    return torch.stack(terms).mean()
+    thresholds = logits.detach()
+    return _keep_or_drop(logits, thresholds, target, retentions, temperature)
 
 
 @loss_term(20.0)
@@ -152,6 +143,30 @@ def cos_loss(logits: Logits, target: Logits, generator: torch.Generator) -> Scal
     return 1 - F.cosine_similarity(logits.sigmoid(), target, dim=-1).mean()
 
 
+@loss_term(0.0)
+def cut_loss(
+    logits: Logits,
+    target: Logits,
+    generator: torch.Generator,
+    retentions: Sequence[float] = BIN_RETENTIONS,
+    temperature: float = 0.5,
+) -> Scalar:
+    """`bin` with the gradient of q_ρ.
+
+    It does not change when all logits rise alike. Without the gradient of q_ρ, logits that the
+    mapper cannot tell apart are pushed away from a threshold that follows them, and training
+    diverges where the proxy's signal says little (docs/results/signals.md).
+
+    Args:
+        logits: s.
+        target: Y.
+        generator: not used.
+        retentions: ρ.
+        temperature: T.
+    """
+    return _keep_or_drop(logits, logits, target, retentions, temperature)
+
+
 def hybrid_loss(
     logits: Logits,
     target: Logits,
@@ -182,6 +197,35 @@ def hybrid_loss(
     terms = {name: term(logits, target, generator) for name, term in TERMS.items()}
     used = [weights[name] * term for name, term in terms.items() if weights.get(name)]
     return torch.stack(used).sum(), {name: term.detach() for name, term in terms.items()}
+
+
+def _keep_or_drop(
+    logits: Logits,
+    thresholds: Logits,
+    target: Logits,
+    retentions: Sequence[float],
+    temperature: float,
+) -> Scalar:
+    """Mean over ρ and entries of BCE((s − q_ρ)/T, [Y in the top ρ globally]).
+
+    Args:
+        logits: s.
+        thresholds: the logits whose ⌊ρN⌋-th largest is q_ρ: s, with or without gradient.
+        target: Y.
+        retentions: ρ.
+        temperature: T.
+    """
+    s = logits.flatten()
+    ordered = thresholds.flatten().sort(descending=True).values
+    rank = torch.empty_like(s, dtype=torch.int64)
+    order = target.flatten().argsort(descending=True, stable=True)
+    rank[order] = torch.arange(len(s), device=s.device)
+    terms = []
+    for retention in retentions:
+        k = max(budget(retention, len(s)), 1)
+        label = (rank < k).to(s.dtype)
+        terms.append(F.binary_cross_entropy_with_logits((s - ordered[k - 1]) / temperature, label))
+    return torch.stack(terms).mean()
 
 
 def _pairs(

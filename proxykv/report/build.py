@@ -1,7 +1,7 @@
 """From a run's rows to `index.html`: one file that contains everything and loads nothing."""
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
-# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from proxykv.mapper.loss import (
     TERMS,
     bin_loss,
     cos_loss,
+    cut_loss,
     fine_loss,
     global_loss,
     hybrid_loss,
@@ -21,6 +22,7 @@ from proxykv.mapper.loss import (
 )
 from proxykv.runtime.errors import ConfigError
 
+# "cut" is not in the paper: `bin` with the gradient of the threshold.
 PAPER_WEIGHTS = {"bin": 10.0, "mse": 20.0, "fine": 1.0, "global": 1.0, "cos": 1.0}
 
 
@@ -55,6 +57,20 @@ def test_bin_threshold_has_no_gradient() -> None:
     # d/ds of BCE is (σ(z) − label)/T per entry, over 2 entries: through q nothing is added.
     expected = [(0.5 - 0) / 0.5 / 2, (1 / (1 + math.exp(4)) - 1) / 0.5 / 2]
     assert logits.grad.flatten().tolist() == pytest.approx(expected)
+
+
+def test_cut_is_bin_with_the_gradient_of_the_threshold() -> None:
+    target, logits = torch.rand(2, 2, 50), torch.randn(2, 2, 50)
+    assert cut_loss(logits, target, generator()) == bin_loss(logits, target, generator())
+    pulls = {}
+    for term in (bin_loss, cut_loss):
+        # Logits that tell nothing apart: what is left is the drift of all of them together.
+        same = torch.zeros(2, 2, 50).requires_grad_()
+        term(same, target, generator(), retentions=(0.1,)).backward()
+        assert same.grad is not None
+        pulls[term] = same.grad.sum().item()
+    assert pulls[cut_loss] == pytest.approx(0, abs=1e-6)
+    assert pulls[bin_loss] == pytest.approx((0.5 - 0.1) / 0.5)
 
 
 def test_bin_label_breaks_ties_by_index() -> None:
@@ -249,10 +265,10 @@ def test_total_is_the_weighted_sum_and_the_draw_is_seeded() -> None:
     total, terms = hybrid_loss(logits, target, PAPER_WEIGHTS, generator(3))
     again, _ = hybrid_loss(logits, target, PAPER_WEIGHTS, generator(3))
     assert total == again
-    expected = sum(PAPER_WEIGHTS[name] * term for name, term in terms.items())
+    expected = sum(PAPER_WEIGHTS.get(name, 0) * term for name, term in terms.items())
     assert torch.allclose(total, torch.as_tensor(expected))
     only, terms = hybrid_loss(logits, target, {"mse": 1.0}, generator(3))
-    assert only == terms["mse"] and set(terms) == set(PAPER_WEIGHTS)
+    assert only == terms["mse"] and set(terms) == {*PAPER_WEIGHTS, "cut"}
 
 
 def test_unknown_or_no_weights_are_refused() -> None:
@@ -264,5 +280,5 @@ def test_unknown_or_no_weights_are_refused() -> None:
 
 
 def test_names_and_default_weights_are_read_from_the_terms_without_torch() -> None:
-    assert list(term_weights()) == list(TERMS) == list(PAPER_WEIGHTS)
+    assert list(term_weights()) == list(TERMS) == [*PAPER_WEIGHTS, "cut"]
     assert default_weights() == {"bin": 10.0, "mse": 20.0, "fine": 1.0, "cos": 1.0}
