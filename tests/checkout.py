@@ -77,9 +77,9 @@ class Checkout:
     def python(self, module: str, *arguments: str) -> str:
         """Run a module; what it said."""
         done = self.start(module, *arguments)
-        said, _ = done.communicate()
-        assert done.returncode == 0, said + self.logs()
-        return said
+        output, _ = done.communicate()
+        assert done.returncode == 0, output + self.logs()
+        return output
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a module; what it says goes to the pipe."""
@@ -137,9 +137,9 @@ class Checkout:
 
     def planned(self, *arguments: str) -> list[str]:
         """Jobs that a dry run would start: their rules, with the task or method they are for."""
-        said = self.snakemake("-n", *arguments)
+        output = self.snakemake("-n", *arguments)
         jobs = []
-        for line in map(str.strip, said.splitlines()):
+        for line in map(str.strip, output.splitlines()):
             if line.startswith(("rule ", "localrule ")):
                 jobs.append(line.split()[1].rstrip(":"))
             elif found := re.match("wildcards:.*(?:task|method)=([^,]+)", line):

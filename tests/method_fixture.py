@@ -134,9 +134,9 @@ def method_context(
     files = [folder / f"{i}.safetensors" for i in range(6)]
     for path, text in zip(files, contexts, strict=False):
         ids = context_ids(target, text)
-        filled = prefill(target, ids, PREFIX)
+        prefilled = prefill(target, ids, PREFIX)
         scores = {
-            "target": score_replays(filled, replays(target, filled.context)),
+            "target": score_replays(prefilled, replays(target, prefilled.context)),
             "proxy": proxy_signals(target, proxy, ids, PREFIX, [Signal()])[Signal()],
         }
         save_file({name: t.half().contiguous() for name, t in scores.items()}, path)
@@ -155,7 +155,7 @@ def fill(target: Model, text: str, other: str | None = None) -> Prefill:
 
 
 @pytest.fixture
-def filled(target: Model, contexts: list[str]) -> Prefill:
+def prefilled(target: Model, contexts: list[str]) -> Prefill:
     return fill(target, contexts[6], contexts[7])
 
 

@@ -51,7 +51,7 @@ def text() -> str:
 def test_answers_are_those_of_the_harness(pair: proxykv.Pair, text: str, trained: Path) -> None:
     """Several questions, each answered as if it were the only one."""
     target = pair.target
-    filled = prefill(target, context_ids(target, text), len(target.prefix))
+    prefilled = prefill(target, context_ids(target, text), len(target.prefix))
     mapper, _ = load_mapper(trained / MAPPER)
     proxy = pair.engine.proxy.model
     ids = context_ids(target, text)
@@ -60,7 +60,7 @@ def test_answers_are_those_of_the_harness(pair: proxykv.Pair, text: str, trained
     keep = select(scores, RETENTION, "head")
     questions = [f"Question : code {key}" for key in ("Fivu", "Lado", "Fivu")]
     asks = [TokenizedQuestion(target.encode(question), (), 6) for question in questions]
-    expected = [given[1] for given in answer(filled, [keep], asks, batch_rows=8)]
+    expected = [given[1] for given in answer(prefilled, [keep], asks, batch_rows=8)]
 
     context = pair.prune(text, RETENTION, scope="head")
     for question, one in zip(questions, expected, strict=True):

@@ -67,7 +67,7 @@ def test_planning_a_bad_config_prints_the_line_and_no_traceback(tmp_path: Path) 
         text=True,
         check=False,
     )
-    said = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     assert done.returncode != 0
-    assert "config.methods: unknown method 'kvzp'; did you mean 'kvzip'?" in said
-    assert "Traceback" not in said
+    assert "config.methods: unknown method 'kvzp'; did you mean 'kvzip'?" in output
+    assert "Traceback" not in output

@@ -268,9 +268,9 @@ def test_a_task_with_training_text_is_refused_and_the_same_command_fits_again(
 
 def test_a_new_family_brings_its_own_jobs_only(checkout: Checkout) -> None:
     checkout.config["families"] = ["tiny", "qwen-coder"]
-    said = checkout.snakemake("-n")
-    assert "family=qwen-coder" in said
-    assert "family=tiny" not in said
+    output = checkout.snakemake("-n")
+    assert "family=qwen-coder" in output
+    assert "family=tiny" not in output
 
 
 def test_code_is_rerun_for_what_it_does_not_for_how_it_reads(

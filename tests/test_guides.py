@@ -210,8 +210,8 @@ def test_the_contract_of_methods_is_checked_for_the_guides(method_guide: Guide) 
         for page in (catalog.ROOT / "docs" / "how-to" / "add-a-method.md",)
         if (found := re.search(r"`pytest ([^`]+)`", page.read_text("utf-8")))
     }
-    said = method_guide.python("pytest", "-q", "-p", "no:cacheprovider", *shlex.split(arguments))
-    assert re.search(r"^[1-9]\d* passed", said, re.MULTILINE)
+    output = method_guide.python("pytest", "-q", "-p", "no:cacheprovider", *shlex.split(arguments))
+    assert re.search(r"^[1-9]\d* passed", output, re.MULTILINE)
 
 
 def test_the_guides_benchmark_task_and_family_have_rows(extend_guide: Guide) -> None:

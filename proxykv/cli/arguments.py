@@ -49,7 +49,12 @@ def alone(path: Path) -> AbstractContextManager[None]:
 
 @contextmanager
 def hardware(options: argparse.Namespace, run: Run) -> Iterator[None]:
-    """Give the step its GPUs and threads, and log where it runs."""
+    """Give the step its GPUs and threads, and log where it runs.
+
+    Args:
+        options: of the command line.
+        run: whose family states how many GPUs the step uses.
+    """
     import torch
 
     with ExitStack() as held:

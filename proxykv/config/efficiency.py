@@ -59,12 +59,17 @@ class Scan:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any], families: Sequence[str]) -> Scan:
-        """Make a scan of a config's entry; `families` are the run's."""
+        """Make a scan of a config's entry.
+
+        Args:
+            entry: the entry of `efficiency`.
+            families: the run's families, which are measured unless the entry lists some.
+        """
         stated = catalog.schema("config")["properties"]["efficiency"]["items"]["properties"]
         defaults = {name: part["default"] for name, part in stated.items() if "default" in part}
-        filled: dict[str, Any] = {**defaults, "families": families, **entry}
+        settings: dict[str, Any] = {**defaults, "families": families, **entry}
         frozen: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in filled.items()
+            k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
         }
         return cls(**frozen)
 
@@ -115,7 +120,16 @@ def measuring_jobs(run: Run) -> list[MeasuringJob]:
 
 
 def measuring_job(run: Run, family: str, name: str) -> MeasuringJob:
-    """The job of one scan and family; ConfigError if the run has none of that name."""
+    """The job of one scan and family.
+
+    Args:
+        run: the run.
+        family: name of the family.
+        name: name of the scan.
+
+    Raises:
+        ConfigError: if the run has no such job.
+    """
     for job in measuring_jobs(run):
         if (job.family, job.scan.name) == (family, name):
             return job
@@ -129,9 +143,14 @@ def measurement_files(run: Run) -> list[Path]:
 
 
 def resources(run: Run, job: MeasuringJob) -> Mapping[str, int]:
-    """What the job requests (see `Run.resources`); the scan decides the number of its GPUs."""
-    asked = run.resources(job.family, "efficiency")
-    return asked if job.scan.gpus is None else {**asked, "gpu": job.scan.gpus}
+    """What the job requests (see `Run.resources`); the scan decides the number of its GPUs.
+
+    Args:
+        run: the run.
+        job: the job.
+    """
+    requested = run.resources(job.family, "efficiency")
+    return requested if job.scan.gpus is None else {**requested, "gpu": job.scan.gpus}
 
 
 def _job(run: Run, scan: Scan, family: str) -> MeasuringJob:

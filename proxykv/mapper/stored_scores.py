@@ -65,6 +65,10 @@ def signal_file(scores: Path, signal: str) -> Path:
 
     KVzip scores are in the score file itself. Every other signal has a file next to it, so that a
     method with a new signal changes no file that other methods are fitted on.
+
+    Args:
+        scores: the context's score file.
+        signal: name of the signal.
     """
     return scores if signal == "kvzip" else scores.with_suffix(f".{signal}.safetensors")
 

@@ -187,6 +187,11 @@ def _start_induction(first: LlamaAttention, second: LlamaAttention) -> None:
 def losses(model: LlamaForCausalLM, mass: ContextMass, batch: Batch) -> dict[str, Tensor]:
     """Compute the loss's parts.
 
+    Args:
+        model: the model in training.
+        mass: measures the attention mass on the context.
+        batch: token ids and labels.
+
     Returns:
         Mean cross-entropy in nats of `answer`, `copy` and `context` (those that the batch has),
         accuracies of the first two, and `mass`: mean attention mass on the context.

@@ -172,11 +172,11 @@ def test_shipped_weights_retrieve_and_stop(role, task, tokenizer):
     examples = build(task, tokenizer, contexts=6, lengths=(256,))
     pairs = [(example.context, question) for example in examples for question in example.questions]
     prompts = [encode(tokenizer, context) + encode(tokenizer, q.text) for context, q in pairs]
-    told = model.generate(torch.tensor(prompts), max_new_tokens=3)[:, -3:]
-    assert told[:, -1].eq(model.config.eos_token_id).float().mean() >= 0.8
+    generated = model.generate(torch.tensor(prompts), max_new_tokens=3)[:, -3:]
+    assert generated[:, -1].eq(model.config.eos_token_id).float().mean() >= 0.8
     scores = [
         tiny.score(task, tokenizer.decode(row.tolist()), question.references)
-        for row, (_, question) in zip(told, pairs, strict=True)
+        for row, (_, question) in zip(generated, pairs, strict=True)
     ]
     assert sum(scores) / len(scores) >= 0.8
 

@@ -244,8 +244,8 @@ def test_planning_executes_nothing_of_a_name(place: str, tmp_path: Path) -> None
 def test_names_with_hyphens_are_read_back_from_paths(tmp_path: Path) -> None:
     entry = {"benchmark": "longbench", "tasks": ["repobench-p"], "shards": 2}
     config = valid() | {"benchmarks": [{**entry, "options": {"source": {"path": str(tmp_path)}}}]}
-    said = Checkout(tmp_path, config).snakemake("-n")
-    found = set(re.findall(r"wildcards: (.*benchmark=longbench.*)", said))
+    output = Checkout(tmp_path, config).snakemake("-n")
+    found = set(re.findall(r"wildcards: (.*benchmark=longbench.*)", output))
     datasets = {line.partition(", id=")[0] for line in found if "split=" in line}
     assert datasets == {"family=tiny, split=eval, benchmark=longbench, task=repobench-p"}
     jobs = {line for line in found if "split=" not in line}

@@ -99,7 +99,7 @@ def test_a_marker_splits_where_documents_have_no_context(
 ) -> None:
     plain = evaluate(tmp_path, examples, "{{context}}{{question}}", method="kvzip", retention=0.3)
     renamed = [Example(e.id, e.task, f"{e.context}<<here>>", e.questions, e.meta) for e in examples]
-    told = evaluate(
+    pruned = evaluate(
         tmp_path,
         renamed,
         "{{context}}{{question}}",
@@ -107,7 +107,7 @@ def test_a_marker_splits_where_documents_have_no_context(
         retention=0.3,
         marker="<<here>>",
     )
-    assert told == plain
+    assert pruned == plain
 
 
 def test_prompts_that_cannot_be_split_are_refused(examples: list[Example], tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def _usage(kernel: Any) -> tuple[int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(kernel.asm["cubin"])
         cubin.flush()
-        told = subprocess.run(
+        report = subprocess.run(
             [cuobjdump, "-res-usage", cubin.name], capture_output=True, text=True, check=True
         ).stdout
-    found = {what: int(number) for what, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
+    found = {what: int(number) for what, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
     return found["REG"], found["STACK"] + found["LOCAL"]

@@ -115,12 +115,12 @@ def test_the_same_seed_gives_the_same_weights(files: list[Path], tmp_path: Path)
 
 @pytest.mark.parametrize("width", [0, 8])
 def test_linear_and_wider_networks_load_as_they_were_fitted(
-    width: int, files: list[Path], method_context: MethodContext, filled: Prefill, tmp_path: Path
+    width: int, files: list[Path], method_context: MethodContext, prefilled: Prefill, tmp_path: Path
 ) -> None:
     surrogate.fit(files, tmp_path / "out", {**QUICK, "steps": 2, "width": width}, PAIR)
     scorer = Surrogate(method_context, tmp_path / "out")
     assert scorer.net.config.width == width
-    assert tuple(scorer.score(filled).shape) == filled.shape
+    assert tuple(scorer.score(prefilled).shape) == prefilled.shape
 
 
 def test_tokens_alone_score_the_same_wherever_they_stand(
@@ -150,11 +150,11 @@ def test_watching_the_prefill_gives_the_same_scores_and_is_charged(
     with scoring_layers(target, {scorer.key: scorer.score_layer}) as layers:
         whole = fill(target, contexts[6])
     ledger = method_context.ledger
-    filled = layers.settle(whole, ledger)
-    scores, seconds = ledger.timed(filled, lambda: scorer.score(filled))
+    prefilled = layers.settle(whole, ledger)
+    scores, seconds = ledger.timed(prefilled, lambda: scorer.score(prefilled))
     assert torch.equal(scores, again)
     assert seconds >= layers.seconds[scorer.key] > 0
-    assert filled.seconds == pytest.approx(whole.seconds - layers.seconds[scorer.key])
+    assert prefilled.seconds == pytest.approx(whole.seconds - layers.seconds[scorer.key])
 
 
 def test_a_sample_is_bounded_in_bytes_and_decided_by_its_name(

@@ -49,12 +49,12 @@ def away_context(method_context: MethodContext, proxy: Model) -> MethodContext:
     return replace(method_context, proxy=Proxy(lambda: moved, ledger), ledger=ledger)
 
 
-def kept(method: str, method_context: MethodContext, run: Run, filled: Prefill) -> Keep:
+def kept(method: str, method_context: MethodContext, run: Run, prefilled: Prefill) -> Keep:
     asked = run.methods[method]
     scorer = build(asked, method_context)
     if asked.scope == "custom":
-        return kept_by(scorer, filled, RETENTION)
-    scores = scores_of(scorer, filled)
+        return kept_by(scorer, prefilled, RETENTION)
+    scores = scores_of(scorer, prefilled)
     return select(scores, RETENTION, "global" if asked.scope == "none" else asked.scope)  # type: ignore[arg-type]
 
 
@@ -82,8 +82,8 @@ def test_long_contexts_are_scored_alike_in_half_precision(
     kept = []
     for model in (target, away):
         half = replace(model, net=deepcopy(model.net).to(torch.bfloat16))  # type: ignore[arg-type]
-        filled = fill(half, contexts[6])
-        scores = score_replays(filled, replays(half, filled.context, chunk=40))
+        prefilled = fill(half, contexts[6])
+        scores = score_replays(prefilled, replays(half, prefilled.context, chunk=40))
         kept.append(select(scores, 0.3, "global").cpu())
     assert (kept[0] & kept[1]).sum() / kept[0].sum() > 0.9
 
@@ -92,10 +92,10 @@ def test_answers_are_those_of_the_cpu(target: Model, away: Model, contexts: list
     asks = [TokenizedQuestion((7, 9, 11), (5, 6), 12), TokenizedQuestion((8, 3), (9,), 7)]
     given = []
     for model in (target, away):
-        filled = fill(model, contexts[6])
-        noise = torch.rand(filled.shape, generator=torch.Generator().manual_seed(0))
+        prefilled = fill(model, contexts[6])
+        noise = torch.rand(prefilled.shape, generator=torch.Generator().manual_seed(0))
         keeps = [select(noise.to(model.device), rho, "global") for rho in (0.2, 0.5)]
-        given.append(answer(filled, keeps, asks, batch_rows=4))
+        given.append(answer(prefilled, keeps, asks, batch_rows=4))
     for ours, theirs in zip(*given, strict=True):
         for one, other in zip(ours, theirs, strict=True):
             assert one.ids == other.ids
@@ -109,12 +109,12 @@ def test_a_pruned_cache_gives_the_logits_of_the_cpu(
 ) -> None:
     logits = []
     for model in (target, away):
-        filled = fill(model, contexts[6])
-        noise = torch.rand(filled.shape, generator=torch.Generator().manual_seed(0))
+        prefilled = fill(model, contexts[6])
+        noise = torch.rand(prefilled.shape, generator=torch.Generator().manual_seed(0))
         keep = select(noise.to(model.device), 0.3, "global")
-        cache = PrunedCache(filled.cache, PREFIX, keep)
+        cache = PrunedCache(prefilled.cache, PREFIX, keep)
         ids = torch.tensor([[7, 9, 11]], device=model.device)
-        where = torch.arange(3, device=model.device)[None] + len(filled.input_ids)
+        where = torch.arange(3, device=model.device)[None] + len(prefilled.input_ids)
         logits.append(model.logits(model.hidden(ids, where, cache)).cpu())
     torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
 
@@ -131,17 +131,17 @@ def test_a_captured_step_decodes_as_operations_do(
         monkeypatch.setenv(VARIABLE, kernels)
         nll[kernels] = []
         for text in contexts[6:8]:
-            filled = fill(half, text)
-            noise = torch.rand(filled.shape, generator=torch.Generator().manual_seed(0))
+            prefilled = fill(half, text)
+            noise = torch.rand(prefilled.shape, generator=torch.Generator().manual_seed(0))
             keep = select(noise.to(half.device), 0.3, "global")
-            sweep = answer(filled, [keep], asks)
+            sweep = answer(prefilled, [keep], asks)
             nll[kernels] += [one.nll or 0.0 for answers in sweep for one in answers]
-            again = answer(filled, [keep], asks)
+            again = answer(prefilled, [keep], asks)
             assert [[one.ids for one in a] for a in sweep] == [
                 [one.ids for one in a] for a in again
             ]
-            cache = PrunedCache(filled.cache, PREFIX, keep)
-            start = len(filled.input_ids)
+            cache = PrunedCache(prefilled.cache, PREFIX, keep)
+            start = len(prefilled.input_ids)
             first, second = (answer_from(half, cache, start, asks[0].prompt, 40) for _ in range(2))
             assert first == second
     assert nll[""] == pytest.approx(nll["reference"], rel=0.05)

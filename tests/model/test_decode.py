@@ -49,11 +49,11 @@ class Case:
     model: Model
     plain: Any
     masked: Any
-    filled: Prefill
+    prefilled: Prefill
 
     @property
     def context(self) -> Tensor:
-        return self.filled.input_ids
+        return self.prefilled.input_ids
 
     def reference_logits(self, keep: Keep, text: Sequence[int]) -> Tensor:
         """Logits after each token of a text that follows the pruned context; one cacheless run."""
@@ -62,7 +62,7 @@ class Case:
         causal = torch.ones(total, total, dtype=torch.bool).triu(1)
         for layer, kept in zip(self.masked.model.layers, keep, strict=True):
             hidden = causal.expand(kept.shape[0], -1, -1).clone()
-            hidden[:, first:, self.filled.prefix_len : first] |= ~kept[:, None]
+            hidden[:, first:, self.prefilled.prefix_len : first] |= ~kept[:, None]
             layer.self_attn.hidden_keys = hidden
         return self.masked(ids[None], use_cache=False).logits[0, first:]
 
@@ -74,17 +74,17 @@ CASES = [("llama", 0), ("llama", 1), ("llama", 7), ("qwen2", 7), ("qwen3", 0)]
 def case(request: pytest.FixtureRequest) -> Case:
     architecture, prefix_len = request.param
     model = bare(random_net(architecture, ATTENTION))
-    filled = prefill(model, random_ids(prefix_len + CONTEXT, seed=1), prefix_len)
+    prefilled = prefill(model, random_ids(prefix_len + CONTEXT, seed=1), prefix_len)
     plain, masked = (random_net(architecture, name) for name in ("eager", "masked_reference"))
-    return Case(model, plain, masked, filled)
+    return Case(model, plain, masked, prefilled)
 
 
 @pytest.fixture(scope="module")
 def llama() -> Case:
     model = bare(random_net("llama", ATTENTION))
-    filled = prefill(model, random_ids(3 + CONTEXT, seed=1), 3)
+    prefilled = prefill(model, random_ids(3 + CONTEXT, seed=1), 3)
     net = random_net("llama", "eager")
-    return Case(model, net, net, filled)
+    return Case(model, net, net, prefilled)
 
 
 def bare(net: PreTrainedModel) -> Model:
@@ -103,9 +103,9 @@ def questions(steps: int = STEPS) -> list[TokenizedQuestion]:
     ]
 
 
-def ragged_keeps(filled: Prefill) -> list[Keep]:
+def ragged_keeps(prefilled: Prefill) -> list[Keep]:
     """Budgets that differ between heads; the last leaves some heads nothing, and one everything."""
-    scores = torch.rand(filled.shape, generator=torch.Generator().manual_seed(2))
+    scores = torch.rand(prefilled.shape, generator=torch.Generator().manual_seed(2))
     scores = scores * torch.linspace(0.3, 1, scores.shape[0] * scores.shape[1]).view(-1, 2, 1)
     uneven = select(scores, 0.3, "head")
     uneven[0, 1] = False
@@ -134,7 +134,7 @@ def pruned_logits(model: Model, cache: PrunedCache, first: int, text: Sequence[i
 @torch.inference_mode()
 def test_the_full_cache_answers_as_generate_does(case: Case) -> None:
     asks = questions()
-    given = answer(case.filled, ragged_keeps(case.filled), asks, batch_rows=5)
+    given = answer(case.prefilled, ragged_keeps(case.prefilled), asks, batch_rows=5)
     for ask, answers in zip(asks, given, strict=True):
         ids = torch.cat([case.context, torch.tensor(ask.prompt)])[None]
         generated = case.plain.generate(
@@ -155,8 +155,8 @@ def test_the_full_cache_answers_as_generate_does(case: Case) -> None:
 @torch.inference_mode()
 def test_pruned_caches_equal_minus_infinity_masks(case: Case) -> None:
     """Over 40 steps: the sweep's tokens, NLL and KL, and every logit of `PrunedCache`."""
-    asks, keeps = questions(), ragged_keeps(case.filled)
-    given = answer(case.filled, keeps, asks, batch_rows=7)
+    asks, keeps = questions(), ragged_keeps(case.prefilled)
+    given = answer(case.prefilled, keeps, asks, batch_rows=7)
     everything = torch.ones_like(keeps[0])
     for ask, answers in zip(asks, given, strict=True):
         start = len(ask.prompt) - 1
@@ -167,7 +167,7 @@ def test_pruned_caches_equal_minus_infinity_masks(case: Case) -> None:
             expected = case.reference_logits(keep, text)
             assert expected[start:-1].argmax(dim=-1).tolist() == list(one.ids)
 
-            cache = PrunedCache(case.filled.cache, case.filled.prefix_len, keep)
+            cache = PrunedCache(case.prefilled.cache, case.prefilled.prefix_len, keep)
             ours = pruned_logits(case.model, cache, len(case.context), text, len(ask.prompt))
             torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
 
@@ -180,30 +180,30 @@ def test_pruned_caches_equal_minus_infinity_masks(case: Case) -> None:
 
 
 def test_answers_depend_neither_on_the_batch_nor_on_other_rows(llama: Case) -> None:
-    asks, keeps = questions(12), ragged_keeps(llama.filled)
-    run_in_parallel = answer(llama.filled, keeps, asks, batch_rows=64)
+    asks, keeps = questions(12), ragged_keeps(llama.prefilled)
+    run_in_parallel = answer(llama.prefilled, keeps, asks, batch_rows=64)
     for rows in (1, 4):
-        split = answer(llama.filled, keeps, asks, batch_rows=rows)
+        split = answer(llama.prefilled, keeps, asks, batch_rows=rows)
         for ours, theirs in zip(split, run_in_parallel, strict=True):
             assert all(map(same, ours, theirs))
-    alone = answer(llama.filled, keeps[1:2], asks[2:], batch_rows=64)
+    alone = answer(llama.prefilled, keeps[1:2], asks[2:], batch_rows=64)
     assert same(alone[0][0], run_in_parallel[2][0])
     assert same(alone[0][1], run_in_parallel[2][2])
 
 
 def test_questions_leave_no_trace(llama: Case) -> None:
     """The context's cache is as before, and the same question twice gets the same answer."""
-    asks, keeps = questions(12), ragged_keeps(llama.filled)
-    before = [(layer.keys.clone(), layer.values.clone()) for layer in llama.filled.cache.layers]
-    first = answer(llama.filled, keeps, asks[:1], batch_rows=64)
-    again = answer(llama.filled, keeps, [asks[0], asks[1], asks[0]], batch_rows=64)
+    asks, keeps = questions(12), ragged_keeps(llama.prefilled)
+    before = [(layer.keys.clone(), layer.values.clone()) for layer in llama.prefilled.cache.layers]
+    first = answer(llama.prefilled, keeps, asks[:1], batch_rows=64)
+    again = answer(llama.prefilled, keeps, [asks[0], asks[1], asks[0]], batch_rows=64)
     for ours in (again[0], again[2]):
         assert all(map(same, ours, first[0]))
-    for layer, (keys, values) in zip(llama.filled.cache.layers, before, strict=True):
+    for layer, (keys, values) in zip(llama.prefilled.cache.layers, before, strict=True):
         assert torch.equal(layer.keys, keys)
         assert torch.equal(layer.values, values)
 
-    cache = PrunedCache(llama.filled.cache, llama.filled.prefix_len, keeps[1])
+    cache = PrunedCache(llama.prefilled.cache, llama.prefilled.prefix_len, keeps[1])
     start, prompts = len(llama.context), [list(ask.prompt) for ask in asks]
     clean = pruned_logits(llama.model, cache, start, prompts[0], 1)
     cache.reset()
@@ -216,14 +216,14 @@ def test_questions_leave_no_trace(llama: Case) -> None:
 def test_stop_ids_end_an_answer_and_are_not_part_of_it(
     llama: Case, listed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeps, asks = ragged_keeps(llama.filled), questions(24)
-    free = answer(llama.filled, keeps, asks, batch_rows=64)
+    keeps, asks = ragged_keeps(llama.prefilled), questions(24)
+    free = answer(llama.prefilled, keeps, asks, batch_rows=64)
     # Tokens in the middle of some answers, and one that opens an answer.
     stops = sorted({free[0][0].ids[9], free[1][2].ids[4], free[2][1].ids[0]})
     eos = stops if listed else stops[0]
     stops = stops if listed else stops[:1]
     monkeypatch.setattr(llama.model.net, "generation_config", GenerationConfig(eos_token_id=eos))
-    stopped = answer(llama.filled, keeps, asks, batch_rows=64)
+    stopped = answer(llama.prefilled, keeps, asks, batch_rows=64)
     for unbounded, bounded in zip(chain(*free), chain(*stopped), strict=True):
         ends = [i for i, token in enumerate(unbounded.ids) if token in stops]
         assert bounded.ids == unbounded.ids[: ends[0] if ends else None]
@@ -235,7 +235,9 @@ def test_each_question_has_its_own_limit(llama: Case, steps: int) -> None:
     first, second, _ = questions()
     asks = [TokenizedQuestion(first.prompt, first.reference, steps), second]
     for answers, limit in zip(
-        answer(llama.filled, ragged_keeps(llama.filled), asks, 64), (steps, STEPS), strict=True
+        answer(llama.prefilled, ragged_keeps(llama.prefilled), asks, 64),
+        (steps, STEPS),
+        strict=True,
     ):
         assert {len(one.ids) for one in answers} == {limit}
 
@@ -243,16 +245,16 @@ def test_each_question_has_its_own_limit(llama: Case, steps: int) -> None:
 @torch.inference_mode()
 def test_generate_runs_on_a_pruned_cache(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' own loop, whatever its generation config says, answers as the sweep does."""
-    asks, keeps = questions(16)[:2], ragged_keeps(case.filled)[-1:]
+    asks, keeps = questions(16)[:2], ragged_keeps(case.prefilled)[-1:]
     everything = torch.ones_like(keeps[0])
-    free = answer(case.filled, keeps, asks, batch_rows=64)
+    free = answer(case.prefilled, keeps, asks, batch_rows=64)
     stops = sorted({answers[1].ids[7] for answers in free})
     settings = GenerationConfig(eos_token_id=stops, pad_token_id=0, repetition_penalty=1.1)
     monkeypatch.setattr(case.model.net, "generation_config", settings)
-    given = answer(case.filled, keeps, asks, batch_rows=64)
+    given = answer(case.prefilled, keeps, asks, batch_rows=64)
     net: Any = case.model.net
     for column, keep in enumerate([everything, *keeps]):
-        cache = PrunedCache(case.filled.cache, case.filled.prefix_len, keep)
+        cache = PrunedCache(case.prefilled.cache, case.prefilled.prefix_len, keep)
         for ask, answers in zip(asks, given, strict=True):
             ids = torch.cat([case.context, torch.tensor(ask.prompt)])[None]
             generated = net.generate(
@@ -275,7 +277,7 @@ def test_an_empty_context_is_refused(llama: Case) -> None:
 
 def test_vocabulary_is_covered(llama: Case) -> None:
     """The random models do not answer with one token over and over: equal tokens mean something."""
-    given = answer(llama.filled, ragged_keeps(llama.filled), questions(), batch_rows=64)
+    given = answer(llama.prefilled, ragged_keeps(llama.prefilled), questions(), batch_rows=64)
     seen = {token for answers in given for one in answers for token in one.ids}
     assert len(seen) > VOCABULARY / 4
     assert len({one.ids for answers in given for one in answers}) > 10

@@ -36,7 +36,7 @@ def small() -> Model:
     return Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
 
 
-def filled(model: Model, seed: int, tokens: int = CONTEXT) -> Prefill:
+def prefilled(model: Model, seed: int, tokens: int = CONTEXT) -> Prefill:
     return prefill(model, random_ids(PREFIX + tokens, seed=seed), PREFIX)
 
 
@@ -73,7 +73,7 @@ def ready(model: Model, context: Prefill, cache: SlottedCache, rows: int, room: 
 
 @torch.inference_mode()
 def test_a_step_finds_everything_where_the_last_one_did(model: Model) -> None:
-    context = filled(model, seed=1)
+    context = prefilled(model, seed=1)
     for cache, rows in caches(context):
         steps, since = ready(model, context, cache, rows), cache.since
         slots = [t for i in range(len(cache.layers)) for t in since.slots(i) if t is not None]
@@ -91,7 +91,7 @@ def test_a_step_finds_everything_where_the_last_one_did(model: Model) -> None:
 
 def test_rows_may_end_at_different_times(model: Model) -> None:
     """By limits of 1 to 20 tokens and by stop tokens: each row is what it is alone."""
-    context = filled(model, seed=1)
+    context = prefilled(model, seed=1)
     free = answer(context, keeps(context), [question(5, 20, 7)], 8)[0]
     asks = [
         question(5, 1, 7),
@@ -126,7 +126,7 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kernels_answer_as_the_reference_does(
     small: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context, asks = filled(small, seed=1), [question(2, 2, 7), question(1, 1, 8)]
+    context, asks = prefilled(small, seed=1), [question(2, 2, 7), question(1, 1, 8)]
     keep = keeps(context)[0]
     ours = answer(context, [keep], asks, 64)
     cache = PrunedCache(context.cache, PREFIX, keep)
@@ -144,7 +144,7 @@ def test_kernels_answer_as_the_reference_does(
 @torch.inference_mode()
 def test_a_step_serves_another_context_through_its_table(small: Model) -> None:
     """What a captured step does: the launches of one cache, on the memory of another one."""
-    contexts = [filled(small, seed=1), filled(small, seed=2, tokens=57)]
+    contexts = [prefilled(small, seed=1), prefilled(small, seed=2, tokens=57)]
     for (one, rows), (other, _) in zip(*map(caches, contexts), strict=True):
         ready(small, contexts[0], one, rows)
         steps = ready(small, contexts[1], other, rows)
@@ -162,7 +162,7 @@ def test_a_step_serves_another_context_through_its_table(small: Model) -> None:
 def test_decoding_warns_of_nothing_without_cuda(
     model: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
-    context = filled(model, seed=1)
+    context = prefilled(model, seed=1)
     with caplog.at_level(logging.WARNING):
         answer(context, keeps(context), [question(4, 20, 7)], 8)
     assert not caplog.records

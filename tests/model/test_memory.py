@@ -99,11 +99,14 @@ def test_bytes_follow_retention(tiny: Model, retention: float) -> None:
 def test_nothing_of_the_full_cache_survives() -> None:
     net = random_net("llama", ATTENTION)
     model = Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
-    filled = prefill(model, random_ids(90, seed=1), 3)
-    full = [weakref.ref(t) for layer in filled.cache.layers for t in (layer.keys, layer.values)]
-    full += [weakref.ref(filled.cache), *(weakref.ref(layer) for layer in filled.cache.layers)]
-    pruned = PrunedCache(filled.cache, 3, select(torch.rand(filled.shape), 0.1, "global"))
-    del filled
+    prefilled = prefill(model, random_ids(90, seed=1), 3)
+    full = [weakref.ref(t) for layer in prefilled.cache.layers for t in (layer.keys, layer.values)]
+    full += [
+        weakref.ref(prefilled.cache),
+        *(weakref.ref(layer) for layer in prefilled.cache.layers),
+    ]
+    pruned = PrunedCache(prefilled.cache, 3, select(torch.rand(prefilled.shape), 0.1, "global"))
+    del prefilled
     gc.collect()
     assert [ref() for ref in full] == [None] * len(full)
     assert pruned.context_bytes > 0
@@ -151,13 +154,13 @@ def scoring_peak(context: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, in
     monkeypatch.setattr("proxykv.kernels.replay_scores.causal_attention", attention)
     net = random_net("llama", ATTENTION)
     model = Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
-    filled: Prefill = prefill(model, random_ids(context, seed=0), 0)
-    chunks = filled.context.split(50)
-    stored = [t for layer in filled.cache.layers for t in (layer.keys, layer.values)]
-    with LiveBytes([filled.input_ids, *stored]) as mode:
-        scores = score_replays(filled, [(chunk, chunk) for chunk in chunks])
+    prefilled: Prefill = prefill(model, random_ids(context, seed=0), 0)
+    chunks = prefilled.context.split(50)
+    stored = [t for layer in prefilled.cache.layers for t in (layer.keys, layer.values)]
+    with LiveBytes([prefilled.input_ids, *stored]) as mode:
+        scores = score_replays(prefilled, [(chunk, chunk) for chunk in chunks])
     # The scores exist in parts while later chunks are scored.
-    layer = sum(t.nbytes for t in stored) // len(filled.cache.layers)
+    layer = sum(t.nbytes for t in stored) // len(prefilled.cache.layers)
     return mode.peak - scores.untyped_storage().nbytes(), layer
 
 

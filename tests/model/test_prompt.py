@@ -148,10 +148,10 @@ def whole(model: Model, text: str) -> list[int]:
     """What the tokenizer itself makes of a prompt."""
     if not model.template:
         return model.tokenizer.encode(text)
-    told = model.tokenizer.apply_chat_template(
+    conversation = model.tokenizer.apply_chat_template(
         [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
     )
-    return model.tokenizer.encode(told, add_special_tokens=False)
+    return model.tokenizer.encode(conversation, add_special_tokens=False)
 
 
 words = st.sampled_from(
@@ -219,9 +219,13 @@ def test_a_history_is_what_the_template_makes_of_the_conversation() -> None:
     model = bare.with_template({"enable_thinking": False})
     context = "The pass key is 4711."
     asked = Question("\nAgain?", ("b",), 4, history=(("\nWhat is it?", "4711"),))
-    told = [("user", context + "\nWhat is it?"), ("assistant", "4711"), ("user", "\nAgain?")]
+    conversation = [
+        ("user", context + "\nWhat is it?"),
+        ("assistant", "4711"),
+        ("user", "\nAgain?"),
+    ]
     expected = tokenizer.apply_chat_template(
-        [{"role": role, "content": text} for role, text in told],
+        [{"role": role, "content": text} for role, text in conversation],
         tokenize=False,
         add_generation_prompt=True,
         enable_thinking=False,

@@ -70,8 +70,8 @@ def test_replay_inputs(case: Case, model: Model, published: dict[str, Any]) -> N
 @pytest.mark.parametrize("method", ["kvzip", "kvzip_plus"])
 def test_kvzip(method: str, case: Case, model: Model, published: dict[str, Any]) -> None:
     theirs = published[method]
-    filled = prefill(model, case.input_ids, case.prefix_len)
-    ours = score_replays(filled, theirs["replays"], plus=method == "kvzip_plus")
+    prefilled = prefill(model, case.input_ids, case.prefix_len)
+    ours = score_replays(prefilled, theirs["replays"], plus=method == "kvzip_plus")
     torch.testing.assert_close(ours, theirs["scores"], atol=5e-5, rtol=0)
     if method == "kvzip":
         bare = replay_scores(model.net, case.input_ids, case.prefix_len, theirs["replays"])

@@ -120,8 +120,8 @@ def test_status_shows_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixt
         {"family": "tiny", "fitted": "proxykv", "state": "started", "step": 2, "of": 9},
     ]
     assert main(["status", "--config", str(trained.write())]) == 0
-    told = capsys.readouterr().out
-    assert "proxykv started    2  9\n\n1 done, 1 started\n\n" in told
+    output = capsys.readouterr().out
+    assert "proxykv started    2  9\n\n1 done, 1 started\n\n" in output
 
 
 @pytest.mark.parametrize(

@@ -37,25 +37,25 @@ def test_scores(
     method_id: str,
     method_context: MethodContext,
     run: Run,
-    filled: Prefill,
+    prefilled: Prefill,
     scores: Mapping[str, Scores],
 ) -> None:
     method = run.methods[method_id]
     scorer = build(method, method_context)
     if method.scope == "custom":
-        assert torch.equal(kept_by(scorer, filled, 0.3), kept_by(scorer, filled, 0.3))
+        assert torch.equal(kept_by(scorer, prefilled, 0.3), kept_by(scorer, prefilled, 0.3))
         return
-    own = scorer.score(filled)
-    assert tuple(own.shape) == filled.shape
+    own = scorer.score(prefilled)
+    assert tuple(own.shape) == prefilled.shape
     assert own.dtype == torch.float32
     assert torch.isfinite(own).all()
     # Deterministic, and the same whether or not other methods scored the context before.
-    assert torch.equal(own, scorer.score(filled))
+    assert torch.equal(own, scorer.score(prefilled))
     assert torch.equal(own, scores[method_id])
 
 
 def test_scoring_ahead_gives_the_same(
-    method_context: MethodContext, run: Run, filled: Prefill, scores: Mapping[str, Scores]
+    method_context: MethodContext, run: Run, prefilled: Prefill, scores: Mapping[str, Scores]
 ) -> None:
     scorers = {method.id: build(method, method_context) for method in run.methods.values()}
     during_prefill = {
@@ -63,23 +63,25 @@ def test_scoring_ahead_gives_the_same(
     }
     assert {"proxykv", "kvzip_iam", "kvzip_iam_rescaled"} <= during_prefill.keys()
     for method, scorer in during_prefill.items():
-        signal = method_context.proxy.scores(filled, filled.input_ids, scorer.signal)
-        assert torch.equal(scorer.map(signal).expand(filled.shape), scores[method])
+        signal = method_context.proxy.scores(prefilled, prefilled.input_ids, scorer.signal)
+        assert torch.equal(scorer.map(signal).expand(prefilled.shape), scores[method])
         # What was scored ahead is found, and charged.
         ledger = method_context.ledger
-        ledger.put(filled, scorer.key, scores[method] + 1, seconds=2.5)
-        found, seconds = ledger.timed(filled, lambda s=scorer: s.score(filled))
+        ledger.put(prefilled, scorer.key, scores[method] + 1, seconds=2.5)
+        found, seconds = ledger.timed(prefilled, lambda s=scorer: s.score(prefilled))
         assert torch.equal(found, scores[method] + 1)
         assert seconds >= 2.5
 
 
 @pytest.mark.parametrize("method_id", [m for m in METHODS if m != "full"])
-def test_budget(method_id: str, method_context: MethodContext, run: Run, filled: Prefill) -> None:
+def test_budget(
+    method_id: str, method_context: MethodContext, run: Run, prefilled: Prefill
+) -> None:
     method = run.methods[method_id]
     scorer = build(method, method_context)
-    layers, heads, n = filled.shape
+    layers, heads, n = prefilled.shape
     for retention in (0.05, RETENTION, 0.5, 0.9):
-        keep = kept(method, scorer, filled, retention)
+        keep = kept(method, scorer, prefilled, retention)
         if method.scope == "custom":  # it counts in tokens, the prefix among them
             assert abs(keep.sum() / (layers * heads) - budget(retention, n)) < 1
             continue
@@ -88,13 +90,13 @@ def test_budget(method_id: str, method_context: MethodContext, run: Run, filled:
 
 
 def test_every_method_answers_as_the_full_cache_where_it_keeps_all_and_only_there(
-    method_context: MethodContext, run: Run, filled: Prefill
+    method_context: MethodContext, run: Run, prefilled: Prefill
 ) -> None:
     ask = TokenizedQuestion(tuple(range(20, 26)), reference=(30, 31), max_new_tokens=5)
     scorers = [(m, build(m, method_context)) for m in run.methods.values() if m.id != "full"]
-    whole = [kept(m, scorer, filled, 1) for m, scorer in scorers if m.scope != "custom"]
-    pruned = [kept(m, scorer, filled, 0.1) for m, scorer in scorers]
-    ((full, *others),) = answer(filled, [*whole, *pruned], [ask], batch_rows=64)
+    whole = [kept(m, scorer, prefilled, 1) for m, scorer in scorers if m.scope != "custom"]
+    pruned = [kept(m, scorer, prefilled, 0.1) for m, scorer in scorers]
+    ((full, *others),) = answer(prefilled, [*whole, *pruned], [ask], batch_rows=64)
     for other in others[: len(whole)]:
         assert other.ids == full.ids
         assert other.kl == pytest.approx(0, abs=1e-6)
@@ -111,13 +113,13 @@ def test_what_is_kept_depends_on_the_context(
     run: Run,
     target: Model,
     contexts: list[str],
-    filled: Prefill,
+    prefilled: Prefill,
 ) -> None:
     other = fill(target, contexts[4], contexts[7])
-    assert other.shape == filled.shape
+    assert other.shape == prefilled.shape
     method = run.methods[method_id]
     scorer = build(method, method_context)
-    same = torch.equal(*(kept(method, scorer, context, 0.45) for context in (filled, other)))
+    same = torch.equal(*(kept(method, scorer, context, 0.45) for context in (prefilled, other)))
     # The control sees its donor only, which is the same one here.
     assert same == (method_id == "proxykv_shuffled")
 
@@ -140,16 +142,16 @@ class Broken:
     ("fault", "says"), [("shape", "returned shape"), ("nan", "NaN"), ("inf", "infinite")]
 )
 def test_a_users_own_class_is_checked(
-    fault: str, says: str, method_context: MethodContext, filled: Prefill
+    fault: str, says: str, method_context: MethodContext, prefilled: Prefill
 ) -> None:
     base = f"{__name__}:Broken"
     method = Method("mine", base, "head", {"fault": fault}, fitted_id=None, uses=())
     with pytest.raises(ValueError, match=says):
-        scores_of(build(method, method_context), filled)
+        scores_of(build(method, method_context), prefilled)
 
 
 def test_only_what_can_choose_has_the_scope_own(
-    method_context: MethodContext, filled: Prefill
+    method_context: MethodContext, prefilled: Prefill
 ) -> None:
     with pytest.raises(ConfigError, match="its scope cannot be `custom`"):
-        kept_by(Broken(method_context, "shape"), filled, 0.3)
+        kept_by(Broken(method_context, "shape"), prefilled, 0.3)

@@ -70,17 +70,17 @@ def interpolated(heads: np.ndarray, noise: Scores) -> np.ndarray:
 
 
 def test_the_prior_draws_from_each_heads_own_scores(
-    heads: np.ndarray, fitted_prior: Path, method_context: MethodContext, filled: Prefill
+    heads: np.ndarray, fitted_prior: Path, method_context: MethodContext, prefilled: Prefill
 ) -> None:
-    noise = Random(method_context).score(filled)
-    own = Prior(method_context, fitted_prior).score(filled)
+    noise = Random(method_context).score(prefilled)
+    own = Prior(method_context, fitted_prior).score(prefilled)
     np.testing.assert_allclose(own.numpy(), interpolated(heads, noise), atol=1e-5)
 
 
 def test_the_priors_mean_is_the_mean_with_ties_broken(
-    heads: np.ndarray, fitted_prior: Path, method_context: MethodContext, filled: Prefill
+    heads: np.ndarray, fitted_prior: Path, method_context: MethodContext, prefilled: Prefill
 ) -> None:
-    own = Prior(method_context, fitted_prior, draw="mean").score(filled)
+    own = Prior(method_context, fitted_prior, draw="mean").score(prefilled)
     above = own.flatten(0, 1).numpy() - heads.mean(axis=1)[:, None]
     assert above.min() > -1e-6 and above.max() < 1.01e-4
     assert (own.flatten(0, 1).diff(dim=-1) != 0).all()
@@ -161,33 +161,35 @@ def test_crossed_scores_have_the_values_of_one_and_the_order_of_the_other(
 def test_the_shuffled_proxy_reads_its_donor_repeated_to_the_contexts_length(
     method_context: MethodContext, target: Model, contexts: list[str]
 ) -> None:
-    filled = fill(target, contexts[6], contexts[7])
+    prefilled = fill(target, contexts[6], contexts[7])
     shuffled = build(method_context.methods["proxykv_shuffled"], method_context)
     donor = context_ids(target, contexts[7])
-    read = method_context.proxy.scores(filled, donor, Signal())
-    n = filled.shape[2]
+    read = method_context.proxy.scores(prefilled, donor, Signal())
+    n = prefilled.shape[2]
     assert read.shape[-1] < n
     repeated = torch.cat([read, read], dim=-1)[..., :n]
-    assert torch.equal(shuffled.score(filled), shuffled.map(repeated))  # type: ignore[attr-defined]
+    assert torch.equal(shuffled.score(prefilled), shuffled.map(repeated))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_a_mapper_reads_the_signal_that_it_was_trained_on(
-    shuffled: bool, method_context: MethodContext, filled: Prefill, tmp_path: Path
+    shuffled: bool, method_context: MethodContext, prefilled: Prefill, tmp_path: Path
 ) -> None:
     mapper, card = load_mapper(method_context.fitted["proxykv"])
     training = {**card["training"], "signal": "local", "signal_chunk": 20}
     save_mapper(tmp_path, mapper, {**card, "training": training})
     method = ProxyKV(method_context, tmp_path, shuffled)
-    ids = filled.donor if shuffled else filled.input_ids
+    ids = prefilled.donor if shuffled else prefilled.input_ids
     assert ids is not None
-    n = filled.shape[2]
+    n = prefilled.shape[2]
     local, kvzip = (
-        method_context.proxy.scores(filled, ids, signal)[..., torch.arange(n) % (len(ids) - PREFIX)]
+        method_context.proxy.scores(prefilled, ids, signal)[
+            ..., torch.arange(n) % (len(ids) - PREFIX)
+        ]
         for signal in (Signal("local", chunk=20), Signal())
     )
-    assert torch.equal(method.score(filled), method.map(local))
-    assert not torch.equal(method.score(filled), method.map(kvzip))
+    assert torch.equal(method.score(prefilled), method.map(local))
+    assert not torch.equal(method.score(prefilled), method.map(kvzip))
 
 
 # --- KVzip and SnapKV -----------------------------------------------------------------------------
@@ -209,13 +211,13 @@ def test_kvzip_asks_with_the_authors_words_in_chunks_of_2000(target: Model) -> N
 
 
 def test_kvzip_scores_with_these_replays(method_context: MethodContext, target: Model) -> None:
-    filled = prefill(target, random_ids(PREFIX + 2_030, seed=5), PREFIX)
-    pairs = replays(target, filled.context, 2000, FIRST, NEXT)
+    prefilled = prefill(target, random_ids(PREFIX + 2_030, seed=5), PREFIX)
+    pairs = replays(target, prefilled.context, 2000, FIRST, NEXT)
     assert len(pairs) == 2
-    assert torch.equal(KVzip(method_context).score(filled), score_replays(filled, pairs))
-    plus = KVzip(method_context, plus=True).score(filled)
-    assert torch.equal(plus, score_replays(filled, pairs, plus=True))
-    assert not torch.equal(plus, KVzip(method_context).score(filled))
+    assert torch.equal(KVzip(method_context).score(prefilled), score_replays(prefilled, pairs))
+    plus = KVzip(method_context, plus=True).score(prefilled)
+    assert torch.equal(plus, score_replays(prefilled, pairs, plus=True))
+    assert not torch.equal(plus, KVzip(method_context).score(prefilled))
 
 
 @pytest.mark.parametrize("shipped", ["kvzip", "kvzip_head"])
@@ -223,14 +225,16 @@ def test_shipped_kvzip_is_the_authors(shipped: str) -> None:
     assert "params" not in catalog.variants()[shipped]
 
 
-def test_snapkv_has_the_published_settings(method_context: MethodContext, filled: Prefill) -> None:
+def test_snapkv_has_the_published_settings(
+    method_context: MethodContext, prefilled: Prefill
+) -> None:
     assert PRESETS == {"original": AUTHORS_SNAPKV, "kvpress": KVPRESS_SNAPKV}
     for scorer, settings in (
         (SnapKV(method_context), AUTHORS_SNAPKV),
         (SnapKV(method_context, "kvpress"), KVPRESS_SNAPKV),
     ):
-        expected = window_scores(filled.model.net, filled.input_ids, PREFIX, **settings)
-        assert torch.equal(scorer.score(filled), expected)
+        expected = window_scores(prefilled.model.net, prefilled.input_ids, PREFIX, **settings)
+        assert torch.equal(scorer.score(prefilled), expected)
 
 
 # --- the surrogate --------------------------------------------------------------------------------
@@ -249,8 +253,8 @@ def fitted_surrogate(target: Model, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def store(target: Model, ids: torch.Tensor, path: Path) -> Scores:
-    filled = prefill(target, ids, PREFIX)
-    scores = score_replays(filled, replays(target, filled.context))
+    prefilled = prefill(target, ids, PREFIX)
+    scores = score_replays(prefilled, replays(target, prefilled.context))
     save_file({"target": scores}, path)
     save_file(sample_inputs(target, ids, PREFIX, path.name), inputs_file(path))
     return scores
@@ -264,9 +268,9 @@ def test_the_surrogate_sees_no_later_token(
     scorer = Surrogate(method_context, fitted_surrogate / "fitted")
     own, true = [], []
     for seed in (12, 13):
-        filled = prefill(target, torch.cat([start, random_ids(30, seed)]), PREFIX)
-        own.append(scorer.score(filled)[..., :40])
-        true.append(score_replays(filled, replays(target, filled.context))[..., :40])
+        prefilled = prefill(target, torch.cat([start, random_ids(30, seed)]), PREFIX)
+        own.append(scorer.score(prefilled)[..., :40])
+        true.append(score_replays(prefilled, replays(target, prefilled.context))[..., :40])
     torch.testing.assert_close(*own, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(*true, atol=1e-2)
 

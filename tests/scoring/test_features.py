@@ -61,8 +61,8 @@ def test_scores_do_not_depend_on_where_a_context_lies(architecture: str) -> None
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_language.make_tokenizer())
     net = random_net(architecture, ATTENTION, vocab_size=len(tokenizer))
     early, late = (
-        score_replays(filled, replays(filled.model, filled.context))
+        score_replays(prefilled, replays(prefilled.model, prefilled.context))
         for kind in (Model, Late)
-        for filled in [prefill(kind(net, tokenizer, (5,), (), ""), random_ids(60, seed=1), 1)]
+        for prefilled in [prefill(kind(net, tokenizer, (5,), (), ""), random_ids(60, seed=1), 1)]
     )
     torch.testing.assert_close(early, late, atol=1e-4, rtol=1e-3)

@@ -55,10 +55,10 @@ def test_the_shuffled_control_sees_another_context(
 
 
 def test_streaming_keeps_sinks_then_the_most_recent(
-    method_context: MethodContext, filled: Prefill
+    method_context: MethodContext, prefilled: Prefill
 ) -> None:
-    n = filled.shape[2]
-    own = Streaming(method_context, sinks=4).score(filled)
+    n = prefilled.shape[2]
+    own = Streaming(method_context, sinks=4).score(prefilled)
     for count, expected in {
         2: [0, 1],
         4: [0, 1, 2, 3],
@@ -71,21 +71,23 @@ def test_streaming_keeps_sinks_then_the_most_recent(
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_snapkv_ranks_its_window_first_and_the_most_recent_highest(
-    preset: str, filled: Prefill, target: Model
+    preset: str, prefilled: Prefill, target: Model
 ) -> None:
     settings = PRESETS[preset]
-    own = window_scores(target.net, filled.input_ids, PREFIX, **settings)
+    own = window_scores(target.net, prefilled.input_ids, PREFIX, **settings)
     window = own[..., -settings["window"] :]
     assert (window.diff(dim=-1) > 0).all()
     assert (window[..., 0] > own[..., : -settings["window"]].amax(dim=-1)).all()
 
 
-def test_kvzip_scores_are_replay_attention(method_context: MethodContext, filled: Prefill) -> None:
-    own = KVzip(method_context, chunk=40).score(filled)
+def test_kvzip_scores_are_replay_attention(
+    method_context: MethodContext, prefilled: Prefill
+) -> None:
+    own = KVzip(method_context, chunk=40).score(prefilled)
     assert own.min() >= 0
     assert own.max() <= 1
     with pytest.raises(ValueError, match="chunks cover"):
-        score_replays(filled, replays(filled.model, filled.context)[:0])
+        score_replays(prefilled, replays(prefilled.model, prefilled.context)[:0])
 
 
 def test_replays_follow_the_reference(target: Model) -> None:
@@ -103,21 +105,21 @@ def test_replays_follow_the_reference(target: Model) -> None:
 
 
 def test_random_is_seeded_by_run_and_context(
-    method_context: MethodContext, filled: Prefill
+    method_context: MethodContext, prefilled: Prefill
 ) -> None:
     method = method_context.methods["random"]
     one, other = (
-        build(method, replace(method_context, seed=seed)).score(filled) for seed in (0, 1)
+        build(method, replace(method_context, seed=seed)).score(prefilled) for seed in (0, 1)
     )
     assert not torch.equal(one, other)
-    assert torch.equal(one, build(method, method_context).score(filled))
+    assert torch.equal(one, build(method, method_context).score(prefilled))
 
 
 def test_iam_finds_each_heads_counterpart_and_its_mean_and_spread(
     method_context: MethodContext,
     target: Model,
     contexts: list[str],
-    filled: Prefill,
+    prefilled: Prefill,
     tmp_path: Path,
 ) -> None:
     """Target scores made of single proxy heads are found again, exactly when rescaled."""
@@ -125,17 +127,19 @@ def test_iam_finds_each_heads_counterpart_and_its_mean_and_spread(
     slope = torch.linspace(0.1, 0.6, 6).view(3, 2)
     files = [tmp_path / f"{i}.safetensors" for i in range(3)]
     for path, text in zip(files, contexts, strict=False):
-        proxy = method_context.proxy.scores(filled, context_ids(target, text))
+        proxy = method_context.proxy.scores(prefilled, context_ids(target, text))
         planted = slope[..., None] * proxy.flatten(0, 1)[heads]
         save_file({"proxy": proxy.contiguous(), "target": planted}, path)
     kvzip_iam.fit(files, tmp_path / "fitted", {}, PAIR)
     fitted, card = load_fitted(tmp_path / "fitted", PAIR)
     assert torch.equal(fitted["heads"], heads)
     assert card["mean_cosine"] == pytest.approx(1, abs=1e-5)
-    own = method_context.proxy.scores(filled, filled.input_ids).flatten(0, 1)[heads]
-    raw = kvzip_iam.KVzipIAM(method_context, tmp_path / "fitted").score(filled)
+    own = method_context.proxy.scores(prefilled, prefilled.input_ids).flatten(0, 1)[heads]
+    raw = kvzip_iam.KVzipIAM(method_context, tmp_path / "fitted").score(prefilled)
     assert torch.equal(raw, own)
-    rescaled = kvzip_iam.KVzipIAM(method_context, tmp_path / "fitted", rescaled=True).score(filled)
+    rescaled = kvzip_iam.KVzipIAM(method_context, tmp_path / "fitted", rescaled=True).score(
+        prefilled
+    )
     torch.testing.assert_close(rescaled, slope[..., None] * own, atol=1e-5, rtol=1e-4)
 
 

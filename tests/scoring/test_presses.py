@@ -24,9 +24,9 @@ SMALL: dict[str, Any] = {"name": "SnapKVPress", "window_size": 8, "kernel_size":
 
 
 @pytest.fixture
-def bare(target: Model, filled: Prefill) -> Prefill:
+def bare(target: Model, prefilled: Prefill) -> Prefill:
     """The context without a prefix, as kvpress knows contexts."""
-    return prefill(target, filled.context, 0)
+    return prefill(target, prefilled.context, 0)
 
 
 def test_scores_are_the_presss_own(method_context: MethodContext, bare: Prefill) -> None:
@@ -53,20 +53,20 @@ def test_kept_sets_are_the_presss_own(
 
 
 def test_the_prefix_is_not_counted_whether_or_not_a_press_keeps_it(
-    method_context: MethodContext, filled: Prefill
+    method_context: MethodContext, prefilled: Prefill
 ) -> None:
-    budget = int(0.3 * filled.shape[2])
-    sinks = KVPress(method_context, name="StreamingLLMPress", n_sink=filled.prefix_len)
+    budget = int(0.3 * prefilled.shape[2])
+    sinks = KVPress(method_context, name="StreamingLLMPress", n_sink=prefilled.prefix_len)
     latest = KVPress(method_context, name="StreamingLLMPress", n_sink=0)
     for scorer in (sinks, latest):
-        for head in scorer.keep(filled, 0.3).flatten(0, 1):
+        for head in scorer.keep(prefilled, 0.3).flatten(0, 1):
             assert head.nonzero().flatten().tolist() == list(range(len(head) - budget, len(head)))
 
 
 def test_nothing_of_a_press_stays_on_the_model(
-    method_context: MethodContext, filled: Prefill
+    method_context: MethodContext, prefilled: Prefill
 ) -> None:
-    net = filled.model.net
+    net = prefilled.model.net
 
     def state() -> Any:
         modules = list(net.named_modules())
@@ -79,13 +79,13 @@ def test_nothing_of_a_press_stays_on_the_model(
     for name in [m for m in sys.modules if m.split(".")[0] == "kvpress"]:
         del sys.modules[name]
     adakv = KVPress(method_context, name="AdaKVPress", press=SMALL)
-    adakv.keep(filled, 0.3)
-    KVPress(method_context, name="ExpectedAttentionPress").score(filled)
+    adakv.keep(prefilled, 0.3)
+    KVPress(method_context, name="ExpectedAttentionPress").score(prefilled)
     with pytest.raises(ConfigError):
-        KVPress(method_context, name="StreamingLLMPress").score(filled)
+        KVPress(method_context, name="StreamingLLMPress").score(prefilled)
     assert state() == before
-    again = prefill(filled.model, filled.input_ids, filled.prefix_len)
-    for one, other in zip(again.cache.layers, filled.cache.layers, strict=True):
+    again = prefill(prefilled.model, prefilled.input_ids, prefilled.prefix_len)
+    for one, other in zip(again.cache.layers, prefilled.cache.layers, strict=True):
         assert torch.equal(one.keys, other.keys)
 
 
@@ -98,11 +98,11 @@ def test_nothing_of_a_press_stays_on_the_model(
     ],
 )
 def test_presses_without_plain_scores_have_a_scope_of_their_own(
-    press: dict[str, Any], says: str, method_context: MethodContext, filled: Prefill
+    press: dict[str, Any], says: str, method_context: MethodContext, prefilled: Prefill
 ) -> None:
     with pytest.raises(ConfigError, match=says):
-        KVPress(method_context, **press).score(filled)
-    assert 0.2 < KVPress(method_context, **press).keep(filled, 0.3).float().mean() < 0.31
+        KVPress(method_context, **press).score(prefilled)
+    assert 0.2 < KVPress(method_context, **press).keep(prefilled, 0.3).float().mean() < 0.31
 
 
 @pytest.mark.parametrize(
@@ -118,16 +118,16 @@ def test_presses_without_plain_scores_have_a_scope_of_their_own(
     ],
 )
 def test_presses_that_cannot_be_compared_are_refused(
-    press: dict[str, Any], says: str, method_context: MethodContext, filled: Prefill
+    press: dict[str, Any], says: str, method_context: MethodContext, prefilled: Prefill
 ) -> None:
     with pytest.raises(ConfigError, match=says):
-        KVPress(method_context, **press).keep(filled, 0.3)
+        KVPress(method_context, **press).keep(prefilled, 0.3)
 
 
 def test_the_prefill_is_not_charged_to_the_press(
     method_context: MethodContext, target: Model, contexts: list[str]
 ) -> None:
-    filled = replace(fill(target, contexts[6]), seconds=1e9)  # slower than any press
+    prefilled = replace(fill(target, contexts[6]), seconds=1e9)  # slower than any press
     scorer = KVPress(method_context, name="KnormPress")
-    _, seconds = method_context.ledger.timed(filled, lambda: scorer.score(filled))
+    _, seconds = method_context.ledger.timed(prefilled, lambda: scorer.score(prefilled))
     assert seconds < 0.05

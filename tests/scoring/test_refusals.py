@@ -47,7 +47,7 @@ def model() -> Model:
 
 
 @pytest.fixture(scope="module")
-def filled(model: Model) -> Prefill:
+def prefilled(model: Model) -> Prefill:
     return prefill(model, random_ids(PREFIX + CONTEXT, seed=1), PREFIX)
 
 
@@ -86,23 +86,23 @@ def test_an_empty_context(model: Model) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_more_than_one_row(model: Model, filled: Prefill) -> None:
+def test_more_than_one_row(model: Model, prefilled: Prefill) -> None:
     with pytest.raises(ValueError, match="one context at a time: expected 1-D ids, got 2-D"):
         prefill(model, random_ids(20, seed=1).view(2, 10), 0)
-    cache = PrunedCache(filled.cache, PREFIX, torch.ones(filled.shape, dtype=torch.bool))
+    cache = PrunedCache(prefilled.cache, PREFIX, torch.ones(prefilled.shape, dtype=torch.bool))
     with pytest.raises(ValueError, match="one row at a time, not 2"):
         model.hidden(random_ids(6, seed=1).view(2, 3), torch.arange(3).expand(2, 3), cache)
 
 
-def test_kept_sets_of_another_shape(filled: Prefill) -> None:
-    layers, heads, n = filled.shape
+def test_kept_sets_of_another_shape(prefilled: Prefill) -> None:
+    layers, heads, n = prefilled.shape
     short = torch.ones(layers, heads, n - 1, dtype=torch.bool)
     fewer = torch.ones(layers - 1, heads, n, dtype=torch.bool)
     for keep in (short, fewer):
         with pytest.raises(ValueError, match=r"the kept set has shape .* but the context has"):
-            PrunedCache(filled.cache, PREFIX, keep)
+            PrunedCache(prefilled.cache, PREFIX, keep)
         with pytest.raises(ValueError, match=r"the kept set has shape .* but the context has"):
-            SweepCache(filled.cache, PREFIX, [keep], [0])
+            SweepCache(prefilled.cache, PREFIX, [keep], [0])
 
 
 def test_replays_that_do_not_cover_the_context(model: Model) -> None:

@@ -54,22 +54,22 @@ def masked_replay(plain: Model, ids: torch.Tensor, chunk: slice, replay: torch.T
 def test_a_local_replay_attends_to_prefix_chunk_and_itself(architecture: str, chunk: int) -> None:
     ours, plain = model(architecture), model(architecture, plain=True)
     ids = random_ids(PREFIX + 50, seed=1)
-    filled = prefill(ours, ids, PREFIX)
-    pairs = replays(ours, filled.context, chunk)
+    prefilled = prefill(ours, ids, PREFIX)
+    pairs = replays(ours, prefilled.context, chunk)
     expected, start = [], PREFIX
     for tokens, replay in pairs:
         expected.append(masked_replay(plain, ids, slice(start, start + len(tokens)), replay))
         start += len(tokens)
-    scores = score_replays(filled, pairs, local=True)
+    scores = score_replays(prefilled, pairs, local=True)
     torch.testing.assert_close(scores, torch.cat(expected, dim=-1), atol=1e-5, rtol=1e-4)
 
 
 def test_a_local_replay_differs_from_kvzip_only_where_there_are_several_chunks() -> None:
     reader, ids = model(), random_ids(PREFIX + 60, seed=2)
-    filled = prefill(reader, ids, PREFIX)
+    prefilled = prefill(reader, ids, PREFIX)
     for chunk, same in ((60, True), (20, False)):
-        pairs = replays(reader, filled.context, chunk)
-        whole, local = (score_replays(filled, pairs, local=flag) for flag in (False, True))
+        pairs = replays(reader, prefilled.context, chunk)
+        whole, local = (score_replays(prefilled, pairs, local=flag) for flag in (False, True))
         assert torch.allclose(whole, local, atol=1e-6) == same
 
 
@@ -99,12 +99,12 @@ def test_a_window_sees_the_tokens_before_it_and_nothing_else() -> None:
         other[changed] = (other[changed] + 1) % VOCABULARY
         assert torch.equal(signal_of(reader, other, signal)[..., 20:], last) == same
     text = torch.cat([ids[:PREFIX], ids[PREFIX + 14 :]])
-    filled = prefill(reader, text, PREFIX)
+    prefilled = prefill(reader, text, PREFIX)
     pairs = [
         replay_of(reader, text[PREFIX : PREFIX + 6], text[:0]),
         replay_of(reader, text[PREFIX + 6 :], text[PREFIX : PREFIX + 6]),
     ]
-    assert torch.equal(score_replays(filled, pairs)[..., 6:], last)
+    assert torch.equal(score_replays(prefilled, pairs)[..., 6:], last)
 
 
 @pytest.mark.parametrize("kind", ["kvzip", "local", "windowed", "prefill"])

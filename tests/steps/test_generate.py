@@ -182,12 +182,12 @@ def test_a_history_is_written_as_the_chat_template_writes_it(tmp_path: Path) -> 
         "{% for m in messages %}{{ 'Question' if m.role == 'user' else 'Repeat' }} : "
         "{{ m.content }} . {% endfor %}{% if add_generation_prompt %}Repeat : {% endif %}"
     )
-    told = Question("set v02", ("56",), 2, answer_start="the", history=(("set v01", "12 34"),))
+    follow_up = Question("set v02", ("56",), 2, answer_start="the", history=(("set v01", "12 34"),))
     conversation = "Question : set v01 . Repeat : 12 34 . Question : set v02 . Repeat : the"
     model = load_model(folder, chat=True)
-    assert model.decode([*model.prefix, *tokenized(model, told).prompt]) == conversation
+    assert model.decode([*model.prefix, *tokenized(model, follow_up).prompt]) == conversation
     model = model.without_template()
-    assert model.decode(list(tokenized(model, told).prompt)) == "set v01 12 34 set v02 the"
+    assert model.decode(list(tokenized(model, follow_up).prompt)) == "set v01 12 34 set v02 the"
 
 
 class DonorRecorder:
@@ -255,13 +255,13 @@ def test_too_little_memory_loses_no_finished_context(
 def test_rows_follow_from_free_memory() -> None:
     """Twice the memory, twice the rows; none at all still lets one row decode."""
     model = load_model(MODELS / "tiny" / "target")
-    filled = prefill(model, torch.arange(1, 200), 3)
+    prefilled = prefill(model, torch.arange(1, 200), 3)
     asks = [TokenizedQuestion((5, 6, 7), (8,), 20)]
-    assert rows_that_fit(filled, asks, 0) == 1
-    some, more = (rows_that_fit(filled, asks, free) for free in (1 << 28, 1 << 29))
+    assert rows_that_fit(prefilled, asks, 0) == 1
+    some, more = (rows_that_fit(prefilled, asks, free) for free in (1 << 28, 1 << 29))
     assert 1.8 < more / some < 2.2
     longer = [replace(asks[0], max_new_tokens=2000)]
-    assert rows_that_fit(filled, longer, 1 << 28) < some / 4
-    keys = filled.cache.layers[0].keys
-    slots = 2 * len(filled.cache.layers) * keys[0, :, 0].nbytes * 2004
-    assert rows_that_fit(filled, longer, 1 << 28) * slots < 1 << 28
+    assert rows_that_fit(prefilled, longer, 1 << 28) < some / 4
+    keys = prefilled.cache.layers[0].keys
+    slots = 2 * len(prefilled.cache.layers) * keys[0, :, 0].nbytes * 2004
+    assert rows_that_fit(prefilled, longer, 1 << 28) * slots < 1 << 28

@@ -138,9 +138,9 @@ def test_a_step_that_is_called_by_hand_claims_its_familys_gpus(
 def test_recovery_leaves_a_living_snakemake_alone(unanswered: Checkout) -> None:
     with Lock(unanswered.run.dir / "workflow.lock").held():
         done = unanswered.start("proxykv", "recover", *command(unanswered))
-        said, _ = done.communicate()
+        output, _ = done.communicate()
     assert done.returncode == 2
-    assert f"snakemake runs (pid {os.getpid()} on " in said
+    assert f"snakemake runs (pid {os.getpid()} on " in output
 
 
 def test_a_second_snakemake_on_a_run_is_refused_by_name(unanswered: Checkout) -> None:
@@ -149,9 +149,9 @@ def test_a_second_snakemake_on_a_run_is_refused_by_name(unanswered: Checkout) ->
     with Lock(unanswered.run.dir / "workflow.lock").held():
         unanswered.config["retentions"] = [0.2, 1.0]
         second = unanswered.start(*command(unanswered))
-        said, _ = second.communicate()
+        output, _ = second.communicate()
     assert second.returncode != 0
-    assert f"workflow.lock is held by pid {os.getpid()} on " in said
+    assert f"workflow.lock is held by pid {os.getpid()} on " in output
     assert config.read_text("utf-8") == before
     assert unanswered.log("vt") == ""
 

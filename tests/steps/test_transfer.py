@@ -160,20 +160,20 @@ def test_a_part_of_which_nothing_is_left_is_refused(fitted: Run) -> None:
     ["proxykv", "kvzip_iam", "kvzip_iam_rescaled", "surrogate", "surrogate_embedding"],
 )
 def test_stored_scores_are_predicted_as_a_context_is_scored(
-    method_id: str, method_context: MethodContext, filled: Prefill, tmp_path: Path
+    method_id: str, method_context: MethodContext, prefilled: Prefill, tmp_path: Path
 ) -> None:
     method = method_context.methods[method_id]
-    target = score_replays(filled, replays(filled.model, filled.context))
+    target = score_replays(prefilled, replays(prefilled.model, prefilled.context))
     path = tmp_path / "context.safetensors"
-    proxy = method_context.proxy.scores(filled, filled.input_ids)
+    proxy = method_context.proxy.scores(prefilled, prefilled.input_ids)
     save_file({"target": target.contiguous(), "proxy": proxy.contiguous()}, path)
-    inputs = sample_inputs(filled.model, filled.input_ids, PREFIX, path.name)
+    inputs = sample_inputs(prefilled.model, prefilled.input_ids, PREFIX, path.name)
     save_file(inputs, inputs_file(path))
     fitting = importlib.import_module(catalog.module_of(method.base)[0])
     predict = fitting.predictor(method_context.fitted[str(method.fitted_id)], method.params)
     predicted, true = predict(path)
     assert torch.equal(true, target)
-    scores = build(method, method_context).score(filled)
+    scores = build(method, method_context).score(prefilled)
     # Inputs are stored in half precision, and the first tokens have no prefix before them there.
     torch.testing.assert_close(predicted[..., 8:], scores[..., 8:], atol=0.05, rtol=0.05)
 

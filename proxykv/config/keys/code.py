@@ -95,7 +95,15 @@ def _code_digest(root: Path, entries: tuple[str, ...]) -> str:
 
 
 def files_digest(package: str, folder: str) -> str:
-    """Digest of the files in a folder of a package that are no code."""
+    """Digest of the files in a folder of a package that are not code.
+
+    Args:
+        package: dotted name of the package.
+        folder: path of the folder in the package.
+
+    Raises:
+        ConfigError: if there is no such package.
+    """
     init = source(package)
     if init is None:
         raise ConfigError(f"no package {package!r}, in the checkout or installed")

@@ -62,7 +62,12 @@ LARGE = {
 
 
 def fits(query: Tensor, seen: Seen) -> bool:
-    """Whether the kernels can address the tensors: dense heads, 32-bit places within a head."""
+    """Whether the kernels can address the tensors: dense heads, 32-bit places within a head.
+
+    Args:
+        query: queries [q_head, replay, dim].
+        seen: keys and values of the layer.
+    """
     tensors = (query, *seen[:4])
     return all(t.stride(2) == 1 and t.shape[1] * t.stride(1) < 2**31 for t in tensors)
 
@@ -71,7 +76,16 @@ def attend_and_score(
     query: Tensor, seen: Seen, scaling: float, plus: Plus | None, scores_only: bool,
     cut: ReplayCut | None = None,
 ) -> tuple[Tensor | None, Tensor]:  # fmt: skip
-    """Run `proxykv.kernels.replay_scores.attend_and_score`; `cut`: other tiles than the GPU's."""
+    """Run `proxykv.kernels.replay_scores.attend_and_score` on a GPU.
+
+    Args:
+        query: queries [q_head, replay, dim].
+        seen: keys and values of the layer.
+        scaling: factor of the logits.
+        plus: for the scores of KVzip+.
+        scores_only: attention is not needed.
+        cut: tiles; those that suit the GPU by default.
+    """
     cut = cut or _cut(query)
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device_of(query):

@@ -34,7 +34,14 @@ def _store_kernel(
 
 
 def write(keys: Tensor, values: Tensor, slots: Slots, place: Place) -> None:
-    """Write new tokens' keys and values into their slots, at the index on the device."""
+    """Write new tokens' keys and values into their slots, at the index on the device.
+
+    Args:
+        keys: keys of the new tokens, after RoPE [row, kv_head, new, dim].
+        values: their values.
+        slots: not used: the table of `place` has their addresses.
+        place: where the new tokens go in the slots.
+    """
     rows, heads, new, dim = keys.shape
     table, _ = place.found()
     _store_kernel[(rows * heads * new,)](
