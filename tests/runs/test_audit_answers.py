@@ -12,7 +12,9 @@ import pytest
 from finished_run import edit
 
 from proxykv.cli import main
+from proxykv.config.run import Run
 from proxykv.runs.audit import Audit, audit
+from proxykv.steps.grade import grade
 
 RUN = Path("results/demo")
 SINGLE = Path("tiny/tiny/single@0.parquet")
@@ -56,6 +58,13 @@ def test_a_finding_is_a_line_and_the_exit_status_is_not_zero(
     lines = capsys.readouterr().out.splitlines()
     assert any("single@0.parquet, single-0 question 0" in line for line in lines)
     assert lines[-1].startswith("audited: ")
+
+
+def test_a_benchmark_that_grades_wrongly_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxykv.benchmarks.tiny.score", lambda *given: 0.5)
+    (job,) = (job for job in Run.read(RUN / "config.json").jobs() if job.task == "multikey")
+    grade(job)
+    found("multikey-0 question 0", ", score: published 0.5, recomputed")
 
 
 @pytest.mark.parametrize("kind", ["rows", "predictions"])

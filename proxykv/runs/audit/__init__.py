@@ -1,8 +1,8 @@
 """A second computation of a run's scores and tables, by other code than made them.
 
 Scores follow from the stored predictions, table cells from the rows. Nothing here is shared with
-`proxykv.report`, and nothing is aggregated by pandas: Python lists, loops, and resamples drawn
-here. Imports `benchmarks`, `config` and `runtime`, and never torch.
+the benchmarks' metrics or `proxykv.report`, and nothing is aggregated by pandas: Python lists,
+loops, and resamples drawn here. Imports `benchmarks`, `config` and `runtime`, and never torch.
 """
 
 from proxykv.runs.audit.findings import Audit

@@ -19,6 +19,7 @@ from proxykv.config.jobs import Job
 from proxykv.config.run import Run
 from proxykv.runs.audit.findings import Audit
 from proxykv.runs.audit.means import Row
+from proxykv.runs.audit.scores import second_scores
 
 Key = tuple[str, int, str, float]
 """(context id, question, method, retention)."""
@@ -135,11 +136,17 @@ def _check_plan(file: Path, rows: list[Row], planned: set[Key], audit: Audit) ->
 
 
 def _check_score(where: str, job: Job, row: Row, question: Question, audit: Audit) -> None:
-    """The benchmark's `grade` decides, on the stored prediction and the data's references."""
+    """The stored prediction and the data's references decide.
+
+    The audit computes the score of the project's benchmarks itself. For a user's benchmark, it can
+    only call `grade` again.
+    """
     audit.scores += 1
     if row["references"] != list(question.references):
         audit.differs(f"{where}, references", row["references"], list(question.references))
-    graded = contract.load(job.benchmark).grade(job.task, row["prediction"], question)
+    graded = second_scores(job.benchmark, job.task, row["prediction"], question)
+    if graded is None:
+        graded = contract.load(job.benchmark).grade(job.task, row["prediction"], question)
     for column in sorted(GRADED):
         if not _equal(row[column], graded.get(column)):
             audit.differs(f"{where}, {column}", row[column], graded.get(column))

@@ -1,0 +1,88 @@
+"""Two computations of every score agree, on answers that are right, nearly right, and odd."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from scbench_corpus import corpus
+
+from proxykv.benchmarks import contract, needles, ruler, tiny
+from proxykv.benchmarks.examples import Question
+from proxykv.benchmarks.longbench import subsets
+from proxykv.benchmarks.scbench.tasks import TASKS as SCBENCH
+from proxykv.runs.audit.scores import second_scores
+from tests.parity.authors.predictions import predictions, words
+
+COUNT = 30
+LABELS = ("Food", "Fast food", "Fast", "Animal", "An", "Other")
+
+
+def questions(benchmark: str, task: str, rng: random.Random) -> Iterator[Question]:
+    """Questions of a task with made-up answers."""
+    if benchmark == "scbench":
+        for record in corpus()[task]:
+            turns = [{**turn} for turn in record["multi_turns"]]
+            needed = [{"name": t["name"], "needle": t["answer"]} for t in turns if "name" in t]
+            for turn in turns:
+                meta = {"lang": record.get("lang"), "needles": needed, **turn}
+                answer = turn["answer"]
+                listed = answer if isinstance(answer, list) else [str(answer)]
+                yield Question("", tuple(listed), 1, meta=meta)
+        return
+    for _ in range(6):
+        answers = tuple(words(rng) for _ in range(rng.randrange(1, 4)))
+        meta = {"outputs": [words(rng, 3) for _ in range(3)]}
+        if task in ("passage_retrieval_en", "passage_retrieval_zh"):
+            mark = "Paragraph " if task.endswith("en") else "段落"
+            answers = tuple(f"{mark}{rng.randrange(30)}" for _ in answers)
+        elif task == "passage_count":
+            answers = ("12",)
+        elif task in ("trec", "lsht"):
+            answers = (rng.choice(LABELS),)
+            meta = {"all_classes": rng.sample(LABELS, len(LABELS))}
+        elif benchmark == "needles":
+            answers = tuple(a + rng.choice((", ", " = ", " is ")) + a for a in answers)
+        elif task == "multivalue":
+            answers = tuple(f"{a} , {a}" for a in answers)
+        yield Question("", answers, 1, meta=meta)
+
+
+TASKS = [
+    *(("longbench", task) for task in subsets.TASKS),
+    *(("scbench", task) for task in SCBENCH),
+    *(("ruler", task) for task in ruler.TASKS),
+    *(("needles", task) for task in needles.TASKS),
+    *(("tiny", task) for task in tiny.TASKS),
+]
+
+
+@pytest.mark.parametrize(("benchmark", "task"), TASKS)
+def test_both_computations_agree(benchmark: str, task: str) -> None:
+    rng = random.Random(task)
+    grade = contract.load(benchmark).grade
+    positive = 0
+    for question in questions(benchmark, task, rng):
+        answers = [*question.references, *question.meta.get("outputs", ())]
+        answers += [*question.meta.get("all_classes", ()), *question.meta.get("options", ())]
+        few = 4 if "repoqa" in task else COUNT  # each is parsed
+        for text in (*predictions(answers, rng, few), *answers):
+            first = grade(task, text, question)
+            second = second_scores(benchmark, task, text, question)
+            assert second == pytest.approx(first, abs=1e-9), (text, question)
+            positive += first["score"] > 0
+    assert positive > 5
+
+
+@pytest.mark.parametrize("task", ["gov_report", "vcsum"])
+@pytest.mark.parametrize("words_of_both", [988, 989, 990, 991])
+def test_long_sentences_count_zero_from_the_same_length_on(task: str, words_of_both: int) -> None:
+    half = words_of_both // 2
+    answer = " ".join(["same", *(f"a{i}" for i in range(half))])
+    text = " ".join(["same", *(f"b{i}" for i in range(words_of_both - half))])
+    question = Question("", (answer,), 1)
+    first = contract.load("longbench").grade(task, text, question)
+    second = second_scores("longbench", task, text, question)
+    assert second == pytest.approx(first, abs=1e-9)
+    assert first["score_fixed"] > 0
