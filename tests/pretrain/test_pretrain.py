@@ -13,8 +13,10 @@ from transformers import AttentionInterface
 from proxykv.benchmarks import tiny_language
 from proxykv.pretrain import report
 from proxykv.pretrain.data import IGNORE, PART, WHOLE, make_batch
+from proxykv.pretrain.losses import ContextMass, losses
+from proxykv.pretrain.network import Role, make_model
 from proxykv.pretrain.report import write_card
-from proxykv.pretrain.train import ContextMass, Role, losses, make_model, train
+from proxykv.pretrain.train import train
 
 SMALL = Role(width=64, layers=2, heads=2, kv_heads=1, mlp=64, stages=((48, 2, 26),))
 TOKENIZER = tiny_language.make_tokenizer()

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 
 from proxykv.benchmarks.contract import Example, Question
 from proxykv.benchmarks.longbench import metrics
-from proxykv.benchmarks.longbench.subsets import TASKS, Subset
+from proxykv.benchmarks.longbench.subset import Subset
+from proxykv.benchmarks.longbench.subsets import TASKS
 from proxykv.benchmarks.longbench.truncation import cut_middle
 from proxykv.benchmarks.records import read_records
 from proxykv.runtime.errors import ConfigError
