@@ -1,8 +1,8 @@
 """Compare the numbers of two runs, without timings: `same_numbers.py results/a results/b`.
 
 Rows of the same question, method and retention are compared bit for bit: predictions, scores,
-likelihoods, divergences, achieved retention. Tables are compared cell by cell. Use it before and
-after a change of the code that should change no number.
+likelihoods, divergences, kept sets. Tables are compared cell by cell. Use it before and after a
+change of the code that should change no number.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import pandas as pd
 
 KEY = ["family", "benchmark", "task", "context_id", "question", "method", "retention"]
 ANSWERS = ["prediction", "score", "score_fixed", "nll", "kl", "achieved_retention", "kv_bytes"]
+KEPT = "kept_digest"
+"""Rows of earlier versions lack it; then kept sets are compared by their sizes only."""
 TIMED = ("seconds", "speed", "hours", "ttft")
 """Columns whose names hold one of these are timings."""
 
@@ -37,7 +39,8 @@ def _rows(one: Path, other: Path) -> Iterator[str]:
         yield f"rows: {len(lost)} are in one run only, such as {min(map(str, lost))}"
     shared = frames[0].index.intersection(frames[1].index)
     first, second = (frame.loc[shared] for frame in frames)
-    for column in ANSWERS:
+    has_kept = all(KEPT in frame for frame in frames)
+    for column in [*ANSWERS, *([KEPT] if has_kept else [])]:
         differ = ~(
             (first[column] == second[column]) | (first[column].isna() & second[column].isna())
         )

@@ -19,10 +19,10 @@ TASKS = ("single", "multikey", "multivalue", "vt")
 RETENTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 COLUMNS = (
     "family", "benchmark", "task", "context_id", "question", "method", "scope", "method_digest",
-    "protocol", "schedule", "retention", "achieved_retention", "prediction", "references",
-    "score", "score_fixed", "nll", "kl", "kv_bytes", "kv_bytes_full", "prefill_seconds",
-    "score_seconds", "operations", "decode_seconds", "decode_rows", "context_tokens",
-    "question_tokens", "new_tokens", "truncated", "prompt_hash", "target",
+    "protocol", "schedule", "retention", "achieved_retention", "kept_digest",
+    "prediction", "references", "score", "score_fixed", "nll", "kl", "kv_bytes", "kv_bytes_full",
+    "prefill_seconds", "score_seconds", "operations", "decode_seconds", "decode_rows",
+    "context_tokens", "question_tokens", "new_tokens", "truncated", "prompt_hash", "target",
     "target_hash", "target_digest",
     "proxy", "proxy_hash", "proxy_digest", "seed", "config_hash", "code_hash", "commit",
     "device", "dtype", "kernels", "threads", "versions", "created",
@@ -146,6 +146,7 @@ def _row(
         "schedule": "sequential",
         "retention": rho,
         "achieved_retention": rho,
+        "kept_digest": "e5" * 6,
         "kv_bytes": int(1_048_576 * rho),
         "kv_bytes_full": 1_048_576,
         "prefill_seconds": 0.6,

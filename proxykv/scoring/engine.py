@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -28,7 +29,7 @@ from proxykv.scoring.contract import (
 from proxykv.scoring.hidden_states import HiddenStateScorer, scoring_layers
 from proxykv.scoring.ledger import Ledger
 from proxykv.scoring.proxy import Proxy, ProxyMap, Request, Schedule, prefill_and_score
-from proxykv.scoring.selection import select
+from proxykv.scoring.selection import kept_digest, select
 from proxykv.scoring.timeline import Timeline
 
 
@@ -47,6 +48,11 @@ class Pruning:
     retention: float
     keep: Keep
     score_seconds: float
+
+    @cached_property
+    def kept_digest(self) -> str:
+        """A digest of the kept set; questions of one context share it."""
+        return kept_digest(self.keep)
 
 
 class Engine:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from decimal import Decimal
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 
 from proxykv.model.tensors import Keep, Scores
@@ -55,6 +57,17 @@ def select(scores: Scores, retention: float, scope: Scope) -> Keep:
     room = count - above.sum(dim=1, keepdim=True)
     keep = above | (tied & (tied.cumsum(dim=1) <= room))
     return keep.reshape(scores.shape)
+
+
+def kept_digest(keep: Keep) -> str:
+    """Return twelve hex digits that change with the kept set.
+
+    Args:
+        keep: the kept set [layer, kv_head, token].
+    """
+    kept = hashlib.sha256(str(tuple(keep.shape)).encode())
+    kept.update(np.packbits(keep.cpu().numpy()).tobytes())
+    return kept.hexdigest()[:12]
 
 
 def transplant(allocation: Scores, ranking: Scores) -> Scores:

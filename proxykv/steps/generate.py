@@ -217,6 +217,7 @@ class Generator:
             "schedule": self.run.schedule,
             "retention": pruning.retention,
             "achieved_retention": kept / pruning.keep.numel(),
+            "kept_digest": pruning.kept_digest,
             "kv_bytes": kept * pair_bytes,
             "kv_bytes_full": pruning.keep.numel() * pair_bytes,
             "prefill_seconds": prefilled.seconds,

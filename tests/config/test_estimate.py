@@ -140,6 +140,28 @@ def test_methods_are_charged_for_what_they_run() -> None:
     assert hours("extract", methods=["full", "kvzip"]) == 0  # nothing is fitted
 
 
+def test_a_method_that_selects_by_itself_is_charged_a_prefill_for_each_retention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Presses work while their model prefills, at one ratio; scores serve all retentions."""
+    (tmp_path / "kvpress.py").write_text("class AdaKVPress: ...\nclass KnormPress: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def added(press: str, scope: str, retentions: list[float]) -> float:
+        method = {"id": "press", "base": f"kvpress:{press}", "scope": scope}
+        without, with_press = (
+            hours("generate", methods=["full", "random", last], retentions=retentions)
+            for last in ("streaming", method)
+        )
+        return with_press - without
+
+    one, three = [0.1, 1.0], [0.1, 0.2, 0.3, 1.0]
+    assert added("AdaKVPress", "custom", three) == pytest.approx(
+        3 * added("AdaKVPress", "custom", one)
+    )
+    assert added("KnormPress", "head", three) == pytest.approx(added("KnormPress", "head", one))
+
+
 def test_each_question_is_scored_where_methods_see_it() -> None:
     entry = {"benchmark": "scbench", "tasks": ["kv"]}
     agnostic, aware = (

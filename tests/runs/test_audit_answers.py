@@ -110,6 +110,21 @@ def test_a_column_that_cannot_be_is_named(column: str, value: object, said: str)
     found(said)
 
 
+def test_questions_of_one_context_share_a_kept_set() -> None:
+    # The first context has several questions; their rows differ in nothing but the question.
+    rows = pd.read_parquet(RUN / "rows" / MULTIKEY)
+    asked = rows.groupby("context_id").question.nunique()
+    context = asked.index[asked > 1][0]
+    last = rows[rows.context_id == context].index[-1]
+    for kind in ("rows", "predictions"):
+        edit(RUN / kind / MULTIKEY, lambda rows: _set(rows, last, "kept_digest", "other"))
+    found(f"{context} question", "kept other pairs than for the first question")
+
+
+def _set(rows: pd.DataFrame, index: int, column: str, value: object) -> None:
+    rows.loc[index, column] = value
+
+
 def test_an_achieved_retention_far_from_the_requested_one_is_named() -> None:
     for kind in ("rows", "predictions"):
         edit(RUN / kind / SINGLE, put("achieved_retention", 0.4))

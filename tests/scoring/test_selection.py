@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxykv.model.tensors import Scores
-from proxykv.scoring.selection import Scope, budget, select, transplant
+from proxykv.scoring.selection import Scope, budget, kept_digest, select, transplant
 
 SCOPES: tuple[Scope, ...] = ("global", "layer", "head")
 
@@ -126,3 +126,13 @@ def test_refuses_other_scopes_and_unequal_shapes() -> None:
         select(torch.rand(1, 1, 4), 0.5, "token")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="shapes differ"):
         transplant(torch.rand(1, 2, 4), torch.rand(1, 2, 5))
+
+
+def test_a_digest_tells_kept_sets_apart() -> None:
+    keep = torch.zeros(2, 3, 50, dtype=torch.bool)
+    keep[1, 2, 49] = True
+    moved = keep.flip(2)
+    assert kept_digest(keep) == kept_digest(keep.clone())
+    assert kept_digest(keep) == kept_digest(keep.transpose(0, 1).contiguous().transpose(0, 1))
+    reshaped = keep.reshape(3, 2, 50)
+    assert len({kept_digest(each) for each in (keep, moved, reshaped)}) == 3

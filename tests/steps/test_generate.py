@@ -107,6 +107,13 @@ def test_bytes_and_achieved_retention_are_counted(examples: list[Example]) -> No
     assert (table.query("method == 'snapkv'").achieved_retention < 0.3).all()
 
 
+def test_rows_tell_kept_sets_apart(examples: list[Example]) -> None:
+    table = rows(examples[:1], methods=["full", "snapkv", "kvzip"], retentions=[0.2, 0.3, 1.0])
+    per_set = table.groupby(["method", "retention"]).kept_digest.unique()
+    assert (per_set.map(len) == 1).all()  # questions share a context's kept set
+    assert table.kept_digest.nunique() == len(per_set) == 5
+
+
 def test_a_cut_context_is_marked(examples: list[Example]) -> None:
     cut = replace(examples[0], meta={**examples[0].meta, "truncated": True})
     table = rows([cut, examples[1]])

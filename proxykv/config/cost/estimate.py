@@ -69,8 +69,16 @@ class _Family:
         self.signals = {
             Signal.of({**run.training, **method.params}) for method in self._that("proxy")
         }
-        # Methods of one class with the same parameters share a pass of the target.
-        self.prefills = len(self._passes("target_prefill"))
+        # Methods of one class with the same parameters share a pass of the target; a method that
+        # selects by itself takes one for each retention.
+        prefilling = self._that("target_prefill")
+        self.prefills = len(
+            {
+                (method.base, str(method.params), retention if method.scope == "custom" else None)
+                for method, retention in run.grid
+                if method in prefilling
+            }
+        )
 
     def _passes(self, cost: str) -> list[Method]:
         """Methods whose cards name a cost, one for each class and parameters."""

@@ -98,6 +98,8 @@ def _check_job(
     else:
         again = f"`proxykv prepare --config {folder / 'config.json'} {job.dataset.path}` makes it"
         audit.say(file, f"scores cannot be recomputed without {job.dataset.path}; {again}")
+    if run.protocol == "query_agnostic":
+        _check_kept(file, rows, audit)
     unknown = {key[:2] for key, row in predictions.items() if row["kl"] is None}
     for row in rows:
         audit.rows += 1
@@ -133,6 +135,17 @@ def _check_plan(file: Path, rows: list[Row], planned: set[Key], audit: Audit) ->
     for key, times in counts.items():
         if times > 1:
             audit.say(_name(file, key), f"occurs {times} times")
+
+
+def _check_kept(file: Path, rows: list[Row], audit: Audit) -> None:
+    """All questions of a context are answered from the same kept set."""
+    kept: dict[tuple[str, str, float], str] = {}
+    for row in rows:
+        first = kept.setdefault(
+            (row["context_id"], row["method"], row["retention"]), row["kept_digest"]
+        )
+        if row["kept_digest"] != first:
+            audit.say(_name(file, _key(row)), "kept other pairs than for the first question")
 
 
 def _check_score(where: str, job: Job, row: Row, question: Question, audit: Audit) -> None:
