@@ -28,6 +28,10 @@ ROWS = """
 Every file in `results/<run>/rows/` has these columns. A row is one question, answered by one method
 at one retention.
 """
+MEASUREMENTS = """
+Every file in `results/<run>/efficiency/` has these columns. A measurement is one request of a scan.
+Rows never hold times of measurements, and measurements never those of answers.
+"""
 CLI = """
 The workflow calls the steps. You call `init`, `run`, `check`, `status`, `audit`, `archive`,
 `forget`, `recover`, `push`, `pull` and `lm-eval`. `proxykv --print-completion bash` (or `zsh`)
@@ -58,9 +62,12 @@ def pages() -> dict[str, str]:
     ]
     rows = [
         "# Columns of a row",
-        NOTE.format(source=schemas.format("row")),
+        NOTE.format(source=schemas.format("{row,measurement}")),
         ROWS.strip(),
         settings(catalog.schema("row"), bold=False),
+        "## Columns of a measurement",
+        MEASUREMENTS.strip(),
+        settings(catalog.schema("measurement"), bold=False),
     ]
     commands = ["# Command line", NOTE.format(source="proxykv/cli/"), CLI.strip(), *helps()]
     texts = {"config.md": config, "rows.md": rows, "cli.md": commands}

@@ -14,7 +14,7 @@ from proxykv.config import catalog
 
 DATA = ["runtime", "config"]
 MODELS = [*DATA, "benchmarks", "kernels", "model", "scoring", "mapper"]
-EVERY = [*MODELS, "report", "runs", "steps", "integrations", "api"]
+EVERY = [*MODELS, "efficiency", "report", "runs", "steps", "integrations", "api"]
 MAY_IMPORT = {
     "runtime": ["runtime"],
     **dict.fromkeys(["config", "benchmarks", "report"], DATA),
@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "kernels": ["runtime"],
     "model": [*DATA, "kernels"],
     **{folder: MODELS[: MODELS.index(folder)] for folder in ("scoring", "mapper")},
-    "baselines": MODELS,
+    **dict.fromkeys(["baselines", "efficiency"], MODELS),
     **{folder: EVERY[: EVERY.index(folder)] for folder in ("steps", "integrations", "api")},
     **dict.fromkeys(["pretrain", "cli"], EVERY),
 }

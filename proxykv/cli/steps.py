@@ -94,6 +94,19 @@ def _generate(options: argparse.Namespace) -> None:
         generate(run, run.job(options.family, options.benchmark, options.task))
 
 
+def _efficiency(options: argparse.Namespace) -> None:
+    """measure time and memory of a scan's requests"""
+    from proxykv.config.efficiency import measuring_job, resources
+    from proxykv.steps.efficiency import efficiency
+
+    run = Run.read(options.config)
+    job = measuring_job(run, options.family, options.scan)
+    if options.gpus is None:
+        options.gpus = resources(run, job)["gpu"]
+    with hardware(options, run):
+        efficiency(run, job)
+
+
 def _grade(options: argparse.Namespace) -> None:
     """score a task's predictions"""
     from proxykv.steps.grade import grade
@@ -139,6 +152,7 @@ STEPS: dict[Command, Sequence[str]] = {
     _screen: ("family",),
     _fit: ("family", "method"),
     _generate: ("family", "benchmark", "task"),
+    _efficiency: ("family", "scan"),
     _grade: ("family", "benchmark", "task"),
     _transfer: (),
     _tabulate: (),
@@ -147,4 +161,4 @@ STEPS: dict[Command, Sequence[str]] = {
 }
 """Steps with their arguments."""
 
-WITH_HARDWARE = (_extract, _extract_inputs, _extract_signal, _fit, _generate)
+WITH_HARDWARE = (_extract, _extract_inputs, _extract_signal, _fit, _generate, _efficiency)

@@ -13,8 +13,6 @@ from proxykv.config.jobs import Dataset
 from proxykv.config.run import Run
 from proxykv.runtime.errors import ConfigError
 
-Schedule = Literal["sequential", "parallel"]
-
 
 @dataclass(frozen=True)
 class Case:
@@ -32,7 +30,7 @@ class Case:
 
     method: str
     scope: str
-    schedule: Schedule
+    schedule: Literal["sequential", "parallel"]
     proxy: bool
     tokens: int
     batch: int
@@ -48,7 +46,7 @@ class Scan:
     lengths: tuple[int, ...]
     retentions: tuple[float, ...]
     families: tuple[str, ...]
-    schedules: tuple[Schedule, ...]
+    schedules: tuple[Literal["sequential", "parallel"], ...]
     batches: tuple[int, ...]
     repeats: int
     weights: Literal["trained", "random"]

@@ -16,7 +16,7 @@ from proxykv.model.devices import clock, free_bytes
 from proxykv.model.greedy import decode
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill
-from proxykv.model.pruned_cache import PrunedCache
+from proxykv.model.slotted_cache import SlottedCache
 from proxykv.model.sweep_cache import SweepCache
 from proxykv.model.tensors import Keep
 
@@ -124,13 +124,13 @@ def rows_that_fit(prefill: Prefill, questions: Sequence[TokenizedQuestion], free
 
 @torch.inference_mode()
 def answer_from(
-    model: Model, cache: PrunedCache, position: int, prompt: Sequence[int], max_new_tokens: int
+    model: Model, cache: SlottedCache, position: int, prompt: Sequence[int], max_new_tokens: int
 ) -> list[int]:
-    """Answer one question from a pruned cache, greedily; nothing of it stays in the cache.
+    """Answer one question from a cache of one row, greedily; nothing of it stays in the cache.
 
     Args:
         model: the model that filled the cache.
-        cache: the pruned context.
+        cache: the context, pruned or full.
         position: position of the question's first token: the length of the unpruned text.
         prompt: ids of the question, up to where the answer starts.
         max_new_tokens: most tokens of the answer.

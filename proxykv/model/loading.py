@@ -187,19 +187,20 @@ def load_model(
     return model.with_template(chat_options) if chat else model.without_template()
 
 
-def load(run: Run, family: str, role: str) -> Model:
+def load(run: Run, family: str, role: str, device: str | None = None) -> Model:
     """Load a family's target or proxy as its file says.
 
     Args:
         run: the run.
         family: name of the family.
         role: "target" or "proxy".
+        device: where to load it, if not where the family's file says.
     """
     model = run.family(family)[role]
     return load_model(
         local(run.model(family, role).folder),
         dtype=model["dtype"],
-        device=model["device"],
+        device=device or model["device"],
         chat=model["chat"],
         chat_options=model.get("chat_options"),
         rope_scaling=model.get("rope_scaling"),

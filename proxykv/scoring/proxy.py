@@ -147,6 +147,10 @@ class Proxy:
         for signal, scores in request.signals.items():
             results[signal] = scores, request.timeline.proxy_seconds(signal)
 
+    def forget(self) -> None:
+        """Forget all contexts, so that the next one is scored whatever was scored before."""
+        self._scored.clear()
+
     def _results(self, ids: Ids) -> Results:
         """Results of a context, by its ids; the oldest context is forgotten for a new one."""
         key = tuple(ids.tolist())

@@ -265,7 +265,8 @@ class Generator:
 
     @cached_property
     def _provenance(self) -> dict[str, Any]:
-        return provenance(self.run, self.job.family, self.target) | self.models
+        entry = f"{__name__}:generate"
+        return provenance(self.run, self.job.family, self.target, entry) | self.models
 
     def _load_proxy(self) -> Model:
         proxy = load(self.run, self.job.family, "proxy")

@@ -17,20 +17,21 @@ from proxykv.kernels.choice import choose
 from proxykv.model.loading import Model
 
 
-def provenance(run: Run, family: str, target: Model) -> dict[str, Any]:
+def provenance(run: Run, family: str, target: Model, entry: str) -> dict[str, Any]:
     """The columns of a row that say how it was made, but for the weights' digests.
 
     Args:
         run: the run.
         family: name of the family.
         target: the loaded target.
+        entry: where the code begins that makes the row (see `code_digest`).
     """
     return {
         "target": _source(run.family(family)["target"]),
         "proxy": _source(run.family(family)["proxy"]),
         "seed": run.seed,
         "config_hash": run.digest,
-        "code_hash": code_digest("proxykv.steps.generate:generate"),
+        "code_hash": code_digest(entry),
         "commit": commit(),
         "device": device_name(target.device),
         "dtype": str(target.net.dtype).removeprefix("torch."),

@@ -5,6 +5,7 @@ import re
 import shlex
 
 from proxykv.config.cost.estimate import estimate, total
+from proxykv.config.efficiency import measuring_jobs
 
 # Of every job the scheduler says three times what it does.
 logger.addFilter(
@@ -54,6 +55,10 @@ DATASETS = [
     for split in SPLITS
     for dataset in RUN.datasets(family, split)
 ]
+
+
+MEASURING = measuring_jobs(RUN)
+MEASURED = [str(job.file) for job in MEASURING]
 
 
 wildcard_constraints:

@@ -9,6 +9,7 @@ ROWS = [str(job.file("rows")) for job in RUN.jobs()]
 rule tabulate:
     input:
         ROWS,
+        MEASURED,
         # Mappers that have seen evaluation text are refused here.
         [str(paths.screening(RUN, family)) for family in RUN.families if RUN.fitted_ids],
     output:
@@ -32,6 +33,7 @@ rule tabulate:
 rule plot:
     input:
         ROWS,
+        MEASURED,
     output:
         report(
             str(RUN.dir / "figures/accuracy_retention.svg"),
@@ -57,6 +59,7 @@ rule plot:
 rule report:
     input:
         ROWS,
+        MEASURED,
         rules.tabulate.output,
         rules.plot.output,
     output:
