@@ -33,9 +33,9 @@ from proxykv.model.parallel import SideError
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.pruned_cache import PrunedCache
 from proxykv.runtime import files
+from proxykv.scoring.provenance import commit, device_name
 from proxykv.scoring.selection import select
 from proxykv.scoring.timeline import Timeline
-from proxykv.steps.provenance import commit, device_name
 
 GIB = 2**30
 WARM_UP = 512

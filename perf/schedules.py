@@ -33,10 +33,10 @@ from proxykv.runtime import files
 from proxykv.scoring.contract import MethodContext, ProxyScorer
 from proxykv.scoring.engine import ContextAtWork, Engine
 from proxykv.scoring.ledger import Ledger
+from proxykv.scoring.provenance import commit, device_name
 from proxykv.scoring.proxy import Proxy, Schedule
 from proxykv.scoring.signals import proxy_signals
 from proxykv.scoring.timeline import Timeline
-from proxykv.steps.provenance import commit, device_name
 
 Turn = Mapping[str, Timeline]
 

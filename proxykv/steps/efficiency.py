@@ -25,7 +25,7 @@ from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.journal import Journal
 from proxykv.runtime.parquet import write_parquet
-from proxykv.steps.provenance import device_name, provenance
+from proxykv.scoring.provenance import device_name, provenance
 
 log = logging.getLogger(__name__)
 

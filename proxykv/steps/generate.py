@@ -34,9 +34,9 @@ from proxykv.runtime.parquet import write_parquet
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.engine import ContextAtWork, Engine, Pruning
 from proxykv.scoring.ledger import Ledger
+from proxykv.scoring.provenance import provenance
 from proxykv.scoring.proxy import Proxy
 from proxykv.scoring.rows import Key, key_of, outcome, prompt_hash, tokenized
-from proxykv.steps.provenance import provenance
 
 log = logging.getLogger(__name__)
 
