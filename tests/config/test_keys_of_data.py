@@ -10,6 +10,7 @@ from valid_config import valid
 
 from proxykv.benchmarks.examples import Example, Question
 from proxykv.config.jobs import Dataset
+from proxykv.config.paths import fitting_lists
 from proxykv.config.run import Run
 from proxykv.scoring.rows import prompt_hash
 
@@ -71,6 +72,21 @@ def test_what_a_family_and_a_run_decide_is_in_the_path(changes: dict[str, Any]) 
 
 def test_what_changes_no_context_changes_no_path() -> None:
     assert path(shards=3) == path()
+
+
+def test_a_method_waits_for_what_it_is_fitted_on_and_for_nothing_else() -> None:
+    local = {"id": "local", "base": "proxykv", "params": {"signal": "local"}}
+    run = Run(valid() | {"methods": ["full", "prior", "surrogate", "proxykv", local]})
+    kinds = {
+        method: [path.name.rsplit("-", 4)[0] for path in fitting_lists(run, "tiny", method)]
+        for method in run.fitted_ids
+    }
+    assert kinds == {
+        "prior": ["scores"],
+        "surrogate": ["scores", "inputs"],
+        "proxykv": ["scores"],
+        "local": ["scores", "signal-local"],
+    }
 
 
 QUESTION = Question("q", ("a",), 5)

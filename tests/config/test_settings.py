@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -13,6 +14,7 @@ from valid_config import valid
 
 from proxykv.config import catalog
 from proxykv.config.check import config_problems
+from proxykv.config.settings.signals import Signal
 from proxykv.config.settings.training import COUNTLESS, MapperSettings, TrainingSettings, schema_of
 
 SETTINGS = [(cls, field) for cls in (TrainingSettings, MapperSettings) for field in fields(cls)]
@@ -50,6 +52,27 @@ def test_defaults_keep_to_their_bounds(cls: type) -> None:
         for name, value in asdict(cls()).items()
     }
     Draft202012Validator(schema_of(cls)).validate(values)
+
+
+def test_the_reference_states_every_default() -> None:
+    page = (catalog.ROOT / "docs" / "reference" / "config.md").read_text("utf-8")
+    for cls, field in SETTINGS:
+        section = "training" if cls is TrainingSettings else "training.mapper"
+        (line,) = re.findall(rf"^\| `{section}\.{field.name}` \|.*$", page, re.MULTILINE)
+        default = schema_of(cls)["properties"][field.name]["default"]
+        assert f"`{default}`" in line
+
+
+def test_a_signal_is_named_after_what_differs_from_the_defaults() -> None:
+    assert Signal().name == "kvzip" and Signal("local").name == "local"
+    assert Signal("windowed", 128, 16, 0.5).name == "windowed_chunk128_overlap16_layers0.5"
+
+
+def test_signals_share_the_prefill_of_the_layers_that_they_read() -> None:
+    assert Signal().prefilled == Signal("local", 128).prefilled == Signal("prefill").prefilled
+    assert Signal(layers=0.5).prefilled == Signal("prefill", layers=0.5).prefilled
+    assert None is not Signal().prefilled != Signal(layers=0.5).prefilled
+    assert Signal("windowed").prefilled is None
 
 
 def test_they_are_read_without_torch() -> None:

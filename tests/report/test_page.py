@@ -193,6 +193,18 @@ def test_a_cell(row: dict[str, Any], text: str, spread: str, hover: str, share: 
     assert (cell.text, cell.spread, cell.hover, cell.share) == (text, spread, hover, share)
 
 
+def test_a_plain_table_shows_numbers_texts_and_gaps():
+    table = cells.plain(
+        pd.DataFrame([{"method": "m", "mean_cost": 0.25, "where": "here", "mde": float("nan")}]),
+        id="i",
+        caption="c",
+        styles={},
+        show={"method": str.upper},
+    )
+    assert table.heads == ["method", "mean cost", "where", "mde"]
+    assert [cell.text for cell in table.rows[0]] == ["M", "0.25", "here", "–"]
+
+
 # --- what else is on the page ---------------------------------------------------------------------
 
 

@@ -18,7 +18,9 @@ from independent import (
     sign_flip_p,
 )
 
+from proxykv.config import catalog
 from proxykv.report import stats
+from proxykv.runs.audit import resample
 
 FLOATS = st.floats(-5, 5).map(lambda x: round(x, 3))
 # Three tasks of unequal size and spread: what ignores the strata or their weights shows.
@@ -254,3 +256,11 @@ def test_draws_depend_on_the_seed_alone():
     many = [np.random.default_rng(0).normal(0.2, 1, 30)]
     assert stats.permutation_p(many) == stats.permutation_p(many)
     assert stats.permutation_p(many, seed=1) != stats.permutation_p(many)
+
+
+def test_the_documentation_and_the_audit_say_how_often_contexts_are_drawn():
+    page = (catalog.ROOT / "docs" / "explanation" / "statistics.md").read_text("utf-8")
+    assert f"resampled {stats.SAMPLES} times" in page
+    assert f"at most {stats.PERMUTATIONS}\nsign vectors" in page
+    published = (resample.PUBLISHED_RESAMPLES, resample.PUBLISHED_FLIPS)
+    assert published == (stats.SAMPLES, stats.PERMUTATIONS)

@@ -220,9 +220,19 @@ def test_kvzip_scores_with_these_replays(method_context: MethodContext, target: 
     assert not torch.equal(plus, KVzip(method_context).score(prefilled))
 
 
-@pytest.mark.parametrize("shipped", ["kvzip", "kvzip_head"])
-def test_shipped_kvzip_is_the_authors(shipped: str) -> None:
-    assert "params" not in catalog.variants()[shipped]
+@pytest.mark.parametrize(
+    ("shipped", "asked"),
+    [("kvzip", {}), ("kvzip_plus", {"plus": True}), ("kvzip_local", {"local": True})],
+)
+def test_shipped_kvzips_are_what_they_are_called(
+    shipped: str, asked: dict[str, bool], method_context: MethodContext, filled: Prefill
+) -> None:
+    """In chunks of 20 tokens, for a local replay differs only where there are several."""
+    params = catalog.variants()[shipped].get("params", {})
+    found = KVzip(method_context, chunk=20, **params).score(filled)
+    pairs = replays(filled.model, filled.context, 20)
+    assert torch.equal(found, score_replays(filled, pairs, **asked))
+    assert torch.equal(found, score_replays(filled, pairs)) == (not asked)
 
 
 def test_snapkv_has_the_published_settings(

@@ -17,10 +17,11 @@ from baselines.snapkv import PRESETS, window_scores
 from baselines.streaming import Streaming
 from proxykv.config import catalog
 from proxykv.config.run import Run
+from proxykv.config.settings.signals import Signal
 from proxykv.mapper.fitted import load_fitted
 from proxykv.model.loading import Model, context_ids
 from proxykv.model.prefill import Prefill
-from proxykv.model.tensors import Scores
+from proxykv.model.tensors import Ids, ProxySignal, Scores
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext, build
 from proxykv.scoring.kvzip import replays, score_replays
@@ -52,6 +53,29 @@ def test_the_shuffled_control_sees_another_context(
     # Given the context itself it would be proxykv.
     itself = shuffled.score(fill(target, contexts[6], contexts[6]))
     assert torch.equal(itself, scores["proxykv"])
+
+
+class Elsewhere:
+    """A proxy on another device than the target; its scores are given."""
+
+    def __init__(self, scores: ProxySignal) -> None:
+        self.given = scores
+
+    def scores(self, prefill: Prefill, ids: Ids, signal: Signal | None = None) -> ProxySignal:
+        return self.given
+
+
+@pytest.mark.parametrize("method", ["proxykv", "kvzip_iam", "proxy_tokens"])
+def test_what_a_proxy_scores_is_returned_where_the_target_is(
+    method: str, method_context: MethodContext, filled: Prefill
+) -> None:
+    given = method_context.proxy.scores(filled, filled.input_ids)
+    apart = replace(method_context, proxy=Elsewhere(given))
+    on_target = replace(filled, input_ids=filled.input_ids.to("meta"))
+    found = build(method_context.methods[method], apart).score(on_target)
+    assert given.device.type == "cpu"
+    assert found.device.type == "meta"
+    assert found.shape == filled.shape
 
 
 def test_streaming_keeps_sinks_then_the_most_recent(

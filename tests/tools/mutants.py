@@ -14,6 +14,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,9 +85,12 @@ GROUPS = {
         35,
     ),
     "report": Group(
-        tuple(
-            f"proxykv/report/{name}.py"
-            for name in ("tables", "stats", "verdict", "ablations", "cells", "tabulate", "explorer")
+        (
+            "proxykv/report/tables",
+            *(
+                f"proxykv/report/{name}.py"
+                for name in ("stats", "verdict", "ablations", "cells", "tabulate", "explorer")
+            ),
         ),
         ("tests/report",),
         45,
@@ -225,9 +229,11 @@ def _tried(root: Path, group: Group, mutant: Mutant) -> Iterator[str]:
     Either part begins with those that are named after the module or its folder.
     """
     words = mutant.path.removesuffix(".py").removesuffix("/__init__").split("/")
+    package, name = ".".join(words[:-1]), words[-1]
+    imported = re.compile(rf"{package}\.{name}\b|from {package} import .*\b{name}\b")
     tests = test_files(root, group)
     tests = sorted(tests, key=lambda test: -sum(word in test.stem for word in words[1:]))
-    importing = {test for test in tests if ".".join(words) in test.read_text("utf-8")}
+    importing = {test for test in tests if imported.search(test.read_text("utf-8"))}
     for part in (importing, set(tests) - importing):
         if part:
             yield run_tests(root, [test for test in tests if test in part])
