@@ -68,6 +68,10 @@ def test_a_signal_is_named_after_what_differs_from_the_defaults() -> None:
     assert Signal("windowed", 128, 16, 0.5).name == "windowed_chunk128_overlap16_layers0.5"
 
 
+def test_training_reads_kvzip_scores_of_all_layers_by_default() -> None:
+    assert Signal.of(asdict(TrainingSettings())) == Signal() == Signal("kvzip", 2000, 0, 1.0)
+
+
 def test_signals_share_the_prefill_of_the_layers_that_they_read() -> None:
     assert Signal().prefilled == Signal("local", 128).prefilled == Signal("prefill").prefilled
     assert Signal(layers=0.5).prefilled == Signal("prefill", layers=0.5).prefilled

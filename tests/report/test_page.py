@@ -188,6 +188,8 @@ def test_a_cell(row: dict[str, Any], text: str, spread: str, hover: str, share: 
     (table,) = cells.matrix(
         pd.DataFrame([line], dtype=object), [cells.SCORE], id="i", caption="c", styles={"m": look}
     )
+    assert (table.id, table.caption, table.metric) == ("i-mean", "c", "Score")
+    assert table.heads == ["Method", "ρ 0.5"]
     name, cell = table.rows[0]
     assert (name.text, name.spread, name.hover) == ("M", "head", "m, scope head")
     assert (cell.text, cell.spread, cell.hover, cell.share) == (text, spread, hover, share)
