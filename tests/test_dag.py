@@ -31,6 +31,7 @@ from proxykv.config import catalog, paths
 from proxykv.config.check import schema_problems
 from proxykv.mapper.corpus import context_name
 from proxykv.report.tables.columns import LEADERBOARD_COLUMNS
+from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.journal import Journal
 
 REPORTING = ["plot", "report", "tabulate"]
@@ -321,6 +322,37 @@ def test_the_papers_grid_is_planned_in_seconds(checkout: Checkout) -> None:
     seconds, kilobytes = map(float, planning.stdout.split()[-2:])
     assert seconds < 30
     assert kilobytes < 1e6
+
+
+def test_a_mapper_that_is_fitted_already_needs_no_corpus(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is copied, and prunes as in the run that fitted it."""
+    monkeypatch.chdir(checkout.folder)
+    fitted = checkout.folder / paths.fitted_dir(checkout.run, "tiny", "proxykv")
+    before = checkout.rows("single")
+    pulled = {"id": "pulled", "base": "proxykv", "fitted": "mappers/{family}"}
+    checkout.config |= {"run": "pulled", "corpus": [], "methods": ["full", pulled]}
+    with pytest.raises(ConfigError, match="pulled: nothing fitted in mappers/tiny; `proxykv pull`"):
+        checkout.run.require_sources()
+    shutil.copytree(fitted, checkout.folder / "mappers" / "tiny")
+    assert checkout.planned() == sorted(["fit pulled", *CHAINS, *REPORTING])
+    step(checkout, "fit", "tiny", "pulled")
+    for task in TASKS:
+        for part in ("generate", "grade"):
+            step(checkout, part, "tiny", "tiny", task)
+    for reporting in REPORTING:
+        step(checkout, reporting)
+    was, now = (
+        [
+            (row["context_id"], row["question"], row["retention"], row["prediction"], row["kl"])
+            for row in rows.to_dict("records")
+            if row["method"] == method
+        ]
+        for rows, method in ((before, "proxykv"), (checkout.rows("single"), "pulled"))
+    )
+    assert now == was
+    assert len(now) >= CONTEXTS
 
 
 def test_shards_share_a_tasks_contexts(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:

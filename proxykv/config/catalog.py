@@ -40,7 +40,7 @@ if str(ROOT) not in sys.path:
 METHOD_PACKAGES = ("baselines", "proxykv.mapper")
 """Packages of methods: one of the rivals and controls, one of the mapper and its method."""
 
-FITTING = ("params", "corpus", "lengths")
+FITTING = ("params", "corpus", "lengths", "fitted")
 """Settings of a method that decide what it is fitted to."""
 
 
@@ -119,7 +119,7 @@ def entries(methods: Iterable[str | Mapping[str, Any]]) -> Mapping[str, Mapping[
 def _derived(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Mapping[str, Any]:
     """An entry's settings. It shares the fit of its base if its own would be the same."""
     base = {"params": {}, **base}
-    given = {key: entry[key] for key in ("scope", "corpus", "lengths") if key in entry}
+    given = {key: entry[key] for key in ("scope", *FITTING[1:]) if key in entry}
     made = {**base, **given, "params": {**base["params"], **entry.get("params", {})}}
     refit = "fitted_id" in base and any(made.get(key) != base.get(key) for key in FITTING)
     return made | ({"fitted_id": entry["id"]} if refit else {})
@@ -139,6 +139,7 @@ class Method:
         inputs: whether it is fitted on the inputs of the target's layers, too.
         corpus: the parts of the corpus that it is fitted on; all where empty.
         lengths: the context lengths that it is fitted on; all where empty.
+        fitted: folder where it is fitted already, with `{family}` for the family's name.
     """
 
     id: str
@@ -150,6 +151,7 @@ class Method:
     inputs: bool = False
     corpus: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
+    fitted: str | None = None
 
 
 def methods_of(listed: Sequence[str | Mapping[str, Any]]) -> Mapping[str, Method]:
@@ -165,6 +167,7 @@ def methods_of(listed: Sequence[str | Mapping[str, Any]]) -> Mapping[str, Method
             inputs=known.get("inputs", False),
             corpus=tuple(known.get("corpus", ())),
             lengths=tuple(known.get("lengths", ())),
+            fitted=known.get("fitted"),
         )
         for name, known in entries(listed).items()
     }

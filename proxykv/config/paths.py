@@ -64,7 +64,7 @@ def signal_lists(run: Run, family: str, signal: Signal) -> list[Path]:
 
 
 def fitting_lists(run: Run, family: str, fitted_id: str) -> list[Path]:
-    """Lists of all that a method is fitted on.
+    """Lists of all that a method is fitted on; none for one that is fitted elsewhere.
 
     Args:
         run: the run.
@@ -72,12 +72,27 @@ def fitting_lists(run: Run, family: str, fitted_id: str) -> list[Path]:
         fitted_id: id of a method that is fitted.
     """
     method = run.fitted_method(fitted_id)
+    if method.fitted:
+        return []
     read = stored_signals([method.params], run.training)
     return [
         *score_lists(run, family),
         *(input_lists(run, family) if method.inputs else []),
         *(path for signal in read for path in signal_lists(run, family, signal)),
     ]
+
+
+def fitting_inputs(run: Run, family: str, fitted_id: str) -> list[Path]:
+    """List the files that the step `fit` reads.
+
+    Args:
+        run: the run.
+        family: name of the family.
+        fitted_id: id of a method that is fitted.
+    """
+    if ready := run.ready(family, fitted_id):
+        return [ready / "weights.safetensors", ready / "card.json"]
+    return [*fitting_lists(run, family, fitted_id), dropped(run, family)]
 
 
 def _lists(run: Run, family: str, kind: str) -> list[Path]:

@@ -87,6 +87,13 @@ class Run:
                     self.model_shape(family, role)
                 except ConfigError as error:
                     problems.append(str(error))
+            for fitted_id in self.fitted_ids:
+                ready = self.ready(family, fitted_id)
+                if ready and not (ready / "card.json").is_file():
+                    problems.append(
+                        f"config.methods: {fitted_id}: nothing fitted in {ready}; `proxykv pull` "
+                        "it there, or correct `fitted`"
+                    )
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -252,7 +259,7 @@ class Run:
     @property
     def stored_signals(self) -> tuple[Signal, ...]:
         """The proxy's signals that methods are fitted on, besides its KVzip scores."""
-        fitted = [method.params for method in self.methods.values() if method.fitted_id]
+        fitted = [m.params for m in self.methods.values() if m.fitted_id and not m.fitted]
         return stored_signals(fitted, self.training)
 
     def stored_signal(self, name: str) -> Signal:
@@ -282,6 +289,24 @@ class Run:
         """
         self._require("fitted method", method_id, self.fitted_ids)
         return self.methods[method_id]
+
+    def ready(self, family: str, fitted_id: str) -> Path | None:
+        """Find where a method is fitted already.
+
+        Args:
+            family: name of the family.
+            fitted_id: id of a method that is fitted.
+
+        Returns:
+            The folder that the config names; None if this run fits the method.
+        """
+        folder = self.fitted_method(fitted_id).fitted
+        return Path(folder.replace("{family}", family)) if folder else None
+
+    @property
+    def fitted_here(self) -> tuple[str, ...]:
+        """Ids of the methods that this run fits itself."""
+        return tuple(name for name in self.fitted_ids if not self.methods[name].fitted)
 
     @property
     def fitted_ids(self) -> tuple[str, ...]:

@@ -46,6 +46,13 @@ context = pair.prune("A long text.", retention=0.3)
 print(context.ask("A question?"))
 ```
 
+In the config of a run:
+
+```yaml
+methods:
+  - {{id: proxykv_pulled, base: proxykv, fitted: mappers/{name}}}
+```
+
 ## Fidelity
 
 Means over {val_contexts} held-out contexts, after {train_contexts} training contexts. Each column

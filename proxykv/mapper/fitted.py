@@ -60,6 +60,25 @@ def load_fitted(
     return load_file(path), card
 
 
+def copy_fitted(source: Path, folder: Path, expected: Mapping[str, str]) -> Path:
+    """Copy the tensors and the card of a fitted method, once they are checked.
+
+    Args:
+        source: folder of a fitted method.
+        folder: where to write.
+        expected: card entries that must agree (see `load_card`).
+
+    Returns:
+        `folder`.
+
+    Raises:
+        ConfigError: if the source belongs to another pair, or is damaged.
+    """
+    tensors, card = load_fitted(source, expected)
+    save_fitted(folder, tensors, card)
+    return folder
+
+
 def load_card(folder: Path, expected: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Read the card of a fitted method.
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from proxykv.config import catalog, paths
 from proxykv.config.keys.code import fit_digest
-from proxykv.config.run import Run
+from proxykv.config.run import ROLES, Run
 from proxykv.mapper.corpus import fitted_on
+from proxykv.mapper.fitted import copy_fitted
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 from proxykv.steps.extract import stored
@@ -17,7 +18,7 @@ from proxykv.steps.screen import kept
 
 
 def fit(run: Run, family: str, fitted_id: str) -> Path:
-    """Fit a method of the run with the function `fit` of its file.
+    """Fit a method of the run with the function `fit` of its file, or copy it if it is fitted.
 
     It is fitted on the contexts of its parts and lengths of the corpus, except those that are held
     out and those that share text with an evaluation context. The method's parameters override the
@@ -32,9 +33,13 @@ def fit(run: Run, family: str, fitted_id: str) -> Path:
         The folder of the fitted method.
 
     Raises:
-        ConfigError: if no context is left.
+        ConfigError: if no context is left, or what is fitted already is for another pair.
     """
     method = run.fitted_method(fitted_id)
+    out = paths.fitted_dir(run, family, fitted_id)
+    if ready := run.ready(family, fitted_id):
+        target, proxy = (run.model(family, role).pair_entries(role) for role in ROLES)
+        return copy_fitted(ready, out, target | proxy)
     files, pair = stored(paths.score_lists(run, family))
     dropped = json.loads(paths.dropped(run, family).read_text("utf-8"))
     allowed = fitted_on(run, family, method)
@@ -54,7 +59,6 @@ def fit(run: Run, family: str, fitted_id: str) -> Path:
         "code": fit_digest(method),
         "stored_by": sorted({listed["made_by"] for listed in lists}),
     }
-    out = paths.fitted_dir(run, family, fitted_id)
     module = importlib.import_module(catalog.module_of(method.base)[0])
     module.fit(clean, out, {"seed": run.seed, **run.training, **method.params}, identity)
     return out

@@ -201,7 +201,7 @@ class Generator:
         if len(self.examples) > 1:
             # The proxy still remembers the scores of the context that came before.
             return self.examples[self.examples.index(example) - 1]
-        if self.run.fitted_ids:
+        if self.run.fitted_here:
             return read_jsonl(self.run.datasets(self.job.family, "train")[0].path)[0]
         return None
 

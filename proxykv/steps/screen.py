@@ -75,7 +75,7 @@ def require_clean(run: Run, family: str) -> None:
         ConfigError: if a method was fitted on others.
     """
     dropped = json.loads(paths.dropped(run, family).read_text("utf-8"))
-    for fitted_id in run.fitted_ids:
+    for fitted_id in run.fitted_here:
         folder = paths.fitted_dir(run, family, fitted_id)
         card = json.loads((folder / "card.json").read_text("utf-8"))
         if card["decontamination"]["dropped"] != dropped:

@@ -16,7 +16,7 @@ def tabulate(run: Run) -> None:
     Raises:
         ConfigError: if a mapper of the run has seen evaluation text.
     """
-    for family in run.families if run.fitted_ids else ():
+    for family in run.families if run.fitted_here else ():
         require_clean(run, family)
     rows = paths.row_files(run)
     write_tables(rows, MethodCards.read(run.dir), run.dir / "tables")

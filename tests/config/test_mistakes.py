@@ -107,6 +107,23 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
         method(base="kvzip", corpus=["single"]),
         "config.methods[1]: 'kvzip' is not fitted; remove 'corpus'",
     ),
+    "folder for a method that is not fitted": (
+        method(base="kvzip", fitted="mappers/mine"),
+        "config.methods[1]: 'kvzip' is not fitted; remove 'fitted'",
+    ),
+    "part for a method that is fitted already": (
+        method(base="prior", fitted="mappers/mine", corpus=["single"]),
+        "config.methods[1]: `fitted` says where it is fitted already; remove 'corpus'",
+    ),
+    "setting of training for a mapper that is fitted already": (
+        method(base="proxykv", fitted="mappers/mine", params={"steps": 9}),
+        "config.methods[1].params: unknown key 'steps'; known: shuffled",
+    ),
+    "fitted outside the checkout": (
+        method(base="proxykv", fitted="../mine"),
+        "config.methods[1].fitted: '../mine' is not allowed; expected a folder below the "
+        "checkout, named with letters, digits, '_', '.', '-' and '/'",
+    ),
     "contexts held out of what is evaluated": (
         dataset(held_out=1),
         "config.benchmarks[0]: 'held_out' is for the corpus; remove it",

@@ -71,6 +71,7 @@ def test_the_page_says_what_the_mapper_is(hub: StandInHub, client: Client, mappe
     page, card = files["README.md"].decode(), load_card(mapper)
     assert yaml.safe_load(page.split("---")[1])["license"] == "apache-2.0"
     assert f"{pull} mappers/shown" in page
+    assert "fitted: mappers/shown}" in page
     assert "base_model" not in page  # local folders
     for text in ("models/tiny/target", card["target_hash"], card["proxy_hash"], "float32"):
         assert text in page

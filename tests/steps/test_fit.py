@@ -141,6 +141,18 @@ def test_nothing_left_to_fit_on_is_one_clear_line(
         fit(run, "tiny", "prior")
 
 
+def test_what_another_pair_was_fitted_for_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, monkeypatch)
+    fit(run, "tiny", "prior").rename(tmp_path / "elsewhere")  # of the made-up pair
+    ready = {"id": "ready", "base": "prior", "fitted": "elsewhere"}
+    run = Run({**run.config, "methods": ["full", ready], "corpus": []})
+    with pytest.raises(ConfigError, match="elsewhere: "):
+        fit(run, "tiny", "ready")
+    assert not paths.fitted_dir(run, "tiny", "ready").exists()
+
+
 @pytest.mark.parametrize("edit", ["code", "scores", None])
 def test_a_killed_fit_goes_on_only_with_the_same_code_and_scores(
     tmp_path: Path,

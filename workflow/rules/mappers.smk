@@ -132,9 +132,8 @@ rule fit:
     input:
         lambda wildcards: [
             str(path)
-            for path in paths.fitting_lists(RUN, wildcards.family, wildcards.method)
+            for path in paths.fitting_inputs(RUN, wildcards.family, wildcards.method)
         ],
-        lambda wildcards: str(paths.dropped(RUN, wildcards.family)),
     output:
         str(RUN.dir / "mappers/{family}/{method}/card.json"),
     log:

@@ -11,7 +11,11 @@ rule tabulate:
         ROWS,
         MEASURED,
         # Mappers that have seen evaluation text are refused here.
-        [str(paths.screening(RUN, family)) for family in RUN.families if RUN.fitted_ids],
+        [
+            str(paths.screening(RUN, family))
+            for family in RUN.families
+            if RUN.fitted_here
+        ],
     output:
         report(
             str(RUN.dir / "tables/leaderboard.csv"),

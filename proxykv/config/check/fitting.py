@@ -17,7 +17,8 @@ def fitting_problems(config: Mapping[str, Any]) -> Iterator[str]:
     general = config.get("training", {}).get("val_contexts", default)
     complete = {"corpus": [{**entry, "held_out": 0} for entry in config.get("corpus", ())]}
     for name, settings in catalog.entries(config["methods"]).items():
-        if settings.get("fitted_id") != name or not config.get("corpus"):
+        here = settings.get("fitted_id") == name and "fitted" not in settings
+        if not here or not config.get("corpus"):
             continue
         found = _fitted_on(config, settings)
         if found is None:

@@ -39,7 +39,7 @@ def method_problems(config: Mapping[str, Any]) -> Iterator[str]:
         unpruned = [name for name, s in catalog.variants().items() if s["scope"] == "none"]
         yield f"config.methods: {unpruned[0]!r} is missing; every method is compared with it"
     yield from training_problems(config.get("training", {}), "config.training")
-    fitted = [name for name, settings in known.items() if "fitted_id" in settings]
+    fitted = [name for name, s in known.items() if "fitted_id" in s and "fitted" not in s]
     if fitted and not config.get("corpus"):
         yield f"config.corpus: missing, but {', '.join(fitted)} must be fitted on it"
 
@@ -95,7 +95,12 @@ def _part_problems(
         "corpus": {entry.get("part", task) for entry in entries for task in entry["tasks"]},
         "lengths": {str(length) for entry in entries for length in entry.get("lengths", ())},
     }
+    if "fitted" in settings and "fitted_id" not in settings:
+        yield f"{where}: {settings['root']!r} is not fitted; remove 'fitted'"
     for key in known.keys() & settings.keys():
+        if "fitted" in settings:
+            yield f"{where}: `fitted` says where it is fitted already; remove {key!r}"
+            continue
         if "fitted_id" not in settings:
             yield f"{where}: {settings['root']!r} is not fitted; remove {key!r}"
             continue
@@ -129,7 +134,9 @@ def _class_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
         near = difflib.get_close_matches(name, known, n=1)
         yield f"{where}: {module} has no {name!r}" + "".join(f"; did you mean {n!r}?" for n in near)
     elif takes := signature.parameters(module, name, given):
-        if "fitted_id" in settings:
+        if "fitted" in settings:
+            takes = {**takes, "additionalProperties": False}  # nothing is trained
+        elif "fitted_id" in settings:
             takes = _with_training(takes)
         yield from departures(params, takes, f"{where}.params")
 

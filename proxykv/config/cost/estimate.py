@@ -93,7 +93,7 @@ class _Family:
 
     def parts(self) -> Iterator[CostShare]:
         """Everything that takes time, in the order of the work."""
-        if self.run.fitted_ids:
+        if self.run.fitted_here:
             yield self._scores()
             yield self._fit()
         jobs = [c for c in self.run.jobs() if c.family == self.name]
@@ -116,7 +116,7 @@ class _Family:
 
     def _fit(self) -> CostShare:
         device = self._device("fit")
-        fitted = [self.run.methods[fitted_id] for fitted_id in self.run.fitted_ids]
+        fitted = [self.run.methods[fitted_id] for fitted_id in self.run.fitted_here]
         lengths = [c for d in self.run.datasets(self.name, "train") for c in _contexts(d)]
         mean = sum(c * n for c, n in lengths) / max(1, sum(c for c, _ in lengths))
         seconds = float(START_SECONDS * len(fitted))
