@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -229,16 +229,32 @@ def captured(model: Model, cache: SlottedCache, steps: Steps, most: int) -> Capt
     since = cache.since
     if since.index.device.type != "cuda" or since.kernels.kernels != "triton":
         return None
-    graphs = _graphs.setdefault(model.net, {})
-    shape = since.shape
-    if shape not in graphs and most >= WORTH and model.net not in _refused:
+    return graph_of(model.net, since.shape, most, lambda pool: Captured(model, cache, steps, pool))
+
+
+def graph_of(
+    net: PreTrainedModel, shape: Shape, most: int, capture: Callable[[Any], Captured]
+) -> Captured | None:
+    """Return a model's graph of a shape; capture it if there is none and it pays.
+
+    Args:
+        net: the model's network.
+        shape: of the cache and its rows.
+        most: the most tokens that a row may still get.
+        capture: captures a step; it takes the memory of another graph, or None.
+
+    Returns:
+        None for few tokens, and after a capture that failed: this model is not captured again.
+    """
+    graphs = _graphs.setdefault(net, {})
+    if shape not in graphs and most >= WORTH and net not in _refused:
         try:
             pools = [each.graph.pool() for each in graphs.values()]
-            graphs[shape] = Captured(model, cache, steps, pools[-1] if pools else None)
+            graphs[shape] = capture(pools[-1] if pools else None)
             if len(graphs) > SHAPES:
                 graphs.pop(next(iter(graphs)))
         except RuntimeError as error:
-            _refused[model.net] = True
+            _refused[net] = True
             why = str(error).split("\n", maxsplit=1)[0]
             log.warning("decoding runs without a CUDA graph: its capture failed: %s", why)
     return graphs.get(shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from random_models import random_ids, random_net
 from proxykv.kernels.choice import VARIABLE
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.decode import TokenizedQuestion, answer, answer_from
-from proxykv.model.greedy import Steps, step
+from proxykv.model.greedy import WORTH, Captured, Steps, graph_of, step
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.pruned_cache import PrunedCache
@@ -166,3 +167,42 @@ def test_decoding_warns_of_nothing_without_cuda(
     with caplog.at_level(logging.WARNING):
         answer(context, keeps(context), [question(4, 20, 7)], 8)
     assert not caplog.records
+
+
+def test_after_a_capture_that_failed_steps_run_one_by_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    net = random_net("llama", ATTENTION, num_hidden_layers=1)
+    tried = []
+
+    def capture(pool: Any) -> Captured:
+        tried.append(pool)
+        raise RuntimeError("operation not permitted when stream is capturing\ndetails")
+
+    with caplog.at_level(logging.WARNING):
+        assert graph_of(net, ("rows", 1), WORTH - 1, capture) is None
+        assert tried == []  # it would not pay
+        found = [graph_of(net, shape, WORTH, capture) for shape in (("rows", 1), ("rows", 2))]
+    assert found == [None, None] and tried == [None]
+    why = "its capture failed: operation not permitted when stream is capturing"
+    assert caplog.messages == [f"decoding runs without a CUDA graph: {why}"]
+
+
+def test_a_graph_is_captured_once_for_a_shape_and_shares_memory() -> None:
+    net = random_net("llama", ATTENTION, num_hidden_layers=1)
+    made: list[Any] = []
+
+    class Graph(Captured):
+        """Stands in for a captured step."""
+
+        def __init__(self, pool: Any) -> None:
+            self.graph, self.number = self, len(made)
+            made.append(pool)
+
+        def pool(self) -> int:
+            return self.number
+
+    shapes = [("rows", 1), ("rows", 2), ("rows", 1)]
+    graphs = [graph_of(net, shape, WORTH, Graph) for shape in shapes]
+    assert graphs[0] is graphs[2] and graphs[0] is not graphs[1] and made == [None, 0]
+    assert graph_of(net, ("rows", 2), 1, Graph) is graphs[1]

@@ -140,7 +140,7 @@ def test_decoding_a_long_context_gets_faster(tiny: Model) -> None:
     assert statistics.median(seconds[0.1]) < 0.7 * statistics.median(seconds[1.0])
 
 
-def scoring_peak(context: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+def scoring_peak(context: int, monkeypatch: pytest.MonkeyPatch, chunk: int = 50) -> tuple[int, int]:
     """Most bytes that scoring holds besides the prefilled context, and those of its layer."""
 
     # What follows allocations does not know the class of PyTorch's causal masks; this is the mask.
@@ -155,7 +155,7 @@ def scoring_peak(context: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, in
     net = random_net("llama", ATTENTION)
     model = Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
     prefilled: Prefill = prefill(model, random_ids(context, seed=0), 0)
-    chunks = prefilled.context.split(50)
+    chunks = prefilled.context.split(chunk)
     stored = [t for layer in prefilled.cache.layers for t in (layer.keys, layer.values)]
     with LiveBytes([prefilled.input_ids, *stored]) as mode:
         scores = score_replays(prefilled, [(chunk, chunk) for chunk in chunks])
@@ -169,3 +169,9 @@ def test_scoring_holds_a_layers_cache_and_a_chunks_mask(monkeypatch: pytest.Monk
     long, much = scoring_peak(1400, monkeypatch)
     mask = 50 * (1400 - 150)
     assert long - short <= 1.02 * (much - little + mask)
+
+
+def test_scoring_holds_four_tiles_of_the_score_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile: the float32 weights of 384 queries over the chunk and its replay."""
+    peak, _ = scoring_peak(1200, monkeypatch, chunk=1200)
+    assert peak <= 4 * 384 * (2 * 1200) * 4
