@@ -22,7 +22,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
-from schedules import PHASES, Case, add_common
+from schedules import PHASES, TimedPair, add_common
 from shapes import FAMILIES, random_model
 from transformers import DynamicCache
 
@@ -48,7 +48,7 @@ WITH_PROXY = ("proxykv", "proxykv, parallel")
 Line = dict[str, Any]
 
 
-class Requests(Case):
+class Requests(TimedPair):
     """Requests of one length."""
 
     def cases(self) -> dict[str, Callable[[], Timeline]]:

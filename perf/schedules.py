@@ -60,7 +60,7 @@ PHASES = {
 SIDES = {"target": {"target_prefill"}, "proxy": {"proxy_prefill", "proxy_scoring", "mapper"}}
 
 
-class Case:
+class TimedPair:
     """A pair of models and a context of random ids; time does not depend on the text."""
 
     def __init__(
@@ -132,22 +132,22 @@ def main() -> None:
     """Measure, write a report and a figure, and print medians."""
     options = parse_options()
     torch.set_num_threads(options.threads)
-    case = load_case(options)
+    pair = load_timed_pair(options)
     for schedule in ("sequential", "parallel"):  # warm up
-        case.pruned("proxykv", schedule)
-    turns = [turn(case, options.threads) for _ in range(options.repeats)]
+        pair.pruned("proxykv", schedule)
+    turns = [turn(pair, options.threads) for _ in range(options.repeats)]
     summary_of_turns = summary(turns)
     report = {
         "pair": options.pair.name,
         "tokens": options.tokens,
         "threads": options.threads,
         "dtype": options.dtype,
-        "devices": [device_name(m.device) for m in (case.target, case.proxy)],
+        "devices": [device_name(m.device) for m in (pair.target, pair.proxy)],
         "cores": os.cpu_count(),
         "load": os.getloadavg(),
         "torch": torch.__version__,
         "commit": commit(),
-        "same": agreement(case, options.threads),
+        "same": agreement(pair, options.threads),
         **summary_of_turns,
         "timelines": [{name: timeline.record() for name, timeline in t.items()} for t in turns],
     }
@@ -157,51 +157,51 @@ def main() -> None:
         draw(turns, options).savefig(partial, format="svg", bbox_inches="tight")
 
 
-def turn(case: Case, threads: int) -> Turn:
+def turn(pair: TimedPair, threads: int) -> Turn:
     """Measure everything once; return the timelines by name.
 
     Args:
-        case: models and context.
+        pair: models and context.
         threads: intra-op threads of a side.
     """
     single = {
-        "target alone": case.target_alone(),
-        "proxy alone": case.proxy_alone(),
-        "sequential": case.pruned("proxykv", "sequential"),
-        "parallel": case.pruned("proxykv", "parallel"),
-        "kvzip": case.pruned("kvzip"),
+        "target alone": pair.target_alone(),
+        "proxy alone": pair.proxy_alone(),
+        "sequential": pair.pruned("proxykv", "sequential"),
+        "parallel": pair.pruned("proxykv", "parallel"),
+        "kvzip": pair.pruned("kvzip"),
     }
     torch.set_num_threads(2 * threads)
     double = {
-        "sequential x2": case.pruned("proxykv", "sequential"),
-        "kvzip x2": case.pruned("kvzip"),
+        "sequential x2": pair.pruned("proxykv", "sequential"),
+        "kvzip x2": pair.pruned("kvzip"),
     }
     torch.set_num_threads(threads)
     return single | double
 
 
-def scores_and_keep(case: Case, schedule: Schedule) -> tuple[Scores, Keep]:
+def scores_and_keep(pair: TimedPair, schedule: Schedule) -> tuple[Scores, Keep]:
     """ProxyKV's scores of the context, and the set that they keep.
 
     Args:
-        case: models and context.
+        pair: models and context.
         schedule: "sequential" or "parallel".
     """
-    work, keep = case.work("proxykv", schedule)
+    work, keep = pair.work("proxykv", schedule)
     return work.scores("proxykv")[0], keep
 
 
-def agreement(case: Case, threads: int) -> dict[str, Any]:
+def agreement(pair: TimedPair, threads: int) -> dict[str, Any]:
     """Compare the scores of both schedules at equal threads, and those at twice the threads.
 
     Args:
-        case: models and context.
+        pair: models and context.
         threads: intra-op threads of a side.
     """
-    scores, keep = scores_and_keep(case, "sequential")
-    parallel, _ = scores_and_keep(case, "parallel")
+    scores, keep = scores_and_keep(pair, "sequential")
+    parallel, _ = scores_and_keep(pair, "parallel")
     torch.set_num_threads(2 * threads)
-    other, other_keep = scores_and_keep(case, "sequential")
+    other, other_keep = scores_and_keep(pair, "sequential")
     torch.set_num_threads(threads)
     return {
         "bits, at equal threads": torch.equal(scores, parallel),
@@ -288,7 +288,7 @@ def draw(turns: Sequence[Turn], options: argparse.Namespace) -> Figure:
     return figure
 
 
-def load_case(options: argparse.Namespace) -> Case:
+def load_timed_pair(options: argparse.Namespace) -> TimedPair:
     """Load the pair and draw a context."""
     places = {"target": options.device, "proxy": options.proxy_device or options.device}
     target, proxy = (
@@ -300,7 +300,7 @@ def load_case(options: argparse.Namespace) -> Case:
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(len(target.tokenizer), (options.tokens,), generator=generator)
     ids = torch.cat([torch.tensor(target.prefix, dtype=torch.long), words]).to(target.device)
-    return Case(target, proxy, mapper, ids, options.retention)
+    return TimedPair(target, proxy, mapper, ids, options.retention)
 
 
 def parse_options() -> argparse.Namespace:

@@ -47,13 +47,13 @@ class Facts:
     Attributes:
         groups: groups of statements; each group keeps its order in the context.
         questions: pairs of question and answer.
-        asked: number of questions that an evaluation asks, from the first on; None for a random
+        evaluated: number of questions that an evaluation asks, from the first on; None for a random
             choice.
     """
 
     groups: tuple[tuple[str, ...], ...]
     questions: tuple[tuple[str, str], ...]
-    asked: int | None = None
+    evaluated: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ def _vt(length: int, rng: random.Random, names: Names) -> Facts:
         groups.append((f"set {a} {value} .", f"set {b} {a} .", f"set {c} {b} ."))
         last.append((f"{QUESTION} set {c}", f"{b} {a} {value}"))
         middle.append((f"{QUESTION} set {b}", f"{a} {value}"))
-    return Facts(tuple(groups), (*last, *middle), asked=len(last))
+    return Facts(tuple(groups), (*last, *middle), evaluated=len(last))
 
 
 def _one_part(reference: str) -> list[str]:
@@ -258,8 +258,8 @@ def _tokens(tokenizer: Tokenizer, text: str) -> int:
 
 def _ask(task: str, facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
     """The questions to ask: those that the facts name, or a random choice."""
-    if facts.asked is not None:
-        return list(facts.questions[: facts.asked])
+    if facts.evaluated is not None:
+        return list(facts.questions[: facts.evaluated])
     return rng.sample(facts.questions, min(TASKS[task].questions, len(facts.questions)))
 
 

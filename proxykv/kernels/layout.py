@@ -22,7 +22,7 @@ SLOT_SPAN = 256
 """Slots that a program reads."""
 
 CUT_AT = 128
-"""Segments are multiples of so many entries, but for the last of a head."""
+"""Segments are multiples of so many entries, except the last of a head."""
 
 GROUP = 4
 """Query heads of a KV head, as far as the number of segments goes."""
@@ -53,7 +53,7 @@ class Slots(NamedTuple):
     """Room for the tokens after a context, in one layer.
 
     Attributes:
-        keys: allocated ahead, contiguous.
+        keys: allocated in advance, contiguous.
         values: the same for values.
         valid: int8, 0 for slots of padding that no row sees; shared by the layers of a cache.
     """
@@ -64,7 +64,7 @@ class Slots(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the new tokens stand, for the host and for the device.
+    """Position of the new tokens among the slots, for the host and for the device.
 
     Attributes:
         before: tokens in the slots before the new ones.

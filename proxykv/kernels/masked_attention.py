@@ -29,13 +29,14 @@ def masked_attention(
     place: Place,
     scaling: float,
 ) -> Float[Tensor, "row q_head new dim"]:
-    """Attention of rows over {the entries that their bits mark} and {their own valid tokens}.
+    """Attention of rows over {the entries that their bits mark} and {their valid slots}.
 
     Args:
         query: queries after RoPE.
-        entries: the whole context, with bits.
-        slots: each row's own tokens, the new ones included, which attention reads causally.
-        place: where the new tokens stand in the slots.
+        entries: the context's, with bits.
+        slots: each row's tokens after the context, the new ones included; their attention is
+            causal.
+        place: position of the new tokens among the slots.
         scaling: factor of the logits.
     """
     rows, q_heads, new, dim = query.shape
@@ -91,7 +92,7 @@ def _reference(
     context_keys, context_values = (
         each.view(heads, split, dim) for each in (entries.keys, entries.values)
     )
-    own_keys, own_values = (
+    slot_keys, slot_values = (
         each[part, :, :end].transpose(0, 1) for each in (slots.keys, slots.values)
     )
     # [kv_head, row, group * new, dim]: all rows share one matrix product with the context.
@@ -99,27 +100,27 @@ def _reference(
     logits = q.new_empty(*q.shape[:3], split + end)
     shared = q.reshape(heads, -1, dim) @ context_keys.mT
     logits[..., :split] = shared.view(*q.shape[:3], split)
-    logits[..., split:] = q @ own_keys.mT
+    logits[..., split:] = q @ slot_keys.mT
     by_token = logits.view(heads, rows, group, new, split + end)
-    by_token[..., :split].masked_fill_(_hidden(entries, part)[:, :, None, None], -torch.inf)
-    by_token[..., split:].masked_fill_(_hidden_own(slots, part, before, new), -torch.inf)
+    by_token[..., :split].masked_fill_(_context_mask(entries, part)[:, :, None, None], -torch.inf)
+    by_token[..., split:].masked_fill_(_slot_mask(slots, part, before, new), -torch.inf)
     weights = logits.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
     out = (weights[..., :split].reshape(heads, -1, split) @ context_values).view_as(q)
-    out = out + weights[..., split:] @ own_values
+    out = out + weights[..., split:] @ slot_values
     return out.transpose(0, 1).reshape(rows, q_heads, new, dim)
 
 
-def _hidden(entries: Entries, part: slice) -> Bool[Tensor, "kv_head row key"]:
+def _context_mask(entries: Entries, part: slice) -> Bool[Tensor, "kv_head row key"]:
     """Mark the entries that rows do not see."""
     assert entries.bits is not None
     rows = torch.arange(part.start, part.stop, device=entries.bits.device)
     bit = torch.ones_like(rows, dtype=torch.int32) << (rows % WORD)
     words = entries.bits[rows // WORD] if part.stop > WORD else entries.bits[:1]
-    hidden = (words & bit[:, None]) == 0
-    return hidden.view(len(rows), len(entries.counts), -1).transpose(0, 1)
+    mask = (words & bit[:, None]) == 0
+    return mask.view(len(rows), len(entries.counts), -1).transpose(0, 1)
 
 
-def _hidden_own(
+def _slot_mask(
     slots: Slots, part: slice, before: int, new: int
 ) -> Bool[Tensor, "row 1 new own"] | Bool[Tensor, "new own"]:
     """Mark the slots that rows do not see: padding, and what comes later."""

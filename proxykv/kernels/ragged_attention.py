@@ -1,4 +1,4 @@
-"""Attention over packed entries, of which each KV head keeps a number of its own."""
+"""Attention over packed entries, of which each KV head keeps its own number."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ragged_attention(
         query: queries after RoPE, of one row.
         entries: what the heads keep of the context; a head may keep nothing.
         slots: the tokens since, the new ones included.
-        place: where the new tokens stand in the slots.
+        place: position of the new tokens among the slots.
         scaling: factor of the logits.
     """
     if choose(query.device, query.dtype, query.shape[3]).kernels == "triton":

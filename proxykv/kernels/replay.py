@@ -1,4 +1,4 @@
-"""What a replay of one layer sees, and what weighs its scores."""
+"""The tensors that a replay of one layer reads: keys and values, and the weights of KVzip+."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class Seen(NamedTuple):
-    """What a replay sees in one layer. Keys are rotated; every tensor is without a batch dimension.
+class ReplayKeyValues(NamedTuple):
+    """Keys and values that a replay reads in one layer, after RoPE and without a batch dimension.
 
     Attributes:
         context_keys: keys of prefix and context.
@@ -17,8 +17,8 @@ class Seen(NamedTuple):
         keys: keys of the replay.
         values: their values.
         prefix_len: tokens before the context.
-        chunk: the replayed tokens' place among prefix + context.
-        local: attention, too, sees no other chunk of the context.
+        chunk: the slice of prefix + context that is replayed.
+        local: attention reads no other chunk of the context; without it, only the scores do not.
     """
 
     context_keys: Float[Tensor, "kv_head context dim"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from proxykv.kernels.attention import blocks, causal_attention, causal_mask
 from proxykv.kernels.choice import choose
-from proxykv.kernels.replay import Plus, Seen
+from proxykv.kernels.replay import Plus, ReplayKeyValues
 
 ROWS = {"cpu": 384}
 """Query rows (times query heads of a KV head) at a time: enough for a matrix product, few enough
@@ -21,7 +21,7 @@ WIDE_ROWS = 8192
 
 def attend_and_score(
     query: Float[Tensor, "q_head replay dim"],
-    seen: Seen,
+    layer: ReplayKeyValues,
     scaling: float,
     plus: Plus | None = None,
     scores_only: bool = False,
@@ -34,7 +34,7 @@ def attend_and_score(
 
     Args:
         query: queries of the replay after RoPE; `group` consecutive heads share a KV head.
-        seen: the layer's keys and values.
+        layer: the layer's keys and values.
         scaling: factor of the logits.
         plus: for the scores of KVzip+.
         scores_only: attention is not needed.
@@ -45,28 +45,28 @@ def attend_and_score(
     if choose(query.device, query.dtype, query.shape[-1]).kernels == "triton":
         from proxykv.kernels.gpu import replay_scores  # noqa: PLC0415 (needs Triton)
 
-        if replay_scores.fits(query, seen):
-            return replay_scores.attend_and_score(query, seen, scaling, plus, scores_only)
-    return _reference(query, seen, scaling, plus, scores_only)
+        if replay_scores.fits(query, layer):
+            return replay_scores.attend_and_score(query, layer, scaling, plus, scores_only)
+    return _reference(query, layer, scaling, plus, scores_only)
 
 
 def _reference(
-    query: Tensor, seen: Seen, scaling: float, plus: Plus | None, scores_only: bool
+    query: Tensor, layer: ReplayKeyValues, scaling: float, plus: Plus | None, scores_only: bool
 ) -> tuple[Tensor | None, Tensor]:
     """Score a tile of queries at a time; return attention, too.
 
     The weights of the scores give attention if it is over the same keys. Otherwise it is left to
     PyTorch's fused kernels.
     """
-    keys = _columns(seen, seen.context_keys, seen.keys)
-    shared = seen.attended_where_scored and not scores_only
+    keys = _columns(layer, layer.context_keys, layer.keys)
+    shared = layer.attended_where_scored and not scores_only
     out = torch.empty_like(query) if shared else None
-    values = _columns(seen, seen.context_values, seen.values) if shared else None
+    values = _columns(layer, layer.context_values, layer.values) if shared else None
     grouped = (query * scaling).unflatten(0, (len(keys), -1))
-    chunk = seen.scored.stop - seen.scored.start
+    chunk = layer.scored.stop - layer.scored.start
     best = grouped.new_zeros(*grouped.shape[:2], chunk, dtype=torch.float32)
     for head, at, weights in _weights(grouped, keys):
-        scored = weights[..., seen.scored]
+        scored = weights[..., layer.scored]
         if plus is not None:
             scored = scored * plus.queries[at, None]
         torch.maximum(best[head], scored.amax(dim=1), out=best[head])
@@ -74,19 +74,21 @@ def _reference(
             part = weights.to(values.dtype) @ values[head, : weights.shape[-1]]
             out.unflatten(0, (len(keys), -1))[head, :, at] = part
     if out is None and not scores_only:
-        out = _over_everything(query, seen, scaling)
+        out = _over_everything(query, layer, scaling)
     return out, (best if plus is None else best * plus.pairs).amax(dim=1)
 
 
-def _columns(seen: Seen, context: Tensor, replay: Tensor) -> Float[Tensor, "kv_head column dim"]:
+def _columns(
+    layer: ReplayKeyValues, context: Tensor, replay: Tensor
+) -> Float[Tensor, "kv_head column dim"]:
     """{prefix, chunk, replay}: what the scores' softmax runs over."""
-    return torch.cat([context[:, : seen.prefix_len], context[:, seen.chunk], replay], dim=1)
+    return torch.cat([context[:, : layer.prefix_len], context[:, layer.chunk], replay], dim=1)
 
 
-def _over_everything(query: Tensor, seen: Seen, scaling: float) -> Tensor:
+def _over_everything(query: Tensor, layer: ReplayKeyValues, scaling: float) -> Tensor:
     # The copy takes a hundredth of the time of what follows.
-    keys = torch.cat([seen.context_keys, seen.keys], dim=1)
-    values = torch.cat([seen.context_values, seen.values], dim=1)
+    keys = torch.cat([layer.context_keys, layer.keys], dim=1)
+    values = torch.cat([layer.context_values, layer.values], dim=1)
     return causal_attention(query[None], keys[None], values[None], scaling)[0]
 
 

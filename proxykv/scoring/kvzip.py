@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from proxykv.config.settings.signals import CHUNK
-from proxykv.kernels.replay import Plus, Seen
+from proxykv.kernels.replay import Plus, ReplayKeyValues
 from proxykv.kernels.replay_scores import attend_and_score
 from proxykv.model.context_cache import ContextLayer, Layer
 from proxykv.model.loading import Model, bare_model
@@ -219,8 +219,10 @@ class ReplayLayer(Layer):
             scaling: factor of the logits.
         """
         context = self.context.keys[0], self.context.values[0]
-        seen = Seen(*context, self.keys[0], self.values[0], self.prefix_len, self.chunk, self.local)
-        out, self.scores = attend_and_score(query[0], seen, scaling, self.plus, self.last)
+        layer = ReplayKeyValues(
+            *context, self.keys[0], self.values[0], self.prefix_len, self.chunk, self.local
+        )
+        out, self.scores = attend_and_score(query[0], layer, scaling, self.plus, self.last)
         if out is None:
             raise _Scored
         return out[None]

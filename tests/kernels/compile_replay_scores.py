@@ -10,7 +10,7 @@ import torch
 from compiling import SHARED, compiling
 
 from proxykv.kernels.gpu.replay_scores import attend_and_score
-from proxykv.kernels.replay import Plus, Seen
+from proxykv.kernels.replay import Plus, ReplayKeyValues
 
 PREFIX, CHUNK, TOTAL = 5, 2000, 6005
 
@@ -35,21 +35,21 @@ LAUNCHES = [
 
 def launch(case: Launch, heads: int = 8, group: int = 4) -> None:
     context = torch.empty(heads, TOTAL, case.dim, dtype=case.dtype)
-    own, query = (
+    replay, query = (
         torch.empty(CHUNK, count, case.dim, dtype=case.dtype).transpose(0, 1)
         for count in (heads, heads * group)
     )
-    seen = Seen(context, context, own, own, PREFIX, slice(2005, 2005 + CHUNK))
+    layer = ReplayKeyValues(context, context, replay, replay, PREFIX, slice(2005, 2005 + CHUNK))
     plus = Plus(torch.ones(CHUNK), torch.ones(heads, group, CHUNK)) if case.plus else None
-    attend_and_score(query, seen, case.dim**-0.5, plus, case.scores_only)
+    attend_and_score(query, layer, case.dim**-0.5, plus, case.scores_only)
 
 
 def problems(capability: int) -> Iterator[str]:
     with compiling(capability) as found:
         for case in LAUNCHES:
-            seen = len(found)
+            before = len(found)
             launch(case)
-            for kernel in found[seen:]:
+            for kernel in found[before:]:
                 print(capability, case, kernel, flush=True)
                 if kernel.spilled or kernel.shared > SHARED[capability]:
                     yield f"sm_{capability}, {case}: {kernel}"

@@ -39,9 +39,9 @@ def launch(case: Launch, heads: int = 8, group: int = 4, keys: int = 4000, room:
     flat = torch.empty(heads * keys, case.dim, dtype=case.dtype)
     bits = torch.zeros(-(-case.rows // 32), heads * keys, dtype=torch.int32) if masked else None
     entries = layout.Entries(flat, flat, [keys] * heads, bits)
-    own = torch.empty(case.rows, heads, room, case.dim, dtype=case.dtype)
+    room_tensor = torch.empty(case.rows, heads, room, case.dim, dtype=case.dtype)
     valid = torch.ones(case.rows, room, dtype=torch.int8) if masked else None
-    slots = layout.Slots(own, own, valid)
+    slots = layout.Slots(room_tensor, room_tensor, valid)
     with mock.patch.object(layout, "multiprocessors", lambda device: HOPPER_PROCESSORS):
         table = layout.LayerTable([(entries, slots)])
     place = layout.Place(3, torch.tensor([3]), table=table)
@@ -56,9 +56,9 @@ def launch(case: Launch, heads: int = 8, group: int = 4, keys: int = 4000, room:
 def problems(capability: int) -> Iterator[str]:
     with compiling(capability) as found:
         for case in LAUNCHES:
-            seen = len(found)
+            before = len(found)
             launch(case)
-            for kernel in found[seen:]:
+            for kernel in found[before:]:
                 print(capability, case, kernel, flush=True)
                 if kernel.spilled or kernel.shared > SHARED[capability]:
                     yield f"sm_{capability}, {case}: {kernel}"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from proxykv.kernels.choice import VARIABLE
-from proxykv.kernels.replay import Plus, Seen
+from proxykv.kernels.replay import Plus, ReplayKeyValues
 from proxykv.kernels.replay_scores import attend_and_score
 
 HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ MIDDLE = Shape(2, 2, 80, 3, 40, 37, 29, 41, True, False)
 
 class Case(NamedTuple):
     query: Tensor
-    seen: Seen
+    layer: ReplayKeyValues
     plus: Plus
 
 
@@ -83,36 +83,38 @@ def case(shape: Shape, dtype: torch.dtype) -> Case:
     start = shape.prefix + shape.before
     stop = start + shape.chunk
     keys, values = (stored(shape.heads, stop + shape.after) for _ in range(2))
-    own = [stored(shape.heads, shape.replay) for _ in range(2)]
+    replay = [stored(shape.heads, shape.replay) for _ in range(2)]
     query = stored(shape.heads * shape.group, shape.replay)
-    wanted = keys[:, start + torch.arange(shape.replay) % shape.chunk]
-    query += 0.5 * wanted.repeat_interleave(shape.group, dim=0)
-    query, keys, values, *own = (t.to(DEVICE, dtype) for t in (query, keys, values, *own))
+    matching_keys = keys[:, start + torch.arange(shape.replay) % shape.chunk]
+    query += 0.5 * matching_keys.repeat_interleave(shape.group, dim=0)
+    query, keys, values, *replay = (t.to(DEVICE, dtype) for t in (query, keys, values, *replay))
     weights = [
         (0.1 + torch.rand(*sizes, generator=generator)).to(DEVICE)
         for sizes in ((shape.replay,), (shape.heads, shape.group, shape.chunk))
     ]
-    seen = Seen(keys, values, own[0], own[1], shape.prefix, slice(start, stop), shape.local)
-    return Case(query, seen, Plus(*weights))
+    layer = ReplayKeyValues(
+        keys, values, replay[0], replay[1], shape.prefix, slice(start, stop), shape.local
+    )
+    return Case(query, layer, Plus(*weights))
 
 
 def dense(made: Case, plus: bool) -> tuple[Tensor, Tensor]:
     """Attention and scores in float64, from whole matrices of logits."""
-    query, seen = made.query.double(), made.seen
-    total, replay = seen.context_keys.shape[1], query.shape[1]
-    group = len(query) // len(seen.keys)
+    query, layer = made.query.double(), made.layer
+    total, replay = layer.context_keys.shape[1], query.shape[1]
+    group = len(query) // len(layer.keys)
     keys, values = (
         torch.cat(parts, dim=1).double().repeat_interleave(group, dim=0)
-        for parts in ((seen.context_keys, seen.keys), (seen.context_values, seen.values))
+        for parts in ((layer.context_keys, layer.keys), (layer.context_values, layer.values))
     )
     near = torch.zeros(total, dtype=torch.bool, device=DEVICE)
-    near[: seen.prefix_len] = near[seen.chunk] = True
+    near[: layer.prefix_len] = near[layer.chunk] = True
     causal = torch.ones(replay, replay, dtype=torch.bool, device=DEVICE).tril()
     scored = torch.cat([near.expand(replay, -1), causal], dim=1)
-    attended = torch.cat([(near | (not seen.local)).expand(replay, -1), causal], dim=1)
+    attended = torch.cat([(near | (not layer.local)).expand(replay, -1), causal], dim=1)
     logits = query @ keys.mT * SCALING
     out = logits.masked_fill(~attended, -torch.inf).softmax(dim=-1) @ values
-    weights = logits.masked_fill(~scored, -torch.inf).softmax(dim=-1)[..., seen.chunk]
+    weights = logits.masked_fill(~scored, -torch.inf).softmax(dim=-1)[..., layer.chunk]
     weights = weights.unflatten(0, (-1, group))
     if plus:
         weights = weights * made.plus.queries[:, None] * made.plus.pairs[:, :, None]
@@ -121,15 +123,15 @@ def dense(made: Case, plus: bool) -> tuple[Tensor, Tensor]:
 
 def check(shape: Shape, dtype: torch.dtype, plus: bool, rtol: float) -> None:
     made = case(shape, dtype)
-    out, scores = attend_and_score(made.query, made.seen, SCALING, made.plus if plus else None)
-    expected, wanted = dense(made, plus)
+    out, scores = attend_and_score(made.query, made.layer, SCALING, made.plus if plus else None)
+    expected, expected_scores = dense(made, plus)
     assert out is not None and out.dtype == dtype and scores.dtype == torch.float32
     torch.testing.assert_close(out.double(), expected, atol=TOLERANCE[dtype], rtol=0)
-    torch.testing.assert_close(scores.double(), wanted, atol=0, rtol=rtol)
+    torch.testing.assert_close(scores.double(), expected_scores, atol=0, rtol=rtol)
     if not plus:
         assert scores.max() <= 1
     none, alone = attend_and_score(
-        made.query, made.seen, SCALING, made.plus if plus else None, scores_only=True
+        made.query, made.layer, SCALING, made.plus if plus else None, scores_only=True
     )
     assert none is None
     torch.testing.assert_close(alone, scores, atol=0, rtol=1e-4)
@@ -167,11 +169,11 @@ def test_every_cut_gives_the_same(shape: Shape, tma: bool, queries: int, keys: i
 
     made = case(shape, torch.float16)
     tiles = ReplayTiles(queries, keys, 4, 1, tma)
-    out, scores = run(made.query, made.seen, SCALING, None, False, ReplayCut(tiles, tiles))
-    expected, wanted = dense(made, plus=False)
+    out, scores = run(made.query, made.layer, SCALING, None, False, ReplayCut(tiles, tiles))
+    expected, expected_scores = dense(made, plus=False)
     assert out is not None
     torch.testing.assert_close(out.double(), expected, atol=4e-3, rtol=0)
-    torch.testing.assert_close(scores.double(), wanted, atol=0, rtol=1e-4)
+    torch.testing.assert_close(scores.double(), expected_scores, atol=0, rtol=1e-4)
 
 
 def test_what_the_kernels_cannot_address_takes_the_reference(
@@ -180,11 +182,11 @@ def test_what_the_kernels_cannot_address_takes_the_reference(
     """Values of a head that do not stand side by side."""
     pytest.importorskip("triton")
     made = case(MIDDLE, torch.float32)
-    apart = made.seen.keys.mT.contiguous().mT
+    apart = made.layer.keys.mT.contiguous().mT
     monkeypatch.setenv(VARIABLE, "triton")
-    given = attend_and_score(made.query, made.seen._replace(keys=apart), SCALING)
+    given = attend_and_score(made.query, made.layer._replace(keys=apart), SCALING)
     monkeypatch.setenv(VARIABLE, "reference")
-    for one, other in zip(given, attend_and_score(made.query, made.seen, SCALING), strict=True):
+    for one, other in zip(given, attend_and_score(made.query, made.layer, SCALING), strict=True):
         torch.testing.assert_close(one, other)
 
 

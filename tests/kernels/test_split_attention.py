@@ -73,23 +73,23 @@ class Random:
         return Place(shape.before, index, table=LayerTable([(entries, slots)]))
 
 
-def dense(query: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scaling: float) -> Tensor:
-    """Softmax in float64 over the keys [row, kv_head, key, dim] that `seen` marks for a query."""
+def dense(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """Softmax in float64 over the keys [row, kv_head, key, dim] that `mask` marks for a query."""
     group = query.shape[1] // keys.shape[1]
-    keys, values, seen = (t.repeat_interleave(group, dim=1) for t in (keys, values, seen))
+    keys, values, mask = (t.repeat_interleave(group, dim=1) for t in (keys, values, mask))
     logits = query.double() @ keys.double().mT * scaling
-    weights = logits.masked_fill(~seen, -torch.inf).softmax(dim=-1)
+    weights = logits.masked_fill(~mask, -torch.inf).softmax(dim=-1)
     return weights @ values.double()
 
 
-def own(slots: Slots, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
+def slot_parts(slots: Slots, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
     """Keys and values in the slots, and which of them each new token sees."""
     end = shape.before + shape.new
     later = torch.ones(shape.new, end, dtype=torch.bool, device=DEVICE).triu(shape.before + 1)
-    seen = (~later).expand(slots.keys.shape[0], shape.heads, -1, -1)
+    mask = (~later).expand(slots.keys.shape[0], shape.heads, -1, -1)
     if slots.valid is not None:
-        seen = seen & (slots.valid[:, None, None, :end] != 0)
-    return slots.keys[:, :, :end], slots.values[:, :, :end], seen
+        mask = mask & (slots.valid[:, None, None, :end] != 0)
+    return slots.keys[:, :, :end], slots.values[:, :, :end], mask
 
 
 IMPLEMENTATIONS = ["reference", "triton"]
@@ -118,13 +118,13 @@ def test_heads_attend_to_their_own_entries(shape: Shape, dtype: torch.dtype) -> 
     kept[-1] |= shape.heads > 1
     entries = Entries(keys[0][kept], values[0][kept], kept.sum(dim=1).tolist())
     slots, query = random.slots(1, shape), random.query(1, shape)
-    ours = ragged_attention(query, entries, slots, random.place(entries, slots, shape), 0.2)
+    out = ragged_attention(query, entries, slots, random.place(entries, slots, shape), 0.2)
 
-    own_keys, own_values, seen = own(slots, shape)
-    visible = torch.cat([kept[None, :, None].expand(-1, -1, shape.new, -1), seen], dim=-1)
-    keys, values = torch.cat([keys, own_keys], dim=2), torch.cat([values, own_values], dim=2)
+    slot_keys, slot_values, mask = slot_parts(slots, shape)
+    visible = torch.cat([kept[None, :, None].expand(-1, -1, shape.new, -1), mask], dim=-1)
+    keys, values = torch.cat([keys, slot_keys], dim=2), torch.cat([values, slot_values], dim=2)
     expected = dense(query, keys, values, visible, 0.2)
-    torch.testing.assert_close(ours.double(), expected, atol=TOLERANCE[dtype], rtol=0)
+    torch.testing.assert_close(out.double(), expected, atol=TOLERANCE[dtype], rtol=0)
 
 
 @by_dtype
@@ -146,17 +146,17 @@ def test_rows_attend_to_what_their_bits_mark(shape: Shape, dtype: torch.dtype) -
     bits = pack(visible, kinds)[0]
     entries = Entries(flat[0], flat[1], [shape.keys] * shape.heads, bits)
     query = random.query(rows, shape)
-    ours = masked_attention(query, entries, slots, random.place(entries, slots, shape), 0.2)
+    out = masked_attention(query, entries, slots, random.place(entries, slots, shape), 0.2)
 
-    own_keys, own_values, seen = own(slots, shape)
+    slot_keys, slot_values, mask = slot_parts(slots, shape)
     kept = torch.cat([visible[kind] for kind in kinds])
-    seen = torch.cat([kept[:, :, None].expand(-1, -1, shape.new, -1), seen], dim=-1)
+    mask = torch.cat([kept[:, :, None].expand(-1, -1, shape.new, -1), mask], dim=-1)
     keys, values = (
-        torch.cat([shared.expand(rows, -1, -1, -1), mine], dim=2)
-        for shared, mine in ((keys, own_keys), (values, own_values))
+        torch.cat([shared.expand(rows, -1, -1, -1), per_row], dim=2)
+        for shared, per_row in ((keys, slot_keys), (values, slot_values))
     )
-    expected = dense(query, keys, values, seen, 0.2)
-    torch.testing.assert_close(ours.double(), expected, atol=TOLERANCE[dtype], rtol=0)
+    expected = dense(query, keys, values, mask, 0.2)
+    torch.testing.assert_close(out.double(), expected, atol=TOLERANCE[dtype], rtol=0)
 
 
 def test_new_tokens_go_to_their_slots() -> None:

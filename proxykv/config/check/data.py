@@ -81,22 +81,22 @@ def length_problems(config: Mapping[str, Any]) -> Iterator[str]:
 def _build_problems(entry: Mapping[str, Any], where: str) -> Iterator[str]:
     """Whether a benchmark's `build` takes what an entry gives."""
     name = entry["benchmark"]
-    takes = signature.parameters(f"proxykv.benchmarks.{name}", "build", BUILD_GIVEN)
-    if takes is None:
+    accepted = signature.parameters(f"proxykv.benchmarks.{name}", "build", BUILD_GIVEN)
+    if accepted is None:
         return
     for size in SIZES:
-        if size in entry and size not in takes["properties"]:
+        if size in entry and size not in accepted["properties"]:
             yield f"{where}: {name} takes no {size!r}; leave it out"
-        if size in takes["required"] and size not in entry:
+        if size in accepted["required"] and size not in entry:
             yield f"{where}: {name} needs {size!r}"
-    options = {k: v for k, v in takes["properties"].items() if k not in SIZES}
-    required = [key for key in takes["required"] if key not in SIZES]
-    takes = {**takes, "properties": options, "required": required}
-    yield from departures(entry.get("options", {}), takes, f"{where}.options")
+    options = {k: v for k, v in accepted["properties"].items() if k not in SIZES}
+    required = [key for key in accepted["required"] if key not in SIZES]
+    accepted = {**accepted, "properties": options, "required": required}
+    yield from departures(entry.get("options", {}), accepted, f"{where}.options")
 
 
 def _trains(name: str) -> bool:
     """Whether a benchmark's `build` makes contexts of the split "train"."""
-    takes = signature.parameters(f"proxykv.benchmarks.{name}", "build", ()) or {}
-    splits = takes.get("properties", {}).get("split", {})
+    accepted = signature.parameters(f"proxykv.benchmarks.{name}", "build", ()) or {}
+    splits = accepted.get("properties", {}).get("split", {})
     return "train" in splits.get("enum", ["train"])

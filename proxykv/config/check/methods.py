@@ -81,8 +81,8 @@ def _scope_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
 
 def _trained_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
     """Whether a method's own settings of training fit together."""
-    takes = signature.parameters(*catalog.module_of(settings["base"]), ()) or {}
-    if takes.get("additionalProperties"):
+    accepted = signature.parameters(*catalog.module_of(settings["base"]), ()) or {}
+    if accepted.get("additionalProperties"):
         yield from training_problems(settings["params"], f"{where}.params")
 
 
@@ -133,21 +133,21 @@ def _class_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
     elif name not in (known := signature.names(module)):
         near = difflib.get_close_matches(name, known, n=1)
         yield f"{where}: {module} has no {name!r}" + "".join(f"; did you mean {n!r}?" for n in near)
-    elif takes := signature.parameters(module, name, given):
+    elif accepted := signature.parameters(module, name, given):
         if "fitted" in settings:
-            takes = {**takes, "additionalProperties": False}  # nothing is trained
+            accepted = {**accepted, "additionalProperties": False}  # nothing is trained
         elif "fitted_id" in settings:
-            takes = _with_training(takes)
-        yield from departures(params, takes, f"{where}.params")
+            accepted = _with_training(accepted)
+        yield from departures(params, accepted, f"{where}.params")
 
 
-def _with_training(takes: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_training(accepted: Mapping[str, Any]) -> Mapping[str, Any]:
     """The rest (`**fitting`) of a fitted method's parameters are settings of its training."""
-    if not takes["additionalProperties"]:
-        return takes
+    if not accepted["additionalProperties"]:
+        return accepted
     training = catalog.schema("config")["properties"]["training"]["properties"]
     return {
-        **takes,
-        "properties": {**training, **takes["properties"]},
+        **accepted,
+        "properties": {**training, **accepted["properties"]},
         "additionalProperties": False,
     }

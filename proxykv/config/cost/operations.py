@@ -57,8 +57,8 @@ class Operations:
     def _scoring(self, method: Method, n: int) -> float:
         """What a method's card names, and what the methods that it combines run."""
         costs = self._costs(method)
-        own = sum(costs[cost](n) for cost in self.run.cards.card(method.id).cost)
-        return own + sum(self._scoring(self.run.methods[used], n) for used in method.uses)
+        operations = sum(costs[cost](n) for cost in self.run.cards.card(method.id).cost)
+        return operations + sum(self._scoring(self.run.methods[used], n) for used in method.uses)
 
     def _costs(self, method: Method) -> Mapping[str, Callable[[int], float]]:
         """Operations of each entry of a card's `cost`."""

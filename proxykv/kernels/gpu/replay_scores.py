@@ -15,7 +15,7 @@ from triton import knobs
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from proxykv.kernels.gpu.replay_kernels import attention_kernel, columns_kernel
-from proxykv.kernels.replay import Plus, Seen
+from proxykv.kernels.replay import Plus, ReplayKeyValues
 
 PROGRAMS = 264
 """Programs of the second kernel: two for each multiprocessor of an H100."""
@@ -61,26 +61,26 @@ LARGE = {
 """Hopper and data-centre Blackwell; tuned on an H100."""
 
 
-def fits(query: Tensor, seen: Seen) -> bool:
+def fits(query: Tensor, layer: ReplayKeyValues) -> bool:
     """Whether the kernels can address the tensors: dense heads, 32-bit places within a head.
 
     Args:
         query: queries [q_head, replay, dim].
-        seen: keys and values of the layer.
+        layer: keys and values of the layer.
     """
-    tensors = (query, *seen[:4])
+    tensors = (query, *layer[:4])
     return all(t.stride(2) == 1 and t.shape[1] * t.stride(1) < 2**31 for t in tensors)
 
 
 def attend_and_score(
-    query: Tensor, seen: Seen, scaling: float, plus: Plus | None, scores_only: bool,
+    query: Tensor, layer: ReplayKeyValues, scaling: float, plus: Plus | None, scores_only: bool,
     cut: ReplayCut | None = None,
 ) -> tuple[Tensor | None, Tensor]:  # fmt: skip
     """Run `proxykv.kernels.replay_scores.attend_and_score` on a GPU.
 
     Args:
         query: queries [q_head, replay, dim].
-        seen: keys and values of the layer.
+        layer: keys and values of the layer.
         scaling: factor of the logits.
         plus: for the scores of KVzip+.
         scores_only: attention is not needed.
@@ -89,52 +89,57 @@ def attend_and_score(
     cut = cut or _cut(query)
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device_of(query):
-        out, lse = _attention(query, seen, scaling, scores_only, cut.attention)
-        return out, _columns(query, seen, lse, scaling, plus, cut.columns)
+        out, lse = _attention(query, layer, scaling, scores_only, cut.attention)
+        return out, _columns(query, layer, lse, scaling, plus, cut.columns)
 
 
 def _attention(
-    query: Tensor, seen: Seen, scaling: float, scores_only: bool, tiles: ReplayTiles
+    query: Tensor, layer: ReplayKeyValues, scaling: float, scores_only: bool, tiles: ReplayTiles
 ) -> tuple[Tensor | None, Tensor]:
     """Attention, and each query's log-sum-exp over what the scores' softmax runs over (base 2)."""
     q_heads, replay, _ = query.shape
-    total, (start, stop) = seen.context_keys.shape[1], (seen.chunk.start, seen.chunk.stop)
+    total, (start, stop) = layer.context_keys.shape[1], (layer.chunk.start, layer.chunk.stop)
     first = (
-        [(0, stop), (0, 0)] if start == seen.prefix_len else [(0, seen.prefix_len), (start, stop)]
+        [(0, stop), (0, 0)] if start == layer.prefix_len else [(0, layer.prefix_len), (start, stop)]
     )
-    rest = [(seen.prefix_len, start), (stop, total)]
-    if scores_only or seen.local:
+    rest = [(layer.prefix_len, start), (stop, total)]
+    if scores_only or layer.local:
         rest = [(0, 0), (0, 0)]
-    keys, values = (seen.context_keys, seen.keys), (seen.context_values, seen.values)
-    context, own = zip(keys, keys if scores_only else values, strict=True)
-    tma = tiles.tma and all(_described(t) for t in (query, *context, *own))
+    keys, values = (layer.context_keys, layer.keys), (layer.context_values, layer.values)
+    context, replayed = zip(keys, keys if scores_only else values, strict=True)
+    tma = tiles.tma and all(_described(t) for t in (query, *context, *replayed))
     out = query if scores_only else torch.empty_like(query)
     lse = torch.empty(q_heads, replay, dtype=torch.float32, device=query.device)
-    read = [(query, tiles.queries), *((t, tiles.keys) for t in (*context, *own))]
+    read = [(query, tiles.queries), *((t, tiles.keys) for t in (*context, *replayed))]
     attention_kernel[(triton.cdiv(replay, tiles.queries), q_heads)](
         *(a for t, rows in read for a in _argument(t, rows, tma)),
         out, out.stride(0), out.stride(1), lse, replay, *first[0], *first[1], *rest[0], *rest[1],
-        scaling * math.log2(math.e), VALUES=not scores_only, **_constants(query, seen, tiles, tma),
+        scaling * math.log2(math.e), VALUES=not scores_only, **_constants(query, layer, tiles, tma),
     )  # fmt: skip
     return None if scores_only else out, lse
 
 
 def _columns(
-    query: Tensor, seen: Seen, lse: Tensor, scaling: float, plus: Plus | None, tiles: ReplayTiles
+    query: Tensor,
+    layer: ReplayKeyValues,
+    lse: Tensor,
+    scaling: float,
+    plus: Plus | None,
+    tiles: ReplayTiles,
 ) -> Tensor:
     """Scores of the chunk, from the queries' log-sum-exp."""
-    heads, (start, stop) = len(seen.context_keys), (seen.chunk.start, seen.chunk.stop)
+    heads, (start, stop) = len(layer.context_keys), (layer.chunk.start, layer.chunk.stop)
     scores = torch.zeros(heads, stop - start, dtype=torch.float32, device=query.device)
     pairs = lse
     if plus is not None:
         lse, pairs = lse - plus.queries.log2(), plus.pairs.log2().contiguous()
-    tma = tiles.tma and _described(query) and _described(seen.context_keys)
+    tma = tiles.tma and _described(query) and _described(layer.context_keys)
     blocks = triton.cdiv(stop - start, tiles.keys)
     split = max(1, min(16, PROGRAMS // (blocks * heads)))
     columns_kernel[(blocks, heads, split)](
-        *_argument(query, tiles.queries, tma), *_argument(seen.context_keys, tiles.keys, tma),
+        *_argument(query, tiles.queries, tma), *_argument(layer.context_keys, tiles.keys, tma),
         lse, pairs, scores, query.shape[1], start, stop - start, split,
-        scaling * math.log2(math.e), PLUS=plus is not None, **_constants(query, seen, tiles, tma),
+        scaling * math.log2(math.e), PLUS=plus is not None, **_constants(query, layer, tiles, tma),
     )  # fmt: skip
     return scores
 
@@ -150,11 +155,13 @@ def _cut(query: Tensor) -> ReplayCut:
     return sizes[max(64, _width(query))]
 
 
-def _constants(query: Tensor, seen: Seen, tiles: ReplayTiles, tma: bool) -> dict[str, Any]:
+def _constants(
+    query: Tensor, layer: ReplayKeyValues, tiles: ReplayTiles, tma: bool
+) -> dict[str, Any]:
     """What a kernel is compiled for."""
     exact = query.dtype != torch.float32 or knobs.runtime.interpret
     return {
-        "GROUP": len(query) // len(seen.context_keys),
+        "GROUP": len(query) // len(layer.context_keys),
         "QUERIES": tiles.queries,
         "KEYS": tiles.keys,
         "DIM": query.shape[2],

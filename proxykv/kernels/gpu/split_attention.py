@@ -87,7 +87,7 @@ def attention(
         query: queries of rows from `first_row` on.
         entries: the context.
         slots: the tokens since.
-        place: where the new tokens stand in the slots.
+        place: position of the new tokens among the slots.
         scaling: factor of the logits.
         first_row: a multiple of 32.
     """

@@ -2,7 +2,7 @@
 
 A program reads the keys and values of one segment of a head's entries once, for all query rows of
 its tile (rows x query heads of the KV head x new tokens), and writes a normalized output with its
-log-sum-exp (flash decoding, Dao et al. 2023). The tokens since the context stand in slots; programs
+log-sum-exp (flash decoding, Dao et al. 2023). The tokens since the context are in slots; programs
 of the same launch read them.
 """
 

@@ -41,8 +41,8 @@ def variants(config: Mapping[str, Any], subject: str | None) -> list[Variant]:
         {"id": m, "base": m} if isinstance(m, str) else m for m in config["methods"]
     ]
     for entry in sorted(entries, key=lambda entry: entry["id"] != subject):
-        mine = subject in (entry["id"], entry["base"])
-        if mine and not OTHER_THAN_PARAMS & entry.keys():
+        is_variant = subject in (entry["id"], entry["base"])
+        if is_variant and not OTHER_THAN_PARAMS & entry.keys():
             params = {k: v for k, v in entry.get("params", {}).items() if k != "seed"}
             same = json.dumps(params, sort_keys=True)
             first = found.get(same, Variant(entry["id"], _group(params, terms), ()))
@@ -80,10 +80,10 @@ def _from_rows(found: Sequence[Variant], group: Group, published: Published) -> 
             [[mean(by_task(_pooled(group, [m], over, metric))) for m in seeds[v]] for v in seeds]
         )
         for variant in (v for v in found if seeds[v.id]):
-            mine, reference = seeds[variant.id], seeds[found[0].id]
+            trained, reference = seeds[variant.id], seeds[found[0].id]
             key = (*group.cell, variant.id, metric, label)
-            values = by_task(_pooled(group, mine, over, metric))
-            differences = by_task(_pooled(group, mine, over, metric, reference))
+            values = by_task(_pooled(group, trained, over, metric))
+            differences = by_task(_pooled(group, trained, over, metric, reference))
             cells = {
                 **mean_cells("mean", values, ends="ci"),
                 **mean_cells("difference", differences),
@@ -92,7 +92,7 @@ def _from_rows(found: Sequence[Variant], group: Group, published: Published) -> 
             low, high = (number(line.get(f"difference_{end}") or "") for end in ("low", "high"))
             clear = (low is not None and low > 0) or (high is not None and high < 0)
             verdict = _verdict(mean(differences), spread, clear, metric == "kl")
-            yield key, _line(variant, len(mine), spread, verdict) | cells
+            yield key, _line(variant, len(trained), spread, verdict) | cells
 
 
 def _from_fits(found: Sequence[Variant], folder: Path) -> Iterator[Line]:
@@ -142,9 +142,9 @@ def _pooled(
     """Each context's mean over methods, then over retentions; `minus` other methods' mean there."""
     several: dict[Unit, list[float]] = {}
     for retention in retentions:
-        mine = _over_seeds(group, methods, retention, metric)
+        averages = _over_seeds(group, methods, retention, metric)
         other = _over_seeds(group, minus, retention, metric) if minus else {}
-        for unit, value in mine.items():
+        for unit, value in averages.items():
             less = other.get(unit, math.nan) if minus else 0.0
             several.setdefault(unit, []).append(value - less)
     return {unit: known_mean(values) for unit, values in several.items()}

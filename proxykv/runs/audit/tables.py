@@ -168,9 +168,11 @@ def _differences(
     """Method minus reference, averaged in a context over the retentions that both have."""
     several: dict[Unit, list[float]] = {}
     for retention in retentions:
-        ours, theirs = group.at(method, retention), group.at(reference, retention)
-        for unit in ours.keys() & theirs.keys():
-            several.setdefault(unit, []).append(ours[unit][metric] - theirs[unit][metric])
+        method_means, reference_means = group.at(method, retention), group.at(reference, retention)
+        for unit in method_means.keys() & reference_means.keys():
+            several.setdefault(unit, []).append(
+                method_means[unit][metric] - reference_means[unit][metric]
+            )
     return by_task({unit: known_mean(values) for unit, values in several.items()})
 
 
