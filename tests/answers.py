@@ -24,10 +24,10 @@ def questions_of(job: Job) -> Mapping[tuple[str, int], Question]:
 
 def graded(job: Job, full: str | Callable[[Question], str], other: str) -> pd.DataFrame:
     """Rows of a job whose full cache answered `full`, and whose other methods answered `other`."""
-    path, asked = job.file("predictions"), questions_of(job)
+    path, by_question = job.file("predictions"), questions_of(job)
     rows: list[Any] = read_parquet(path).to_dict("records")
     for row in rows:
-        question = asked[row["context_id"], row["question"]]
+        question = by_question[row["context_id"], row["question"]]
         right = full if isinstance(full, str) else full(question)
         row["prediction"] = right if row["method"] == "full" else other
     write_parquet(path, pd.DataFrame(rows))

@@ -70,15 +70,15 @@ def sign_flip_p(tasks: Tasks) -> float:
         for value in task
     ]
     unit = math.lcm(*(part.denominator for part in parts))
-    whole = [int(part * unit) for part in parts]
+    scaled = [int(part * unit) for part in parts]
     sums = {0: 1}
-    for part in whole:
+    for part in scaled:
         flipped: dict[int, int] = {}
         for total, ways in sums.items():
             for end in (total + part, total - part):
                 flipped[end] = flipped.get(end, 0) + ways
         sums = flipped
-    extreme = sum(ways for total, ways in sums.items() if abs(total) >= abs(sum(whole)))
+    extreme = sum(ways for total, ways in sums.items() if abs(total) >= abs(sum(scaled)))
     return extreme / 2 ** len(parts)
 
 

@@ -165,5 +165,5 @@ def scores(
 ) -> Mapping[str, Scores]:
     """Scores of every method that gives them, on one context."""
     shared = fill(target, contexts[6], contexts[7])
-    asked = [m for m in run.methods.values() if m.scope != "custom"]
-    return {m.id: scores_of(build(m, method_context), shared) for m in asked}
+    scoring = [m for m in run.methods.values() if m.scope != "custom"]
+    return {m.id: scores_of(build(m, method_context), shared) for m in scoring}

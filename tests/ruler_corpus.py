@@ -41,7 +41,7 @@ def write_essays(folder: Path) -> None:
     pd.DataFrame({"text": texts}).to_parquet(folder / "essays.parquet")
 
 
-def asked(text: str) -> tuple[str, str]:
+def question_of(text: str) -> tuple[str, str]:
     """A question that a paragraph answers, and the answer in the paragraph's own words."""
     words = text.split()
     return f"What follows {' '.join(words[3:7])!r}?", " ".join(words[7:9])
@@ -53,7 +53,7 @@ def write_squad(path: Path) -> None:
     for topic, texts in paragraphs().items():
         entries = []
         for number, text in enumerate(texts):
-            question, answer = asked(text)
+            question, answer = question_of(text)
             place = {"text": answer, "answer_start": text.index(answer)}
             name = f"{topic}-{number}"
             unanswerable = {
@@ -79,7 +79,7 @@ def write_squad_table(folder: Path) -> None:
     rows = []
     for topic, texts in paragraphs().items():
         for number, text in enumerate(texts):
-            question, answer = asked(text)
+            question, answer = question_of(text)
             places = [text.index(answer)] * 2 + [0]
             asks = {
                 "no": (f"Who is not in {topic}?", {"text": [], "answer_start": []}),
@@ -111,7 +111,7 @@ def write_hotpotqa(path: Path, needed: int) -> None:
     for number in range(12):
         picked = random.Random(number).sample(pool, needed)
         title, text = picked[0]
-        question, answer = asked(text)
+        question, answer = question_of(text)
         context = [[name, re.findall(r"[^.]+\.?", prose)] for name, prose in picked]
         records.append(
             {

@@ -128,8 +128,8 @@ def _qa_eng(i: int, rng: random.Random) -> Record:
 
 def _qa_chn(i: int, rng: random.Random) -> Record:
     words = (directives.directives, labels.bibliographic_fields)[i]
-    asked = rng.choices([word for word in words if not word.isascii()], k=TURNS)
-    turns = [{"answer": word, "input": f"“{words[word]}”用中文怎么说？"} for word in asked]
+    chosen = rng.choices([word for word in words if not word.isascii()], k=TURNS)
+    turns = [{"answer": word, "input": f"“{words[word]}”用中文怎么说？"} for word in chosen]
     return {"context": "。".join(words) + "。", "multi_turns": turns, "id": i}
 
 

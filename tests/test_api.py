@@ -81,18 +81,18 @@ def test_the_mapper_reads_what_it_was_trained_on(
 def test_what_is_pruned_is_free(
     pair: proxykv.Pair, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole: list[weakref.ref[ContextCache]] = []
+    caches: list[weakref.ref[ContextCache]] = []
     made = ContextCache.__init__
 
     def remember(self: ContextCache, layers: int, observed: int) -> None:
         made(self, layers, observed)
-        whole.append(weakref.ref(self))
+        caches.append(weakref.ref(self))
 
     monkeypatch.setattr(ContextCache, "__init__", remember)
     context = pair.prune(text, RETENTION)
     gc.collect()
-    assert len(whole) == 2  # the target's and the proxy's
-    assert all(cache() is None for cache in whole)
+    assert len(caches) == 2  # the target's and the proxy's
+    assert all(cache() is None for cache in caches)
     everything = pair.prune(text, 1.0)
     assert everything.retention == 1
     share = context.cache.context_bytes / everything.cache.context_bytes
@@ -124,8 +124,8 @@ def test_rivals_prune_as_they_score(trained: Path, text: str) -> None:
         ("cross_kvzip_budget", "'cross_kvzip_budget' needs a fitted folder"),
     ],
 )
-def test_other_rivals_are_refused(trained: Path, rival: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_other_rivals_are_refused(trained: Path, rival: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         proxykv.load_pair(TINY / "target", TINY / "proxy", trained / MAPPER, rivals=[rival])
 
 
@@ -209,18 +209,18 @@ def test_swapped_models_are_refused(copies: Path) -> None:
     ("roles", "says"),
     [(["proxy"], "different vocabularies"), (["target", "proxy"], "fitted for target_tokenizer")],
 )
-def test_another_vocabulary_is_refused(copies: Path, roles: list[str], says: str) -> None:
+def test_another_vocabulary_is_refused(copies: Path, roles: list[str], message: str) -> None:
     for role in roles:
         file = copies / role / "tokenizer.json"
         file.write_text(file.read_text("utf-8").replace('"gold"', '"silver"'), "utf-8")
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         load(copies)
 
 
 @pytest.mark.parametrize(
     ("part", "says"), [("target", "no safetensors"), ("mapper", "nothing fitted")]
 )
-def test_a_missing_folder_is_named(copies: Path, part: str, says: str) -> None:
+def test_a_missing_folder_is_named(copies: Path, part: str, message: str) -> None:
     shutil.rmtree(copies / part)
-    with pytest.raises(ConfigError, match=f"{copies / part}: {says}"):
+    with pytest.raises(ConfigError, match=f"{copies / part}: {message}"):
         load(copies)

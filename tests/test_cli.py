@@ -40,7 +40,7 @@ from proxykv.config.run import Run
 )
 def test_mistakes_on_the_command_line_are_one_line(
     arguments: list[str],
-    says: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -51,7 +51,7 @@ def test_mistakes_on_the_command_line_are_one_line(
     Run(valid()).write().rename("run.json")
     assert main(arguments) == 2
     out, err = capsys.readouterr()
-    assert says in err
+    assert message in err
     assert len(err.splitlines()) == 1
     assert not out
 

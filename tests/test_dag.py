@@ -236,8 +236,8 @@ def test_a_task_with_training_text_is_refused_and_the_same_command_fits_again(
 ) -> None:
     """What was fitted before the task was added has seen its text."""
     (train,) = checkout.run.datasets("tiny", "train")
-    seen = read_jsonl(checkout.folder / train.path)[0]
-    sample = {"context": seen.context, "input": "?", "answers": ["a"], "all_classes": None}
+    contaminated = read_jsonl(checkout.folder / train.path)[0]
+    sample = {"context": contaminated.context, "input": "?", "answers": ["a"], "all_classes": None}
     sample |= {"_id": "seen", "dataset": "hotpotqa", "language": "en", "length": 96}
     (checkout.folder / "hotpotqa.jsonl").write_text(json.dumps(sample), "utf-8")
     task = {"benchmark": "longbench", "tasks": ["hotpotqa"]}
@@ -254,15 +254,15 @@ def test_a_task_with_training_text_is_refused_and_the_same_command_fits_again(
 
     # Its scores are gone: whatever would fit on it fails.
     (list_of_scores,) = paths.score_lists(checkout.run, "tiny")
-    scores = checkout.folder / list_of_scores.with_name(f"{context_name(seen)}.safetensors")
+    scores = checkout.folder / list_of_scores.with_name(f"{context_name(contaminated)}.safetensors")
     scores.unlink()
     checkout.snakemake()
     card = checkout.folder / paths.fitted_dir(checkout.run, "tiny", "proxykv") / "card.json"
     fitted = json.loads(card.read_text("utf-8"))
-    assert fitted["decontamination"]["dropped"] == [context_name(seen)]
+    assert fitted["decontamination"]["dropped"] == [context_name(contaminated)]
     others = {context_name(example) for example in read_jsonl(checkout.folder / train.path)}
     fitted_on = {*fitted["train_contexts"], *fitted["val_contexts"]}
-    assert fitted_on == others - {context_name(seen)}
+    assert fitted_on == others - {context_name(contaminated)}
     assert set(checkout.rows("hotpotqa")["method"]) == set(METHODS)
     assert "hotpotqa" in report.read_text("utf-8")
 

@@ -170,5 +170,5 @@ def test_the_python_example_prints_what_it_says(
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     monkeypatch.chdir(trained)
     exec(code, {})
-    said = re.findall(r"^print.*  # (.*)$", code, flags=re.MULTILINE)
-    assert capsys.readouterr().out.splitlines() == said
+    printed = re.findall(r"^print.*  # (.*)$", code, flags=re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == printed

@@ -61,9 +61,9 @@ def check(checkout: Path, **changes: Any) -> tuple[int, str]:
 
 
 def test_the_guides_benchmark_runs_to_its_rows(checkout: Path) -> None:
-    status, said = check(checkout)
-    assert status == 0, said
-    assert "2 jobs" in said
+    status, output = check(checkout)
+    assert status == 0, output
+    assert "2 jobs" in output
     code = (
         "import json, sys, yaml\n"
         "from pathlib import Path\n"
@@ -78,18 +78,18 @@ def test_the_guides_benchmark_runs_to_its_rows(checkout: Path) -> None:
         "    print('rows', job.task, job.dataset.path, grade(job))\n"
     )
     (checkout / "drive.py").write_text(code, "utf-8")
-    status, said = python(checkout, "drive")
-    assert status == 0, said
-    found = [line.split()[1:] for line in said.splitlines() if line.startswith("rows ")]
+    status, output = python(checkout, "drive")
+    assert status == 0, output
+    found = [line.split()[1:] for line in output.splitlines() if line.startswith("rows ")]
     assert [task for task, *_ in found] == ["forward", "backward"]
     for _, data, rows in found:
         examples = read_jsonl(checkout / data)
-        asked = {e.id: [q.references for q in e.questions] for e in examples}
-        assert len(asked) == 4
+        expected = {e.id: [q.references for q in e.questions] for e in examples}
+        assert len(expected) == 4
         graded = pd.read_parquet(checkout / rows)
         assert len(graded) == 4 * 2 * 2
         for row in graded.to_dict("records"):
-            assert tuple(row["references"]) == asked[row["context_id"]][row["question"]]
+            assert tuple(row["references"]) == expected[row["context_id"]][row["question"]]
             right = row["references"][0] in row["prediction"].split()
             assert row["score"] == float(right)
 
@@ -124,11 +124,11 @@ def test_check_names_what_breaks_the_contract(fault: str, checkout: Path) -> Non
     path = checkout / "proxykv" / "benchmarks" / "recall.py"
     path.write_text(EXAMPLE.replace(old, new), "utf-8")
     try:
-        status, said = check(checkout)
+        status, output = check(checkout)
     finally:
         path.write_text(EXAMPLE, "utf-8")
     assert status == 2
-    (line,) = said.strip().splitlines()
+    (line,) = output.strip().splitlines()
     assert line.startswith("config.benchmarks[0]: proxykv.benchmarks.recall: ")
     assert message in line
 
@@ -202,9 +202,9 @@ def test_a_task_is_one_row(checkout: Path, tmp_path: Path) -> None:
         assert before in text
         path.write_text(text.replace(before, row + before), "utf-8")
     (root / "drive.py").write_text(DRIVE, "utf-8")
-    status, said = python(root, "drive")
-    assert status == 0, said
-    assert said.splitlines()[-6:] == [
+    status, output = python(root, "drive")
+    assert status == 0, output
+    assert output.splitlines()[-6:] == [
         "needles 1.0 0.0",
         "longbench 1.0 0.0",
         "scbench 1.0 0.0",
@@ -212,12 +212,12 @@ def test_a_task_is_one_row(checkout: Path, tmp_path: Path) -> None:
         "tiny 1.0",
         "text 0",
     ]
-    wanted = [
+    entries = [
         {"benchmark": "tiny", "tasks": ["twin"], "contexts": 1, "lengths": [64]},
         {"benchmark": "ruler", "tasks": ["twin"], "contexts": 1, "lengths": [400]},
     ]
-    status, said = check(root, benchmarks=wanted)
-    assert status == 0, said
+    status, output = check(root, benchmarks=entries)
+    assert status == 0, output
 
 
 def test_every_benchmark_of_the_checkout_satisfies_the_contract() -> None:

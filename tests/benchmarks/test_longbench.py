@@ -141,22 +141,22 @@ def test_context_and_question_are_the_prompts_two_parts(
     assert [example.id for example in examples] == [f"{task}-{task}{i:04d}" for i in range(3)]
     for number, example in enumerate(examples):
         before, after = PROMPTS[task]
-        asked = record(task, number)
-        assert example.context == before.replace("{context}", asked["context"])
+        listed = record(task, number)
+        assert example.context == before.replace("{context}", listed["context"])
         (question,) = example.questions
-        assert question.text == after.replace("{input}", asked["input"])
+        assert question.text == after.replace("{input}", listed["input"])
 
 
 @pytest.mark.parametrize("task", longbench.TASKS)
 def test_no_context_knows_its_question(task: str, tokenizer: Tokenizer, source: Any) -> None:
     for number, example in enumerate(build(task, tokenizer, source)):
-        asked = record(task, number)
+        listed = record(task, number)
         (question,) = example.questions
-        assert asked["context"] in example.context
-        assert asked["context"] not in question.text
-        assert asked["input"] in question.text
-        assert not asked["input"] or asked["input"] not in example.context
-        assert question.references == tuple(asked["answers"])
+        assert listed["context"] in example.context
+        assert listed["context"] not in question.text
+        assert listed["input"] in question.text
+        assert not listed["input"] or listed["input"] not in example.context
+        assert question.references == tuple(listed["answers"])
         assert example.meta == {"truncated": False}
 
 
@@ -184,18 +184,18 @@ def test_samples_are_chosen_by_number_and_length(tokenizer: Tokenizer, source: A
 
 
 def test_a_long_prompt_loses_its_middle(tokenizer: Tokenizer, source: Any) -> None:
-    (whole,) = build("narrativeqa", tokenizer, source, contexts=1)
+    (untruncated,) = build("narrativeqa", tokenizer, source, contexts=1)
     # 100 tokens less than the prompt and its BOS have, and those of answer and template.
-    room = len((whole.context + whole.questions[0].text).encode()) + 1 - 100
+    room = len((untruncated.context + untruncated.questions[0].text).encode()) + 1 - 100
     (cut,) = build("narrativeqa", tokenizer, source, contexts=1, max_context=room + 128 + 64)
     assert cut.meta == {"truncated": True}
-    assert cut.questions == whole.questions
+    assert cut.questions == untruncated.questions
     half = room // 2
-    prompt = (whole.context + whole.questions[0].text).encode()
+    prompt = (untruncated.context + untruncated.questions[0].text).encode()
     both = prompt[: half - 1] + prompt[-half:]  # the BOS is of the first half
     assert cut.context + cut.questions[0].text == both.decode()
     (fits,) = build("narrativeqa", tokenizer, source, contexts=1, max_context=room + 292)
-    assert fits == whole
+    assert fits == untruncated
 
 
 @pytest.mark.parametrize(
@@ -254,13 +254,18 @@ def test_every_subset_runs_to_its_rows(
         assert rows["context_id"].unique().tolist() == [f"{job.task}-{job.task}0000"]
         assert rows["truncated"].tolist() == [False, False]
         # What the model wrote is scored against the record that it was asked about.
-        asked = record(job.task, 0)
+        listed = record(job.task, 0)
         for row in rows.to_dict("records"):
-            assert list(row["references"]) == asked["answers"]
-            given = job.task, row["prediction"], asked["answers"], asked["all_classes"]
+            assert list(row["references"]) == listed["answers"]
+            given = (
+                job.task,
+                row["prediction"],
+                listed["answers"],
+                listed["all_classes"],
+            )
             assert row["score"] == longbench.score(*given)
         # The last answer is right, and none of the prompt's other words is.
-        rows = graded(job, asked["answers"][-1], "?")
+        rows = graded(job, listed["answers"][-1], "?")
         assert rows["score"].tolist() == [pytest.approx(1.0), 0.0]
 
 

@@ -148,8 +148,8 @@ def test_chains_lead_from_the_number_to_every_name(split, options):
 def test_code_with_needles_is_still_code(task, options):
     for example in needles.build(task, split="eval", **options):
         if example.meta["style"] == "code":
-            whole = example.context[: example.context.rindex("\n\n\ndef ")]
-            assert ast.parse(whole[whole.index("\ndef ") :]).body
+            program = example.context[: example.context.rindex("\n\n\ndef ")]
+            assert ast.parse(program[program.index("\ndef ") :]).body
 
 
 def test_splits_share_no_template_no_word_and_no_name():
@@ -274,18 +274,18 @@ def test_debian_packages_are_read_and_checked(tmp_path):
 
 
 def test_fields_of_a_hub_data_sets_records_are_texts(monkeypatch, tmp_path):
-    asked = []
+    requests = []
     texts = [f"Text {i}." for i in range(9)]
 
     def download(repository, *, repo_type, revision, allow_patterns):
-        asked.append((repository, repo_type, revision))
+        requests.append((repository, repo_type, revision))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     (tmp_path / "train.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
     source = {"kind": "hub", "name": "a/b", "revision": "0" * 40, "files": "train", "field": "text"}
     found = [d for split in ("train", "eval") for d in text_sources.load([source], split, tmp_path)]
-    assert set(asked) == {("a/b", "dataset", "0" * 40)}
+    assert set(requests) == {("a/b", "dataset", "0" * 40)}
     assert {d.text for d in found} == set(texts)
     with pytest.raises(ConfigError, match=r"record 1: txt: .* no such field; there are text"):
         text_sources.load([{**source, "field": "txt"}], "train", tmp_path)

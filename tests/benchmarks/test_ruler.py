@@ -105,7 +105,7 @@ def test_a_chat_template_has_room_in_the_window(build: Any, tokenizer: Tokenizer
 def test_needles_hold_what_is_asked_and_nothing_else_does(task: str, build: Any) -> None:
     several = task in ("niah_multivalue", "niah_multiquery")
     kind = "uuids" if task in ("niah_single_3", "niah_multikey_3") else "numbers"
-    asked = re.compile(r"\nWhat (?:is|are all) the special magic \w+ for (.+) mentioned in the ")
+    pattern = re.compile(r"\nWhat (?:is|are all) the special magic \w+ for (.+) mentioned in the ")
     for example in build(task, 1500):
         (question,) = example.questions
         name, be = (kind, "are") if several else (kind[:-1], "is")
@@ -115,7 +115,7 @@ def test_needles_hold_what_is_asked_and_nothing_else_does(task: str, build: Any)
             f"memorize it. I will quiz you about the {name} afterwards.\n"
         )
         assert example.context.startswith(instruction)
-        query = asked.match(question.text)[1]  # type: ignore[index]
+        query = pattern.match(question.text)[1]  # type: ignore[index]
         which = "are all" if several else "is"
         tail = f"the special magic {name} for {query} mentioned in the provided text"
         assert question.text == f"\nWhat {which} {tail}?"

@@ -69,10 +69,10 @@ def test_every_task_runs_to_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for row in rows.to_dict("records"):
             assert row["score"] == ruler.score(job.task, row["prediction"], outputs)
         # Half of what is asked for: one output of qa is enough, of the other tasks each counts.
-        said = ", ".join(outputs[: len(outputs) // 2 or 1])
+        answer = ", ".join(outputs[: len(outputs) // 2 or 1])
         half = (len(outputs) // 2 or 1) / len(outputs)
         share = 1.0 if job.task.startswith("qa") else half
-        answered = graded(job, said, "?")
+        answered = graded(job, answer, "?")
         assert answered["score"].tolist() == [pytest.approx(share), 0.0]
         assert not any(rows["kl"].isna())
         assert rows["context_tokens"].between(400, 800).all()

@@ -49,9 +49,9 @@ def test_essays_may_come_from_any_source_of_text(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("Only c. " * 50)
     essays = [{"kind": "folder", "path": str(tmp_path), "files": "*.txt"}]
     (example,) = build("niah_single_2", 400, contexts=1, sources={"essays": essays})
-    seen = {name for name in "abc" if f"Only {name}." in example.context}
-    assert seen
-    assert seen < set("abc")  # the others are there for training
+    found = {name for name in "abc" if f"Only {name}." in example.context}
+    assert found
+    assert found < set("abc")  # the others are there for training
 
 
 def test_squad_reads_alike_from_its_json_and_from_the_hubs_table(tmp_path: Path) -> None:

@@ -104,11 +104,11 @@ EXPECTED = {
 
 @pytest.mark.parametrize("task", scbench.TASKS)
 def test_prompts_by_hand(task: str) -> None:
-    asked, context, alone, talk = EXPECTED[task]
-    record = {"context": "CONTEXT", "multi_turns": asked}
+    listed, context, alone, talk = EXPECTED[task]
+    record = {"context": "CONTEXT", "multi_turns": listed}
     assert prompts.context(task, record, "multi_request", official=True) == context
-    assert [prompts.question(task, asked, i, "multi_request") for i in range(2)] == alone
-    assert [prompts.question(task, asked, i, "multi_turn") for i in range(2)] == talk
+    assert [prompts.question(task, listed, i, "multi_request") for i in range(2)] == alone
+    assert [prompts.question(task, listed, i, "multi_turn") for i in range(2)] == talk
     if task == "mf":
         context = "What is the largest number?\n\nCONTEXT"
     assert prompts.context(task, record, "multi_turn", official=True) == context
@@ -119,8 +119,8 @@ def test_prompts_by_hand(task: str) -> None:
 
 
 def test_questions_of_a_conversation_about_numbers_name_the_last_quantity() -> None:
-    asked = turns("The largest number is:", "The mean is:", "The median is:")
-    texts = [prompts.question("mf", asked, i, "multi_turn") for i in range(3)]
+    listed = turns("The largest number is:", "The mean is:", "The median is:")
+    texts = [prompts.question("mf", listed, i, "multi_turn") for i in range(3)]
     assert texts[1:] == [
         "What is the median?\n\nThe mean is:",
         "What is the median?\n\nThe median is:",
@@ -138,14 +138,14 @@ def test_contexts_and_questions_are_apart(
         assert example.context.endswith(str(record["context"]))
         assert not example.meta["truncated"]
         assert len(example.questions) == 5
-        asked = record["multi_turns"][:5]
-        for i, (question, turn) in enumerate(zip(example.questions, asked, strict=True)):
+        listed = record["multi_turns"][:5]
+        for i, (question, turn) in enumerate(zip(example.questions, listed, strict=True)):
             assert turn["input"] in question.text
             assert turn["input"] not in example.context
             assert str(record["context"]) not in question.text
             earlier = example.questions[:i] if mode == "multi_turn" else ()
             assert [text for text, _ in question.history] == [q.text for q in earlier]
-            for (_, answered), before in zip(question.history, asked, strict=False):
+            for (_, answered), before in zip(question.history, listed, strict=False):
                 assert answered.endswith(str(before["answer"]))
 
 
@@ -174,8 +174,8 @@ def test_needles_are_the_functions_asked_for_in_the_repository(
     task: str, build: Callable[..., list[Example]]
 ) -> None:
     (example,) = build(task, contexts=1, max_turns=3)
-    asked = [turn for turn in CORPUS[task][0]["multi_turns"][:3] if turn.get("name")]
-    needles = [{"name": turn["name"], "needle": turn["answer"]} for turn in asked]
+    listed = [turn for turn in CORPUS[task][0]["multi_turns"][:3] if turn.get("name")]
+    needles = [{"name": turn["name"], "needle": turn["answer"]} for turn in listed]
     for question in example.questions:
         if "name" in question.meta:
             assert question.meta["needles"] == needles
@@ -197,11 +197,11 @@ def test_references_are_right(task: str, build: Callable[..., list[Example]]) ->
 
 
 def test_long_contexts_lose_their_middle(build: Callable[..., list[Example]]) -> None:
-    whole = build("vt")[0].context.split()
+    untruncated = build("vt")[0].context.split()
     most = 100
     cut = build("vt", max_context=most + 5 * 30 + 1000)[0]
     assert cut.meta["truncated"]
-    assert cut.context.split() == whole[:50] + whole[-50:]
+    assert cut.context.split() == untruncated[:50] + untruncated[-50:]
     assert len(cut.questions) == 5
     with pytest.raises(ConfigError, match="1150 tokens for questions and answers"):
         build("vt", max_context=1151)
@@ -283,9 +283,9 @@ def test_end_to_end(
     turns = CORPUS[task][0]["multi_turns"][:2]
     for row in rows.to_dict("records"):
         turn = meta_of(task, turns, row["question"])
-        said = row["prediction"]
-        assert row["score"] == scbench.score(task, said, turn, "official")
-        assert row["score_fixed"] == scbench.score(task, said, turn, "fixed")
+        predicted = row["prediction"]
+        assert row["score"] == scbench.score(task, predicted, turn, "official")
+        assert row["score_fixed"] == scbench.score(task, predicted, turn, "fixed")
     # Each question's own reference is right, and a word that answers none is wrong.
     answered = graded(job, lambda question: question.references[0], "?!")
     full = answered["method"] == "full"

@@ -97,9 +97,9 @@ def test_answers_stand_in_the_context(task, tokenizer):
 def test_builds_are_deterministic_and_splits_disjoint(task, tokenizer):
     first = build(task, tokenizer)
     assert first == build(task, tokenizer)
-    seen = {example.context for example in first}
+    drawn = {example.context for example in first}
     for changes in ({"split": "train"}, {"seed": 2}):
-        assert seen.isdisjoint(example.context for example in build(task, tokenizer, **changes))
+        assert drawn.isdisjoint(example.context for example in build(task, tokenizer, **changes))
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,8 @@ def start(folder: Path) -> dict[str, str]:
     settings = {"SLURM_CONF": str(conf), "PATH": f"{_srun(folder, conf)}{os.pathsep}{_path()}"}
     options = {"socket": "munge.socket", "key-file": "munge.key", "seed-file": "munge.seed"}
     options |= {"pid-file": "munged.pid", "log-file": "munged.log"}
-    own = [f"--{option}={folder}/{name}" for option, name in options.items()]
-    _run(["munged", "--force", *own], settings)
+    paths = [f"--{option}={folder}/{name}" for option, name in options.items()]
+    _run(["munged", "--force", *paths], settings)
     _run(["slurmctld"], settings)
     _run(["slurmd"], settings)
     _await(lambda: "idle" in _run(["sinfo", "--noheader", "--format=%T"], settings), "the node")

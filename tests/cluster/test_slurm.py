@@ -36,7 +36,7 @@ def local(checkout: Copy) -> dict[str, pd.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def said(checkout: Copy, local: object) -> str:
+def workflow_log(checkout: Copy, local: object) -> str:
     """What was said of a run that lost two jobs, its node for a while, and snakemake itself.
 
     The node is drained at work: what runs there continues, and the retry of a killed job waits.
@@ -86,7 +86,7 @@ def admin(*command: str) -> None:
 
 
 def test_the_rows_equal_those_of_a_local_run(
-    said: str, checkout: Copy, local: dict[str, pd.DataFrame]
+    workflow_log: str, checkout: Copy, local: dict[str, pd.DataFrame]
 ) -> None:
     for task in TASKS:
         ours, theirs = (t.drop(columns=MEASURED) for t in (checkout.rows(task), local[task]))
@@ -95,7 +95,7 @@ def test_the_rows_equal_those_of_a_local_run(
     assert (checkout.folder / checkout.run.dir / "report" / "index.html").exists()
 
 
-def test_no_context_was_answered_twice_and_none_is_lost(said: str, checkout: Copy) -> None:
+def test_no_context_was_answered_twice_and_none_is_lost(workflow_log: str, checkout: Copy) -> None:
     for task in TASKS:
         log = checkout.log(task)
         assert len(re.findall(r"host \S+, SLURM job \d+", log)) > 1, "there were two attempts"
@@ -107,14 +107,16 @@ def test_no_context_was_answered_twice_and_none_is_lost(said: str, checkout: Cop
         assert contexts == set(checkout.rows(task)["context_id"])
 
 
-def test_the_jobs_of_a_killed_snakemake_end_before_others_start(said: str, checkout: Copy) -> None:
+def test_the_jobs_of_a_killed_snakemake_end_before_others_start(
+    workflow_log: str, checkout: Copy
+) -> None:
     orphan, second = slurm_jobs("rule_generate_wildcards_tiny_tiny_single")
     assert (orphan["JobState"], second["JobState"]) == ("CANCELLED", "COMPLETED")
     assert second["StartTime"] >= orphan["EndTime"]
 
 
 def test_model_jobs_have_gpus_of_their_own_and_no_other_job_has_one(
-    said: str, checkout: Copy
+    workflow_log: str, checkout: Copy
 ) -> None:
     with_gpu = [job for job in slurm_jobs("rule_") if job.get("TresPerJob") == "gres:gpu:1"]
     names = {re.sub("_wildcards.*", "", job["Comment"]) for job in with_gpu}
@@ -137,7 +139,7 @@ def test_model_jobs_have_gpus_of_their_own_and_no_other_job_has_one(
         assert gpu_of[one["JobId"]] != gpu_of[other["JobId"]]
 
 
-def test_a_retry_asks_for_half_as_much_memory_and_time_again(said: str) -> None:
+def test_a_retry_asks_for_half_as_much_memory_and_time_again(workflow_log: str) -> None:
     killed, second = slurm_jobs("rule_generate_wildcards_tiny_tiny_vt")[:2]
     # How the second ends is left open: it may be among what the killed snakemake leaves behind.
     assert killed["JobState"] == "FAILED"
@@ -145,11 +147,11 @@ def test_a_retry_asks_for_half_as_much_memory_and_time_again(said: str) -> None:
     assert (killed["TimeLimit"], second["TimeLimit"]) == ("00:30:00", "00:45:00")
 
 
-def test_only_local_rules_run_outside_slurm(said: str, checkout: Copy) -> None:
-    assert set(re.findall(r"^localrule (\w+):", said, re.MULTILINE)) <= {"all", "prepare"}
+def test_only_local_rules_run_outside_slurm(workflow_log: str, checkout: Copy) -> None:
+    assert set(re.findall(r"^localrule (\w+):", workflow_log, re.MULTILINE)) <= {"all", "prepare"}
     assert "SLURM job -" not in checkout.logs()
 
 
-def test_small_jobs_share_submissions(said: str) -> None:
+def test_small_jobs_share_submissions(workflow_log: str) -> None:
     assert len(slurm_jobs("rule_grade")) < len(TASKS)
     assert len(slurm_jobs("rule_report_plot_report_tabulate")) == 1

@@ -208,8 +208,8 @@ def test_sources_are_found_in_the_checkout_and_among_installed_packages(checkout
 
 
 def test_ids_with_a_colon_need_no_entry(checkout: Path) -> None:
-    own = {"base": "theirs.method:Theirs", "scope": "head"}
-    assert catalog.settings("theirs.method:Theirs") == own
+    expected = {"base": "theirs.method:Theirs", "scope": "head"}
+    assert catalog.settings("theirs.method:Theirs") == expected
     assert catalog.settings("mine") == {"base": "mine", "scope": "head"}
     assert catalog.settings("yours") is catalog.settings("yours:") is None
     adapter = "VARIANTS = {'theirs:': {'scope': 'global'}}\n"
@@ -218,7 +218,7 @@ def test_ids_with_a_colon_need_no_entry(checkout: Path) -> None:
     assert catalog.settings("theirs:Class") == {
         "base": "adapter", "scope": "global", "params": {"name": "Class"}
     }  # fmt: skip
-    assert catalog.settings("theirs.method:Theirs") == own
+    assert catalog.settings("theirs.method:Theirs") == expected
 
 
 def test_methods_are_found_by_their_files(checkout: Path) -> None:

@@ -21,8 +21,8 @@ SHIPPED = [catalog.ROOT / "config.yaml", *sorted((catalog.ROOT / "config").glob(
 
 def test_methods_with_a_colon_are_classes() -> None:
     """Of a user's module; by their names, or as the base of a method of another id."""
-    own = {"id": "own", "base": "baselines.streaming:Streaming", "params": {"sinks": 2}}
-    methods = Run(valid() | {"methods": ["full", "baselines.random:Random", own]}).methods
+    variant = {"id": "own", "base": "baselines.streaming:Streaming", "params": {"sinks": 2}}
+    methods = Run(valid() | {"methods": ["full", "baselines.random:Random", variant]}).methods
     assert [(m.base, m.scope) for m in methods.values()][1:] == [
         ("baselines.random:Random", "head"),
         ("baselines.streaming:Streaming", "head"),

@@ -147,9 +147,9 @@ def test_large_files_are_read_once(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"), [("config.json", "no config.json"), ("model.safetensors", "no safetensors")]
 )
-def test_a_missing_file_is_named(folder: Path, name: str, says: str) -> None:
+def test_a_missing_file_is_named(folder: Path, name: str, message: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(ConfigError, match=f"{folder}: {says}"):
+    with pytest.raises(ConfigError, match=f"{folder}: {message}"):
         ModelFiles(folder, CHAT).key(SCORING, planned=True)
 
 

@@ -37,9 +37,9 @@ def test_the_shape_of_a_local_model_is_read(folder: Path, tmp_path: Path) -> Non
 
 
 def test_the_shape_of_a_converted_model_is_read(folder: Path, tmp_path: Path) -> None:
-    mine = family(hub="org/name")
-    folder.rename(model_folder(mine, "target", tmp_path))
-    assert model_shape(mine, "target", tmp_path) == SHAPE
+    entry = family(hub="org/name")
+    folder.rename(model_folder(entry, "target", tmp_path))
+    assert model_shape(entry, "target", tmp_path) == SHAPE
 
 
 def test_the_familys_file_answers_where_there_is_no_model(tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_weights_that_cannot_be_read_are_one_line(folder: Path) -> None:
 def test_a_family_is_added_without_a_shape(tmp_path: Path) -> None:
     """Both checks pass, and hours are estimated; a wrong shape is refused before any job."""
     project = copy_project(tmp_path / "project")
-    mine: dict[str, Any] = dict(catalog.families()["tiny"]) | {"family": "mine"}
-    assert "shape" not in {*mine["target"], *mine["proxy"]}
+    entry: dict[str, Any] = dict(catalog.families()["tiny"]) | {"family": "mine"}
+    assert "shape" not in {*entry["target"], *entry["proxy"]}
     path = project / "config" / "families" / "mine.yaml"
-    path.write_text(yaml.safe_dump(mine), "utf-8")
+    path.write_text(yaml.safe_dump(entry), "utf-8")
     config = yaml.safe_load((project / "config.yaml").read_text("utf-8")) | {"families": ["mine"]}
     (project / "mine.yaml").write_text(yaml.safe_dump(config), "utf-8")
 
@@ -129,8 +129,8 @@ def test_a_family_is_added_without_a_shape(tmp_path: Path) -> None:
 
     assert "shape: {layers: 4, query_heads: 8" in check("--family", "mine").stdout
     assert "about" in check("mine.yaml").stdout.splitlines()[-1]
-    mine["proxy"] = {**mine["proxy"], "shape": SHAPE}
-    path.write_text(yaml.safe_dump(mine), "utf-8")
+    entry["proxy"] = {**entry["proxy"], "shape": SHAPE}
+    path.write_text(yaml.safe_dump(entry), "utf-8")
     for arguments in (["--family", "mine"], ["mine.yaml"]):
         done = check(*arguments)
         assert done.returncode == 2

@@ -182,18 +182,18 @@ COMMIT = "0" * 40
         (text(kind="package", name="a b", version="1"), "not the name of a package"),
     ],
 )
-def test_sources_are_pinned_before_any_job(config: Config, says: str | None) -> None:
+def test_sources_are_pinned_before_any_job(config: Config, message: str | None) -> None:
     problems = check.config_problems(config)
-    assert len(problems) == (says is not None)
-    if says:
-        assert says in problems[0]
+    assert len(problems) == (message is not None)
+    if message:
+        assert message in problems[0]
         assert len(problems[0].splitlines()) == 1
 
 
 def patterns(schema: Any) -> list[str]:
     if isinstance(schema, dict):
-        own = [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
-        return own + [p for part in schema.values() for p in patterns(part)]
+        here = [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
+        return here + [p for part in schema.values() for p in patterns(part)]
     return [p for part in schema for p in patterns(part)] if isinstance(schema, list) else []
 
 

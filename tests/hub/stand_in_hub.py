@@ -252,12 +252,12 @@ class _Handler(BaseHTTPRequestHandler):
     # What is uploaded.
 
     def create(self) -> None:
-        asked = json.loads(self.body)
-        name = f"{asked.get('organization') or OWNER}/{asked['name']}"
+        requested = json.loads(self.body)
+        name = f"{requested.get('organization') or OWNER}/{requested['name']}"
         self._require_owner(name)
         known = ("models", name) in self.hub.repositories
         if not known:
-            private = asked.get("visibility") == "private" or bool(asked.get("private"))
+            private = requested.get("visibility") == "private" or bool(requested.get("private"))
             self.hub.publish("models", name, {".gitattributes": b""}, private=private)
         self._json({"url": f"{self.hub.endpoint}/{name}", "name": name}, 409 if known else 200)
 
@@ -276,10 +276,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._repository(kind, name)
         self._require_owner(name)
         objects = []
-        for wanted in json.loads(self.body)["objects"]:
-            place = f"{self.hub.storage}/storage/{wanted['oid']}/upload"
+        for listed in json.loads(self.body)["objects"]:
+            place = f"{self.hub.storage}/storage/{listed['oid']}/upload"
             actions = {"actions": {"upload": {"href": place}}}
-            objects.append(wanted | ({} if wanted["oid"] in self.hub.stored else actions))
+            objects.append(listed | ({} if listed["oid"] in self.hub.stored else actions))
         self._json({"transfer": "basic", "objects": objects})
 
     def store(self, sha256: str, file: str) -> None:
@@ -309,10 +309,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _content(self, file: str, content: bytes, headers: dict[str, str]) -> None:
         start = 0
-        if asked := re.match(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            start = int(asked[1])
+        if requested := re.match(r"bytes=(\d+)-", self.headers.get("Range", "")):
+            start = int(requested[1])
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self._send(206 if asked else 200, content[start:], headers, self._cut(file))
+        self._send(206 if requested else 200, content[start:], headers, self._cut(file))
 
     def _cut(self, file: str) -> Cut | None:
         for end, cut in self.hub.cuts.items():

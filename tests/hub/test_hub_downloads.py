@@ -156,8 +156,8 @@ def test_refusals_are_one_line_each_at_once(hub: StandInHub, client: Client) -> 
         ),
         (fetch(hub, client, "not a/name"), "Repo id must use alphanumeric chars"),
     ]
-    for outcome, says in cases:
-        assert says in (outcome.line or ""), outcome
+    for outcome, message in cases:
+        assert message in (outcome.line or ""), outcome
         assert "\n" not in (outcome.line or "")
         assert outcome.seconds < SOON, outcome
     for name, access in (("has/key", gated), ("has/keys", private)):
@@ -219,12 +219,12 @@ def test_changed_files_are_refused(hub: StandInHub, client: Client, tmp_path: Pa
         commit = repository.branches["main"]
         found = client.call(product.download, "some/files", commit, ["*"], **options).value
         for name in files:
-            whole = (found / name).read_bytes()
+            content = (found / name).read_bytes()
             (found / name).resolve().write_bytes(b"other")
             outcome = client.call(product.download, "some/files", commit, ["*"], **options)
             assert f"{name} is not the published file (expected" in (outcome.line or "")
             assert "\n" not in (outcome.line or "")
-            (found / name).resolve().write_bytes(whole)
+            (found / name).resolve().write_bytes(content)
 
 
 def verified(models: dict[str, Any], cache: Path) -> list[str]:

@@ -59,8 +59,8 @@ def test_a_pulled_mapper_prunes(
         proxykv.load_pair(TINY / "target", TINY / "proxy", folder, device="cpu").prune(text, 0.5)
         for folder in (mapper, tmp_path / "pulled")
     ]
-    asked = [context.ask("Question : code river", 2) for context in contexts]
-    assert asked[0] == asked[1]
+    answers = [context.ask("Question : code river", 2) for context in contexts]
+    assert answers[0] == answers[1]
 
 
 def test_the_page_says_what_the_mapper_is(hub: StandInHub, client: Client, mapper: Path) -> None:
@@ -118,9 +118,9 @@ def test_refused_pushes_are_one_line(
     ]
     with hub.stopped():
         cases += [(command(client, f"proxykv push {mapper} {to}", **OWNER), "does not answer")]
-    for outcome, says in cases:
+    for outcome, message in cases:
         assert outcome.value == 2
-        assert says in outcome.printed
+        assert message in outcome.printed
         assert len(outcome.printed.splitlines()) == 1
         assert outcome.seconds < 5
     assert ("models", to) not in hub.repositories
@@ -142,9 +142,9 @@ def test_refused_pulls_are_one_line_and_leave_no_folder(
         (command(client, f"proxykv pull some/bare --revision {bare} {to}a"), "no mapper (no wei"),
         (command(client, f"proxykv pull some/mixed --revision {mixed} {to}b"), "do not belong to"),
     ]
-    for outcome, says in cases:
+    for outcome, message in cases:
         assert outcome.value == 2
-        assert says in outcome.printed
+        assert message in outcome.printed
         assert len(outcome.printed.splitlines()) == 1
     assert not [path for path in tmp_path.glob("to*") if path.suffix != ".partial"]
 

@@ -104,7 +104,7 @@ def test_the_full_cache_answers_as_lm_evals_own_model(
     ours = PrunedLM(str(folder / "target"), device="cpu", method="full")
     expected, found = (samples(model, folder, **settings) for model in (theirs, ours))
     assert len(found) == len(expected) >= 6
-    whole = 0
+    uncut = 0
     for one, other in zip(found, expected, strict=True):
         ((prompt, generation),) = one["arguments"]
         assert prompt == other["arguments"][0][0]
@@ -112,12 +112,12 @@ def test_the_full_cache_answers_as_lm_evals_own_model(
         ids = ours.split(request)
         if not ids.clean_seam:
             continue
-        whole += 1
+        uncut += 1
         encoded = theirs.tok_batch_encode([prompt])[0][0].tolist()
         assert [*ids.prefix, *ids.context, *ids.question] == encoded
         assert one["resps"] == other["resps"]
         assert bool(ids.prefix) == template
-    assert whole >= 0.9 * len(found)
+    assert uncut >= 0.9 * len(found)
 
 
 def test_a_system_instruction_is_read_once(folder: Path) -> None:

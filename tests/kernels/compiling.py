@@ -66,13 +66,13 @@ def compiling(capability: int) -> Iterator[list[Compiled]]:
             return divmod(capability, 10)
 
     found: list[Compiled] = []
-    seen: set[int] = set()
+    known: set[int] = set()
 
     def launcher(self: Any, grid: Any) -> Callable[..., None]:
         def compile(*args: Any, **kwargs: Any) -> None:
             kernel = self.run(*args, grid=grid, warmup=True, **kwargs)
-            if id(kernel) not in seen:
-                seen.add(id(kernel))
+            if id(kernel) not in known:
+                known.add(id(kernel))
                 found.append(Compiled(self.__name__, *_usage(kernel), kernel.metadata.shared))
 
         return compile

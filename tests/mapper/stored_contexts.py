@@ -59,14 +59,14 @@ class Reader:
 
     Attributes:
         windows: name and target scores of every window that a step read, in order.
-        whole: name of every context that was read whole, in order.
+        read_fully: name of every context that was read whole, in order.
     """
 
     def __init__(self, windows: int | None = None) -> None:
         """Raise KeyboardInterrupt when more than this number of `windows` are read."""
         self._most = windows
         self.windows: list[tuple[str, Tensor]] = []
-        self.whole: list[str] = []
+        self.read_fully: list[str] = []
 
     def __call__(
         self,
@@ -79,7 +79,7 @@ class Reader:
         """Read one context (see `load_scores`)."""
         scores = load_scores(path, signal, device, crop, generator)
         if crop is None:
-            self.whole.append(path.name)
+            self.read_fully.append(path.name)
         elif len(self.windows) == self._most:
             raise KeyboardInterrupt
         else:

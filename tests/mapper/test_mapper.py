@@ -61,8 +61,8 @@ def test_shape_and_gradient_of_every_parameter(part: dict[str, Any], n: int) -> 
 @pytest.mark.parametrize("block", [1, 7, 16, 64])
 def test_blocks_equal_the_whole(part: dict[str, Any], block: int) -> None:
     mapper, proxy = toy_mapper(**part), proxy_scores(50)
-    whole = mapper(proxy).detach()
-    assert torch.allclose(mapper.score(proxy, block=block), whole, atol=1e-5)
+    complete = mapper(proxy).detach()
+    assert torch.allclose(mapper.score(proxy, block=block), complete, atol=1e-5)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -202,7 +202,7 @@ def test_memory_beyond_input_and_output_does_not_grow_with_the_context(
         with Sizes() as sizes:
             mapper.score(proxy_scores(n), block=32)
         # Scores in, scores out, and whether those are finite: all have the context's length.
-        whole = {shape for shape in sizes.shapes if n in shape}
-        assert whole <= {(2, 3, n), (4, 2, n)}
-        work[n] = max(math.prod(shape) for shape in sizes.shapes - whole)
+        complete = {shape for shape in sizes.shapes if n in shape}
+        assert complete <= {(2, 3, n), (4, 2, n)}
+        work[n] = max(math.prod(shape) for shape in sizes.shapes - complete)
     assert work[331] == work[1327]

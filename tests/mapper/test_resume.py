@@ -30,7 +30,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def whole(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupts."""
     out = tmp_path_factory.mktemp("whole")
     train_mapper(files, out, QUICK, IDENTITY)
@@ -61,33 +61,33 @@ def same(out: Path, other: Path) -> None:
 
 @pytest.mark.parametrize(("at", "goes_on"), [(1, 1), (4, 1), (5, 5), (8, 5), (11, 9)])
 def test_goes_on_bit_for_bit(
-    files: list[Path], whole: Path, tmp_path: Path, at: int, goes_on: int
+    files: list[Path], uninterrupted: Path, tmp_path: Path, at: int, goes_on: int
 ) -> None:
     killed(files, tmp_path, at)
     assert log_lines(tmp_path)[-1]["step"] == at - 1 if at > 1 else not log_lines(tmp_path)
     reader = Reader()
     train_mapper(files, tmp_path, QUICK, IDENTITY, load=reader)
     assert len(reader.windows) == QUICK.batch * (QUICK.steps - goes_on + 1)
-    same(tmp_path, whole)
+    same(tmp_path, uninterrupted)
 
 
 def test_goes_on_bit_for_bit_when_killed_twice(
-    files: list[Path], whole: Path, tmp_path: Path
+    files: list[Path], uninterrupted: Path, tmp_path: Path
 ) -> None:
     killed(files, tmp_path, 6)
     killed(files, tmp_path, 6)  # of those left: step 10
     train_mapper(files, tmp_path, QUICK, IDENTITY)
-    same(tmp_path, whole)
+    same(tmp_path, uninterrupted)
 
 
 def test_a_line_of_the_log_that_is_cut_is_dropped(
-    files: list[Path], whole: Path, tmp_path: Path
+    files: list[Path], uninterrupted: Path, tmp_path: Path
 ) -> None:
     killed(files, tmp_path, 6)
     log = tmp_path / "log.jsonl"
     log.write_text(log.read_text()[:-20])
     train_mapper(files, tmp_path, QUICK, IDENTITY)
-    same(tmp_path, whole)
+    same(tmp_path, uninterrupted)
 
 
 class StopsAtCalibration(Reader):
@@ -95,7 +95,7 @@ class StopsAtCalibration(Reader):
 
     def __call__(self, path: Path, *arguments: Any) -> Any:
         read = super().__call__(path, *arguments)
-        if self.whole and self.whole[-1] in {name for name, _ in self.windows}:
+        if self.read_fully and self.read_fully[-1] in {name for name, _ in self.windows}:
             raise KeyboardInterrupt
         return read
 
@@ -121,7 +121,7 @@ def test_killed_after_the_last_step_it_only_finishes(
 @pytest.mark.parametrize("other", ["settings", "identity", "contexts"])
 def test_another_runs_checkpoint_is_ignored_and_named(
     files: list[Path],
-    whole: Path,
+    uninterrupted: Path,
     tmp_path: Path,
     other: str,
     caplog: pytest.LogCaptureFixture,
@@ -142,6 +142,6 @@ def test_another_runs_checkpoint_is_ignored_and_named(
     killed(others, out, at=6, settings=settings, identity=identity)
     assert (out / "checkpoint").exists()
     train_mapper(files, out, QUICK, IDENTITY)
-    same(out, whole)
-    said = f"{out / 'checkpoint'}: of other settings, data or code; training starts at step 1"
-    assert caplog.messages.count(said) == 1
+    same(out, uninterrupted)
+    message = f"{out / 'checkpoint'}: of other settings, data or code; training starts at step 1"
+    assert caplog.messages.count(message) == 1

@@ -148,21 +148,21 @@ def test_watching_the_prefill_gives_the_same_scores_and_is_charged(
     scorer = Surrogate(method_context, fitted[name])
     again = scorer.score(fill(target, contexts[6]))
     with scoring_layers(target, {scorer.key: scorer.score_layer}) as layers:
-        whole = fill(target, contexts[6])
+        complete = fill(target, contexts[6])
     ledger = method_context.ledger
-    prefilled = layers.settle(whole, ledger)
+    prefilled = layers.settle(complete, ledger)
     scores, seconds = ledger.timed(prefilled, lambda: scorer.score(prefilled))
     assert torch.equal(scores, again)
     assert seconds >= layers.seconds[scorer.key] > 0
-    assert prefilled.seconds == pytest.approx(whole.seconds - layers.seconds[scorer.key])
+    assert prefilled.seconds == pytest.approx(complete.seconds - layers.seconds[scorer.key])
 
 
 def test_a_sample_is_bounded_in_bytes_and_decided_by_its_name(
     target: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = random_ids(PREFIX + 90, seed=3)
-    whole = sample_inputs(target, ids, PREFIX, "a")
-    assert whole["hidden"].shape == (3, 90, 64) and whole["embedding"].shape == (1, 90, 64)
+    complete = sample_inputs(target, ids, PREFIX, "a")
+    assert complete["hidden"].shape == (3, 90, 64) and complete["embedding"].shape == (1, 90, 64)
     monkeypatch.setattr(
         layer_inputs, "MAX_BYTES", {"hidden": 2 * 3 * 64 * 10, "embedding": 2 * 64 * 30}
     )
@@ -172,7 +172,7 @@ def test_a_sample_is_bounded_in_bytes_and_decided_by_its_name(
         tokens = one[f"{kind}_tokens"]
         assert torch.equal(tokens, same[f"{kind}_tokens"])
         assert not torch.equal(tokens, other[f"{kind}_tokens"])
-        assert torch.equal(one[kind], whole[kind][:, tokens])
+        assert torch.equal(one[kind], complete[kind][:, tokens])
     assert (one["embedding_tokens"].diff() == 1).all()  # neighbours, for the convolution
 
 

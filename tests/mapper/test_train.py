@@ -285,9 +285,9 @@ def test_windows_are_as_long_as_the_settings_say_and_differ(
     reader = Reader()
     train_mapper(files, tmp_path / "out", replace(QUICK, crop=24), IDENTITY, load=reader)
     assert {target.shape for _, target in reader.windows} == {(2, 2, 24)}
-    whole = {path.name: load_scores(path)[1] for path in files}
+    full = {path.name: load_scores(path)[1] for path in files}
     starts = {
-        int((whole[name].unfold(-1, 24, 1) == target[..., None, :]).all(-1).all(0).all(0).nonzero())
+        int((full[name].unfold(-1, 24, 1) == target[..., None, :]).all(-1).all(0).all(0).nonzero())
         for name, target in reader.windows
     }
     assert len(starts) > 8
@@ -322,7 +322,7 @@ def test_held_out_contexts_are_drawn_by_name_and_never_trained_on(
     # Read whole: the held-out ones in each of three evaluations, the others for the calibration,
     # the held-out ones again for the metrics after it.
     names = [path.name for path in held_out]
-    assert reader.whole == [*names * 3, *(path.name for path in train), *names]
+    assert reader.read_fully == [*names * 3, *(path.name for path in train), *names]
     mean = torch.cat([load_scores(path)[0] for path in train], dim=-1).flatten(0, 1).double()
     expected = ((mean + 1e-4).log() - (1 - mean + 1e-4).log()).mean(dim=-1)
     assert torch.allclose(builder.module.get_buffer("mean").cpu().double(), expected, atol=1e-4)

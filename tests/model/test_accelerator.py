@@ -50,12 +50,12 @@ def away_context(method_context: MethodContext, proxy: Model) -> MethodContext:
 
 
 def kept(method: str, method_context: MethodContext, run: Run, prefilled: Prefill) -> Keep:
-    asked = run.methods[method]
-    scorer = build(asked, method_context)
-    if asked.scope == "custom":
+    settings = run.methods[method]
+    scorer = build(settings, method_context)
+    if settings.scope == "custom":
         return kept_by(scorer, prefilled, RETENTION)
     scores = scores_of(scorer, prefilled)
-    return select(scores, RETENTION, "global" if asked.scope == "none" else asked.scope)  # type: ignore[arg-type]
+    return select(scores, RETENTION, "global" if settings.scope == "none" else settings.scope)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", METHODS)

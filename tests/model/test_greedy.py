@@ -150,13 +150,13 @@ def test_a_step_serves_another_context_through_its_table(small: Model) -> None:
         ready(small, contexts[0], one, rows)
         steps = ready(small, contexts[1], other, rows)
         assert one.since.shape == other.since.shape
-        mine = Steps(*(t.clone() for t in steps))
+        stepped = Steps(*(t.clone() for t in steps))
         table, index = one.since.table(), one.since.index
         table.layers.copy_(other.since.table().layers)
         index.copy_(other.since.index)
-        step(small, one, mine)
+        step(small, one, stepped)
         step(small, other, steps)
-        assert torch.equal(mine.tokens, steps.tokens)
+        assert torch.equal(stepped.tokens, steps.tokens)
         assert index.item() == other.since.used
 
 

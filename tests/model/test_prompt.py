@@ -144,7 +144,7 @@ MODELS = {
 }
 
 
-def whole(model: Model, text: str) -> list[int]:
+def encoded_at_once(model: Model, text: str) -> list[int]:
     """What the tokenizer itself makes of a prompt."""
     if not model.template:
         return model.tokenizer.encode(text)
@@ -168,7 +168,7 @@ def test_a_prompts_ids_are_those_of_its_whole_text_but_for_the_seam(
 ) -> None:
     model = MODELS[name]
     ids = [*model.context(context), *model.question(question)]
-    expected = whole(model, context + question)
+    expected = encoded_at_once(model, context + question)
     assert model.tokenizer.decode(ids) == model.tokenizer.decode(expected)
     special = set(model.tokenizer.convert_tokens_to_ids(SPECIAL))
     assert [i for i in ids if i in special] == [i for i in expected if i in special]
@@ -191,7 +191,7 @@ def test_nothing_differs_where_the_seam_is_between_tokens(name: str) -> None:
     model = MODELS[name]
     context, question = "The pass key is 4711. Remember it", "\n\nQuestion: What is it?"
     ids = [*model.context(context), *model.question(question)]
-    assert ids == whole(model, context + question)
+    assert ids == encoded_at_once(model, context + question)
     # A tokenizer may join the last blank of the opening to the context's first word.
     assert tuple(ids[: len(model.prefix)])[:-1] == model.prefix[:-1]
 
@@ -200,7 +200,7 @@ def test_nothing_differs_where_the_seam_is_between_tokens(name: str) -> None:
 def test_an_answers_start_is_part_of_the_prompt(name: str) -> None:
     model = MODELS[f"{name}, none"]
     ids = [*model.context("The pass key"), *model.question("\nWhat?", start=" Answer: 4711")]
-    assert ids == whole(model, "The pass key\nWhat? Answer: 4711")
+    assert ids == encoded_at_once(model, "The pass key\nWhat? Answer: 4711")
 
 
 QWEN3 = (
@@ -218,7 +218,7 @@ def test_a_history_is_what_the_template_makes_of_the_conversation() -> None:
     bare = Model(None, tokenizer, prefix=(), suffix=(), digest="")  # type: ignore[arg-type]
     model = bare.with_template({"enable_thinking": False})
     context = "The pass key is 4711."
-    asked = Question("\nAgain?", ("b",), 4, history=(("\nWhat is it?", "4711"),))
+    second_question = Question("\nAgain?", ("b",), 4, history=(("\nWhat is it?", "4711"),))
     conversation = [
         ("user", context + "\nWhat is it?"),
         ("assistant", "4711"),
@@ -230,7 +230,7 @@ def test_a_history_is_what_the_template_makes_of_the_conversation() -> None:
         add_generation_prompt=True,
         enable_thinking=False,
     )
-    ids = [*model.context(context), *tokenized(model, asked).prompt]
+    ids = [*model.context(context), *tokenized(model, second_question).prompt]
     assert tokenizer.decode(ids) == expected
     assert ids == tokenizer.encode(str(expected), add_special_tokens=False)
 
@@ -251,11 +251,11 @@ SAYS = "{{ messages[0].content }}"
     ],
 )
 def test_a_template_that_cannot_be_used_is_one_line(
-    template: str | None, options: dict[str, Any], says: str
+    template: str | None, options: dict[str, Any], message: str
 ) -> None:
     tokenizer = fast(byte_level())
     tokenizer.chat_template = template
-    with pytest.raises(ConfigError, match=says) as refused:
+    with pytest.raises(ConfigError, match=message) as refused:
         chat_template(tokenizer, options)
     assert "\n" not in str(refused.value)
 
@@ -315,10 +315,10 @@ def empty(path: Path) -> None:
     ],
 )
 def test_a_spoilt_folder_is_one_line(
-    spoil: Callable[[Path], None], says: str, folder: Path
+    spoil: Callable[[Path], None], message: str, folder: Path
 ) -> None:
     spoil(folder)
-    with pytest.raises(ConfigError, match=says) as refused:
+    with pytest.raises(ConfigError, match=message) as refused:
         load_model(folder)
     assert "\n" not in str(refused.value)
 

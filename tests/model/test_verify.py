@@ -22,13 +22,13 @@ TINY = catalog.ROOT / "models" / "tiny"
 @pytest.fixture
 def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The tiny family as `mine`, with separate folders and no weights."""
-    mine: dict[str, Any] = deepcopy(dict(catalog.families()["tiny"])) | {"family": "mine"}
+    entry: dict[str, Any] = deepcopy(dict(catalog.families()["tiny"])) | {"family": "mine"}
     for role in ("target", "proxy"):
-        mine[role]["path"] = str(tmp_path / role)
+        entry[role]["path"] = str(tmp_path / role)
         skipped = shutil.ignore_patterns("*.safetensors")
         shutil.copytree(TINY / role, tmp_path / role, ignore=skipped)
-    monkeypatch.setattr(catalog, "families", lambda: {"mine": mine})
-    return mine
+    monkeypatch.setattr(catalog, "families", lambda: {"mine": entry})
+    return entry
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> str:
@@ -42,11 +42,11 @@ def test_a_good_pair_is_shown_with_its_memory(
 ) -> None:
     # Only relative paths are valid in a family's file.
     monkeypatch.setattr("proxykv.config.check.schema_problems", lambda *_: [])
-    said = shown(capsys)
-    assert "tokenizers: identical, 512 pieces" in said
-    assert "8,192 tokens" in said
-    assert "16,384 tokens" not in said  # more than the family may see
-    assert "DOES NOT FIT" not in said
+    printed = shown(capsys)
+    assert "tokenizers: identical, 512 pieces" in printed
+    assert "8,192 tokens" in printed
+    assert "16,384 tokens" not in printed  # more than the family may see
+    assert "DOES NOT FIT" not in printed
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -66,16 +66,20 @@ def swap_two_pieces(path: Path) -> None:
     [
         (lambda f, _: swap_two_pieces(f / "proxy" / "tokenizer.json"), "different vocabularies"),
         (lambda f, _: edit(f / "target" / "config.json", model_type="gemma2"), "gemma2"),
-        (lambda _, mine: mine["target"].update(shape={"layers": 5}), "shape.layers: 5, but"),
+        (lambda _, entry: entry["target"].update(shape={"layers": 5}), "shape.layers: 5, but"),
         (lambda f, _: (f / "proxy" / "config.json").unlink(), "not there yet"),
     ],
 )
 def test_a_bad_pair_is_one_clear_line(
-    spoil: Any, says: str, family: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spoil: Any,
+    message: str,
+    family: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("proxykv.config.check.schema_problems", lambda *_: [])
     spoil(tmp_path, family)
-    with pytest.raises(ConfigError, match=says) as refused:
+    with pytest.raises(ConfigError, match=message) as refused:
         list(verify("mine", tmp_path))
     assert "\n" not in str(refused.value)
 

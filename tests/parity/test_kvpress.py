@@ -63,8 +63,8 @@ def test_replay_inputs(case: Case, model: Model, published: dict[str, Any]) -> N
     context = case.input_ids[case.prefix_len :]
     ours = replays(model, context, case.chunk, following=NEXT.rstrip(" "))
     assert len(ours) == len(published["kvzip"]["replays"])
-    for mine, theirs in zip(ours, published["kvzip"]["replays"], strict=True):
-        assert [part.tolist() for part in mine] == [part.tolist() for part in theirs]
+    for pair, theirs in zip(ours, published["kvzip"]["replays"], strict=True):
+        assert [part.tolist() for part in pair] == [part.tolist() for part in theirs]
 
 
 @pytest.mark.parametrize("method", ["kvzip", "kvzip_plus"])

@@ -33,8 +33,8 @@ def test_original_keeps_what_the_authors_keep(architecture: str, capacity: int) 
     kept = select(ours, (capacity + 0.5) / LENGTH, "head")
     eager = random_net(architecture, "eager", num_key_value_heads=HEADS)
     for layer, weights in enumerate(eager(ids[None], output_attentions=True).attentions):
-        seen = weights[0, :, -window:, :-window].sum(dim=1)
-        pooled = max_pool1d(seen, kernel, stride=1, padding=kernel // 2)
+        received = weights[0, :, -window:, :-window].sum(dim=1)
+        pooled = max_pool1d(received, kernel, stride=1, padding=kernel // 2)
         best = pooled.topk(capacity - window, dim=-1)
         theirs = torch.zeros(HEADS, LENGTH, dtype=torch.bool)
         theirs.scatter_(1, best.indices, True)[:, -window:] = True

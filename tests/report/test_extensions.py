@@ -132,9 +132,9 @@ def test_a_derived_method_inherits_cost_and_description_but_not_role_and_look() 
     cards = method_cards(
         config("kvzip", derived, {"id": "mse_head", "base": "mse", "scope": "head"})
     )
-    own, base = cards.card("mse_head"), cards.card("proxykv")
-    assert (own.label, own.role, own.color) == ("mse_head", "baseline", None)
-    assert (own.about, own.cost, own.fitted) == (base.about, base.cost, True)
+    variant, base = cards.card("mse_head"), cards.card("proxykv")
+    assert (variant.label, variant.role, variant.color) == ("mse_head", "baseline", None)
+    assert (variant.about, variant.cost, variant.fitted) == (base.about, base.cost, True)
     assert cards.comparisons == {"main": (("proxykv", "kvzip"),)}
     looks = plots.looks(cards, cards.cards)
     assert len({look.color for look in looks.values()}) == len(looks)

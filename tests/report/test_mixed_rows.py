@@ -28,9 +28,9 @@ def test_rows_of_two_states_are_refused_in_one_line(tmp_path: Path, column: str)
     paths = written(tmp_path, **{column: "changed"})
     with pytest.raises(ConfigError, match="run the same snakemake command again") as refused:
         read_rows(paths)
-    said = str(refused.value)
-    assert all(str(path) in said for path in paths)
-    assert column in said and "changed" in said and "\n" not in said
+    message = str(refused.value)
+    assert all(str(path) in message for path in paths)
+    assert column in message and "changed" in message and "\n" not in message
 
 
 @pytest.mark.parametrize("column", ["target_digest", "proxy_digest"])

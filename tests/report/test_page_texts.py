@@ -38,18 +38,18 @@ def test_examples_are_the_rows_of_their_questions(document: HtmlElement, rows: p
     found = stored_examples(document)
     assert [example["task"] for example in found] == ["single"] * 4 + ["vt"] * 4
     for example in found:
-        asked = rows[
+        of_question = rows[
             (rows.task == example["task"])
             & (rows.context_id == example["context"])
             & (rows.question == example["question"])
         ]
-        assert example["references"] == list(asked.references.iloc[0])
+        assert example["references"] == list(of_question.references.iloc[0])
         assert [
             (a["method"], a["retention"], a["text"], a["score"], a["kl"])
             for a in example["answers"]
         ] == [
             (r.method, r.retention, r.prediction, round(r.score, 4), round(r.kl, 4))
-            for r in asked.itertuples()
+            for r in of_question.itertuples()
         ]
 
 
@@ -70,8 +70,8 @@ def test_long_answers_are_cut_and_unknown_kl_is_left_out(rows: pd.DataFrame):
         "x" * LONGEST + f" … ({LONGEST + 1} characters)"
     }
     assert not any("kl" in answer for answer in answers)
-    whole = examples(rows.assign(prediction="x" * LONGEST))
-    assert {a["text"] for e in whole for a in e["answers"]} == {"x" * LONGEST}
+    untruncated = examples(rows.assign(prediction="x" * LONGEST))
+    assert {a["text"] for e in untruncated for a in e["answers"]} == {"x" * LONGEST}
 
 
 # --- texts of others ------------------------------------------------------------------------------

@@ -193,8 +193,8 @@ def test_a_config_can_replace_the_comparisons_by_role(rows: pd.DataFrame):
 
 def test_coverage_counts_what_is_missing(rows: pd.DataFrame):
     gone = (rows.method == "prior") & (rows.context_id == "vt-000") & (rows.retention == 0.3)
-    whole = (rows.method == "random") & (rows.task == "vt")
-    table = tables.coverage(rows[~gone & ~whole], cards_of(rows))
+    without_task = (rows.method == "random") & (rows.task == "vt")
+    table = tables.coverage(rows[~gone & ~without_task], cards_of(rows))
     missing = table[table.missing > 0].set_index(["method", "task", "retention"]).missing
     assert missing.to_dict() == {
         ("prior", "vt", 0.3): 1,

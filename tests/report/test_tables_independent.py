@@ -233,18 +233,18 @@ def test_leaderboard_has_a_line_for_each_method_and_retention():
 
 def test_every_cell_of_the_leaderboard():
     for line in table("leaderboard"):
-        mine = at(cell_of(line), line["method"], line["retention"])
-        theirs = oracle(cell_of(line), line["retention"])
-        assert line["n_contexts"] == len(mine)
-        assert_mean(line, "mean", column(mine, "score"), ends="ci")
-        assert_mean(line, "kl", column(mine, "kl"))
-        assert_ratio(line, shared(mine, theirs))
+        means = at(cell_of(line), line["method"], line["retention"])
+        oracle_means = oracle(cell_of(line), line["retention"])
+        assert line["n_contexts"] == len(means)
+        assert_mean(line, "mean", column(means, "score"), ends="ci")
+        assert_mean(line, "kl", column(means, "kl"))
+        assert_ratio(line, shared(means, oracle_means))
 
 
-def shared(mine: Means, theirs: Means) -> dict[tuple[str, str], tuple[float, float]]:
+def shared(means: Means, oracle_means: Means) -> dict[tuple[str, str], tuple[float, float]]:
     """Scores of a method and of KVzip where both have one."""
-    units = mine.keys() & theirs.keys()
-    return {unit: (mine[unit]["score"], theirs[unit]["score"]) for unit in units}
+    units = means.keys() & oracle_means.keys()
+    return {unit: (means[unit]["score"], oracle_means[unit]["score"]) for unit in units}
 
 
 def test_every_cell_of_the_tasks_table():
@@ -252,17 +252,17 @@ def test_every_cell_of_the_tasks_table():
     assert_whole("per_task", keys_of_rows(*by), *by)
     for line in table("per_task"):
         cell, task = cell_of(line), line["task"]
-        mine = at(cell, line["method"], line["retention"], task)
-        theirs = oracle(cell, line["retention"], task)
-        assert line["n_contexts"] == len(mine)
+        means = at(cell, line["method"], line["retention"], task)
+        oracle_means = oracle(cell, line["retention"], task)
+        assert line["n_contexts"] == len(means)
         assert line["n_questions"] == sum(all(row[c] == line[c] for c in by) for row in LINES)
-        assert_mean(line, "mean", column(mine, "score"), ends="ci")
-        assert_mean(line, "kl", column(mine, "kl"))
-        assert_mean(line, "nll", column(mine, "nll"))
-        assert_mean(line, "fixed", [v for v in column(renamed(mine), "fixed") if v])
-        assert_ratio(line, shared(mine, theirs))
+        assert_mean(line, "mean", column(means, "score"), ends="ci")
+        assert_mean(line, "kl", column(means, "kl"))
+        assert_mean(line, "nll", column(means, "nll"))
+        assert_mean(line, "fixed", [v for v in column(renamed(means), "fixed") if v])
+        assert_ratio(line, shared(means, oracle_means))
         full = mean_of(column(at(cell, "full", 1.0, task), "score"))
-        share = 100 * mean_of(column(mine, "score")) / full if full else math.nan
+        share = 100 * mean_of(column(means, "score")) / full if full else math.nan
         assert line["pct_of_full"] == same(share)
 
 
@@ -289,11 +289,11 @@ def pooled(cell: tuple[str, str], method: str, retentions: Iterable[float]) -> M
     """Each context's means over the retentions that it has, and KVzip's at the same ones."""
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for rho in retentions:
-        theirs = oracle(cell, rho)
+        oracle_means = oracle(cell, rho)
         for unit, values in at(cell, method, rho).items():
-            other = theirs.get(unit, {}).get("score", math.nan)
-            mine = math.nan if math.isnan(other) else values["score"]
-            found.setdefault(unit, []).append(values | {"above": mine, "below": other})
+            other = oracle_means.get(unit, {}).get("score", math.nan)
+            above = math.nan if math.isnan(other) else values["score"]
+            found.setdefault(unit, []).append(values | {"above": above, "below": other})
     return {
         unit: {name: known_mean(one[name] for one in several) for name in several[0]}
         for unit, several in found.items()
@@ -305,13 +305,13 @@ def test_every_cell_of_the_summary():
     pruned = {key for key in keys_of_rows(*CELL, "method", "scope") if key[2] != "full"}
     assert_whole("summary", {(*key[:2], p, *key[2:]) for key in pruned for p in POOLS}, *by)
     for line in table("summary"):
-        mine = pooled(cell_of(line), line["method"], POOLS[line["pool"]])
-        assert line["n_contexts"] == len(mine)
-        assert_mean(line, "mean", column(mine, "score"), ends="ci")
-        assert_mean(line, "kl", column(mine, "kl"))
+        means = pooled(cell_of(line), line["method"], POOLS[line["pool"]])
+        assert line["n_contexts"] == len(means)
+        assert_mean(line, "mean", column(means, "score"), ends="ci")
+        assert_mean(line, "kl", column(means, "kl"))
         assert_ratio(
             line,
-            {u: (v["above"], v["below"]) for u, v in mine.items() if not math.isnan(v["below"])},
+            {u: (v["above"], v["below"]) for u, v in means.items() if not math.isnan(v["below"])},
         )
 
 
@@ -380,18 +380,18 @@ def test_every_cost():
     by = (*CELL, "method", "scope", "retention")
     assert_whole("costs", keys_of_rows(*by), *by)
     for line in table("costs"):
-        mine = averages(
+        means = averages(
             lambda row, line=line: all(row[c] == line[c] for c in by),
             ("score", "kv_bytes", "prefill_seconds", "score_seconds", "operations"),
         )
-        assert line["operations"] == same(mean_of(column(mine, "operations")))
-        assert line["score"] == same(mean_of(column(mine, "score")))
-        assert line["kv_bytes"] == same(mean_of(column(mine, "kv_bytes")))
-        seconds = [mean_of(column(mine, f"{part}_seconds")) for part in ("prefill", "score")]
+        assert line["operations"] == same(mean_of(column(means, "operations")))
+        assert line["score"] == same(mean_of(column(means, "score")))
+        assert line["kv_bytes"] == same(mean_of(column(means, "kv_bytes")))
+        seconds = [mean_of(column(means, f"{part}_seconds")) for part in ("prefill", "score")]
         assert line["seconds"] == same(sum(seconds))
 
 
-def test_quality_stands_beside_what_it_costs():
+def test_quality_and_cost_of_each_method():
     by = (*CELL, "method", "scope")
     costs = {tuple(line[c] for c in (*by, "retention")): line for line in table("costs")}
     pooled = {
@@ -404,9 +404,9 @@ def test_quality_stands_beside_what_it_costs():
         low = [costs[(*key, rho)] for rho in RETENTIONS if rho <= 0.3 and (*key, rho) in costs]
         bare = next(c for k, c in costs.items() if k[:2] == key[:2] and k[-1] == 1)
         for cost, ratio in (("seconds", "seconds_per_prefill"), ("operations", "prefills")):
-            mine = sum(point[cost] for point in low) / len(low)
-            assert line[cost] == same(mine)
-            assert line[ratio] == same(mine / bare[cost])
+            mean_cost = sum(point[cost] for point in low) / len(low)
+            assert line[cost] == same(mean_cost)
+            assert line[ratio] == same(mean_cost / bare[cost])
         for name in ("mean", "recovery", "recovery_low", "kl", "kl_high", "n_contexts"):
             assert line[name] == same(pooled[key][name])
 

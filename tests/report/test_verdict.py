@@ -153,10 +153,10 @@ def test_a_run_without_tests_says_so_and_how_large_it_is():
         ("tie", f"no difference found from Oracle: a tie at this sample size. {POWER}"),
     ],
 )
-def test_the_headline(outcome: str, said: str):
+def test_the_headline(outcome: str, sentence: str):
     recovery = "Ours recovers 87.7 % of Oracle's score at ρ ≤ 0.3 (95 % CI 80.1 % to 99.9 %)"
     assert say(paired("best", outcome)) == [
-        ("headline", f"{recovery}: {said}"),
+        ("headline", f"{recovery}: {sentence}"),
         ("note", f"Paired score difference, Ours − Oracle: {INTERVALS[outcome]}."),
         SIZE,
     ]
@@ -172,9 +172,9 @@ def test_the_headline(outcome: str, said: str):
         ),
     ],
 )
-def test_a_recovery_that_is_unknown(changed: Line, said: str):
+def test_a_recovery_that_is_unknown(changed: Line, sentence: str):
     found = say(paired("best"), summary=[low("best"), low("ours", **changed)])
-    assert found[0] == ("headline", f"{said}significantly above Oracle.")
+    assert found[0] == ("headline", f"{sentence}significantly above Oracle.")
 
 
 def test_a_comparison_needs_the_methods_where_it_is_made():
@@ -226,8 +226,8 @@ def test_kl_is_judged_by_its_own_test(by_score: str, outcome: str, tone: str, cl
 @pytest.mark.parametrize(("rival", "label"), [("r1", "First rival"), ("r2", "Second rival")])
 def test_each_rival(rival: str, label: str, outcome: str, tone: str, verb: str):
     others = [paired(rival, "above", retention="0.3"), paired(rival, "above", metric="kl")]
-    said = f"Ours {verb} {label} at ρ ≤ 0.3: difference {INTERVALS[outcome]}."
-    assert say(*others, paired(rival, outcome)) == [NOT_COMPARED, (tone, said), SIZE]
+    sentence = f"Ours {verb} {label} at ρ ≤ 0.3: difference {INTERVALS[outcome]}."
+    assert say(*others, paired(rival, outcome)) == [NOT_COMPARED, (tone, sentence), SIZE]
 
 
 def test_rivals_in_the_order_of_the_config():
@@ -245,8 +245,8 @@ def test_rivals_in_the_order_of_the_config():
 )
 def test_each_control(outcome: str, tone: str, verb: str, power: str):
     for control, label in (("c1", "First control"), ("c2", "Second control")):
-        said = f"Ours {verb} “{label}” at ρ ≤ 0.3: difference {INTERVALS[outcome]}.{power}"
-        assert say(paired(control, outcome)) == [NOT_COMPARED, (tone, said), SIZE]
+        sentence = f"Ours {verb} “{label}” at ρ ≤ 0.3: difference {INTERVALS[outcome]}.{power}"
+        assert say(paired(control, outcome)) == [NOT_COMPARED, (tone, sentence), SIZE]
 
 
 def test_where_a_control_is_not_beaten():
@@ -260,30 +260,32 @@ def test_where_a_control_is_not_beaten():
         paired("c1", "above", retention="0.05", metric="kl"),
         paired("c2", "above", retention="0.1"),
     ]
-    said = "At ρ = 0.1, 0.15, 0.5 no advantage over a shuffled proxy was found: it proves nothing."
-    assert say(*tests) == [NOT_COMPARED, ("warning", said), SIZE]
+    sentence = (
+        "At ρ = 0.1, 0.15, 0.5 no advantage over a shuffled proxy was found: it proves nothing."
+    )
+    assert say(*tests) == [NOT_COMPARED, ("warning", sentence), SIZE]
 
 
 def test_controls_that_were_not_run_are_named():
     board = [point(m, 0.3, 0.5) for m in ("best", "ours", "c1", "x2")] + [point("all", 1, 0.9)]
     absent = {"c3": Card("Third, absent", "control"), "r3": Card("Third rival", "rival")}
-    said = (
+    sentence = (
         "Not run: Second control; Third, absent; First crossed. "
         "Without its controls a high recovery proves little."
     )
     methods = MethodCards(CARDS.cards, absent)
-    assert say(board=board, methods=methods) == [NOT_COMPARED, ("warning", said), SIZE]
+    assert say(board=board, methods=methods) == [NOT_COMPARED, ("warning", sentence), SIZE]
 
 
 def test_crossed_controls_are_named_with_their_own_scores():
     means = {"best": 0.71, "ours": 0.62, "x1": 0.53, "x2": 0.44}
     summary = [low(method, mean) for method, mean in means.items()]
-    said = (
+    sentence = (
         "Head allocation or token choice? At ρ ≤ 0.3 Oracle scores 0.71 and Ours 0.62; "
         "one's budgets score 0.53 (what tokens are worth), and "
         "the other's budgets score 0.44 (what a split costs)."
     )
-    assert say(summary=summary) == [NOT_COMPARED, ("note", said), SIZE]
+    assert say(summary=summary) == [NOT_COMPARED, ("note", sentence), SIZE]
     for method in means:
         some = [line for line in summary if line["method"] != method]
         assert say(summary=some) == [NOT_COMPARED, SIZE]
@@ -299,15 +301,15 @@ def test_crossed_controls_are_named_with_their_own_scores():
         (0.2, []),
     ],
 )
-def test_a_full_cache_that_fails_itself(full: float, said: list[tuple[str, str]]):
+def test_a_full_cache_that_fails_itself(full: float, sentence: list[tuple[str, str]]):
     board = [point("all", 1.0, full), *(point(m, 0.3, 0.1) for m in CARDS.cards if m != "all")]
-    assert say(board=board) == [NOT_COMPARED, *said, SIZE]
+    assert say(board=board) == [NOT_COMPARED, *sentence, SIZE]
 
 
 def test_a_run_without_full_cache():
     board = [point(m, 0.3, 0.5) for m in CARDS.cards if m != "all"]
-    said = "The full cache was not run: there is no ceiling."
-    assert say(board=board) == [NOT_COMPARED, ("warning", said), SIZE]
+    sentence = "The full cache was not run: there is no ceiling."
+    assert say(board=board) == [NOT_COMPARED, ("warning", sentence), SIZE]
 
 
 def with_points(method: str, means: dict[float, float], full: float = 0.9) -> list[Line]:
@@ -319,19 +321,21 @@ def with_points(method: str, means: dict[float, float], full: float = 0.9) -> li
 
 def test_an_oracle_at_the_floor():
     means = {0.2: 0.0499, 0.05: 0.0, 0.3: 0.05, 0.5: 0.6}
-    said = "Oracle is at the floor at ρ = 0.05, 0.2: recovery there divides by a value close to 0."
-    assert say(board=with_points("best", means)) == [NOT_COMPARED, ("warning", said), SIZE]
+    sentence = (
+        "Oracle is at the floor at ρ = 0.05, 0.2: recovery there divides by a value close to 0."
+    )
+    assert say(board=with_points("best", means)) == [NOT_COMPARED, ("warning", sentence), SIZE]
 
 
 @pytest.mark.parametrize("full", [1.0, 0.4])
 def test_tasks_that_random_pruning_solves(full: float):
     means = {0.5: full, 0.3: 0.951 * full, 0.2: 0.949 * full, 0.1: 0.0}
-    said = (
+    sentence = (
         "“Noise” keeps 95 % of the full score at ρ = 0.3, 0.5: "
         "these retentions do not tell methods apart."
     )
     found = say(board=with_points("noise", means, full))
-    assert found == [NOT_COMPARED, ("warning", said), SIZE]
+    assert found == [NOT_COMPARED, ("warning", sentence), SIZE]
     assert say(board=with_points("noise", {0.1: 0.5 * full}, full)) == [NOT_COMPARED, SIZE]
 
 
@@ -354,8 +358,10 @@ def test_gaps_and_truncated_contexts():
 def test_the_size_of_the_sample():
     note = "Contexts, not questions, are resampled."
     single = say(tasks=[task("one", 1), task("two", 9), task("three", 1), task("one", 1)])
-    said = f"Sample: 12 contexts over 3 tasks. {note} A single context, so no interval: one, three."
-    assert single[-1] == ("note", said)
+    sentence = (
+        f"Sample: 12 contexts over 3 tasks. {note} A single context, so no interval: one, three."
+    )
+    assert single[-1] == ("note", sentence)
     # A method that lacks contexts of a task does not make the task one of a single context.
     assert say(tasks=[task("one", 1), task("one", 9)])[-1] == (
         "note",
@@ -376,9 +382,9 @@ def test_the_size_of_the_sample():
         ({"ci_low": NAN, "ci_high": NAN}, "+0.123 (no interval; p = 0.050; 21 contexts)"),
     ],
 )
-def test_how_p_and_intervals_are_written(changed: Line, said: str):
+def test_how_p_and_intervals_are_written(changed: Line, sentence: str):
     (text,) = (text for _, text in say(paired("r1", **changed)) if "First rival" in text)
-    assert said in text
+    assert sentence in text
 
 
 def test_an_undefined_p_is_a_tie_and_an_unknown_power_is_said():

@@ -104,10 +104,10 @@ def test_a_prediction_that_changed_in_both_files_has_another_score() -> None:
         ("question", 9, "single-0 question 0, kvzip at 0.5: missing"),
     ],
 )
-def test_a_column_that_cannot_be_is_named(column: str, value: object, said: str) -> None:
+def test_a_column_that_cannot_be_is_named(column: str, value: object, message: str) -> None:
     for kind in ("rows", "predictions") if column in ("kl", "nll") else ("rows",):
         edit(RUN / kind / SINGLE, put(column, value))
-    found(said)
+    found(message)
 
 
 def test_questions_of_one_context_share_a_kept_set() -> None:
@@ -154,12 +154,12 @@ def test_files_that_are_gone_cut_or_lack_a_column_are_named(kind: str) -> None:
 
 
 def test_scores_without_their_data_are_a_finding_that_says_what_to_do() -> None:
-    whole = audit(RUN)
+    complete = audit(RUN)
     for path in Path("cache").rglob("tiny-single-*.jsonl"):
         path.unlink()
     edit(RUN / "rows" / SINGLE, put("kl", 9.0))
     part = found("single@0.parquet: scores cannot be recomputed without cache/data", "prepare --c")
-    assert 0 < part.scores < whole.scores and part.rows == whole.rows
+    assert 0 < part.scores < complete.scores and part.rows == complete.rows
     found("single-0 question 0, kvzip at 0.5, kl: published 9.0")
 
 

@@ -77,7 +77,7 @@ def test_a_report_begins_with_the_findings(spoiled: dict[str, Callable[[], None]
     first, _, _ = report().partition("ProxyKV benchmark report")
     assert first.startswith("Audit failed: ProxyKV report: demo")
     assert re.search(r"Do not cite this report: the audit has \d+ finding", first)
-    assert [said for said in spoiled if said not in first] == []
+    assert [line for line in spoiled if line not in first] == []
 
 
 def test_many_findings_are_counted_and_rows_that_are_there_twice_give_no_report(

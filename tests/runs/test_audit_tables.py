@@ -81,18 +81,18 @@ def spoiled(value: float, column: str, line: dict[str, str]) -> float:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_wrong_cell_of_each_column_is_named(table: str) -> None:
-    said: dict[str, str] = {}
+    messages: dict[str, str] = {}
 
     def spoil(lines: Lines) -> None:
         for column in NUMBERS[table].split():
             line = next(one for one in reversed(lines) if may_be_spoiled(one, column))
             value = spoiled(float(line[column]), column, line)
-            said[column] = f", {column}: published {value:.6g}, recomputed "
+            messages[column] = f", {column}: published {value:.6g}, recomputed "
             line[column] = f"{value:.6g}"
 
     change(table, spoil)
     lines = findings()
-    for column, start in said.items():
+    for column, start in messages.items():
         found = [line for line in lines if start in line]
         assert found and found[0].startswith(f"{path_of(table)}, "), (column, lines)
         published, recomputed = re.findall(r"(?:published|recomputed) (\S+?)(?:,|$)", found[0])

@@ -135,12 +135,12 @@ def test_status_shows_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixt
     ],
 )
 def test_forgetting_drops_exactly_what_is_named(
-    run: Run, wanted: dict[str, str], dropped: int, touched: set[str]
+    run: Run, filters: dict[str, str], dropped: int, touched: set[str]
 ) -> None:
     before = {job.name: Journal(job.journal).read() for job in run.jobs()}
-    assert forget(run, wanted) == dropped
+    assert forget(run, filters) == dropped
     for job in run.jobs():
-        kept = [r for r in before[job.name] if not wanted.items() <= r.items()]
+        kept = [r for r in before[job.name] if not filters.items() <= r.items()]
         assert Journal(job.journal).read() == kept
         was_graded = job.name in ("single", "multivalue@1")
         assert job.file("rows").exists() == (was_graded and job.name not in touched)
@@ -148,8 +148,8 @@ def test_forgetting_drops_exactly_what_is_named(
 
 
 def test_what_another_cut_of_a_task_has_answered_is_forgotten_too(run: Run) -> None:
-    whole = Run({**CONFIG, "benchmarks": [{**DATASET, "tasks": ["multivalue"]}]})
-    assert forget(whole, {"task": "multivalue"}) == 8
+    single = Run({**CONFIG, "benchmarks": [{**DATASET, "tasks": ["multivalue"]}]})
+    assert forget(single, {"task": "multivalue"}) == 8
     assert Journal(run.job("tiny", "tiny", "multivalue@1").journal).read() == []
 
 
@@ -172,9 +172,11 @@ def test_a_fitted_method_can_be_forgotten_with_what_was_fitted(run: Run) -> None
         ({"method": "random"}, True, "only a method that is fitted"),
     ],
 )
-def test_what_cannot_be_forgotten(run: Run, wanted: dict[str, str], fitted: bool, why: str) -> None:
+def test_what_cannot_be_forgotten(
+    run: Run, filters: dict[str, str], fitted: bool, why: str
+) -> None:
     with pytest.raises(ConfigError, match=why):
-        forget(run, wanted, fitted)
+        forget(run, filters, fitted)
 
 
 def test_nothing_is_forgotten_under_a_running_job(run: Run) -> None:

@@ -50,10 +50,12 @@ def two_gpus(locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, says: str, status: int = 0) -> None:
+def nvidia_smi(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, printed: str, status: int = 0
+) -> None:
     """Put a command in front of the machine's, which lists these devices."""
     folder.mkdir(exist_ok=True)
-    (folder / "listing").write_text(says, "utf-8")
+    (folder / "listing").write_text(printed, "utf-8")
     script = folder / "nvidia-smi"
     script.write_text(f'#!/bin/sh\n[ "$1" = -L ] && cat {folder}/listing\nexit {status}\n', "utf-8")
     script.chmod(0o755)
@@ -264,19 +266,19 @@ def test_slurm_jobs_do_not_wait_for_one_another(monkeypatch: pytest.MonkeyPatch)
 
 @other_user.needs_root
 def test_two_users_do_not_share_a_gpu() -> None:
-    theirs = other_user.start(IMPORTS, f"os.umask(0o077)\n{job_code(1)}")
-    assert given(theirs) == "4"
-    mine = holder(2)
-    assert waits(mine)
+    other_job = other_user.start(IMPORTS, f"os.umask(0o077)\n{job_code(1)}")
+    assert given(other_job) == "4"
+    waiting = holder(2)
+    assert waits(waiting)
     one = holder(1)
     assert given(one) == "GPU-7"
     one.communicate()
-    _, err = theirs.communicate()
-    assert theirs.returncode == 0, err
-    assert given(mine) == "4,GPU-7"
+    _, err = other_job.communicate()
+    assert other_job.returncode == 0, err
+    assert given(waiting) == "4,GPU-7"
     again = other_user.start(IMPORTS, job_code(1))
     assert waits(again), "it may open the locks that root made"
-    mine.communicate()
+    waiting.communicate()
     assert given(again) == "4"
     again.communicate()
 

@@ -41,8 +41,8 @@ def test_a_last_line_cut_short_is_dropped_and_appending_goes_on(
     journal: Journal, cut: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal.append(ROWS[:2])
-    whole = journal.path.read_bytes()
-    journal.path.write_bytes(whole[:-cut])
+    complete = journal.path.read_bytes()
+    journal.path.write_bytes(complete[:-cut])
     left = ROWS[:2] if cut == 1 else ROWS[:1]  # the first byte from the end is the line break
     assert journal.read() == left
     journal.append(ROWS[2:])

@@ -45,13 +45,13 @@ def test_scores(
     if method.scope == "custom":
         assert torch.equal(kept_by(scorer, prefilled, 0.3), kept_by(scorer, prefilled, 0.3))
         return
-    own = scorer.score(prefilled)
-    assert tuple(own.shape) == prefilled.shape
-    assert own.dtype == torch.float32
-    assert torch.isfinite(own).all()
+    result = scorer.score(prefilled)
+    assert tuple(result.shape) == prefilled.shape
+    assert result.dtype == torch.float32
+    assert torch.isfinite(result).all()
     # Deterministic, and the same whether or not other methods scored the context before.
-    assert torch.equal(own, scorer.score(prefilled))
-    assert torch.equal(own, scores[method_id])
+    assert torch.equal(result, scorer.score(prefilled))
+    assert torch.equal(result, scores[method_id])
 
 
 def test_scoring_ahead_gives_the_same(
@@ -94,13 +94,13 @@ def test_every_method_answers_as_the_full_cache_where_it_keeps_all_and_only_ther
 ) -> None:
     ask = TokenizedQuestion(tuple(range(20, 26)), reference=(30, 31), max_new_tokens=5)
     scorers = [(m, build(m, method_context)) for m in run.methods.values() if m.id != "full"]
-    whole = [kept(m, scorer, prefilled, 1) for m, scorer in scorers if m.scope != "custom"]
+    everything = [kept(m, scorer, prefilled, 1) for m, scorer in scorers if m.scope != "custom"]
     pruned = [kept(m, scorer, prefilled, 0.1) for m, scorer in scorers]
-    ((full, *others),) = answer(prefilled, [*whole, *pruned], [ask], batch_rows=64)
-    for other in others[: len(whole)]:
+    ((full, *others),) = answer(prefilled, [*everything, *pruned], [ask], batch_rows=64)
+    for other in others[: len(everything)]:
         assert other.ids == full.ids
         assert other.kl == pytest.approx(0, abs=1e-6)
-    for (method, _), other in zip(scorers, others[len(whole) :], strict=True):
+    for (method, _), other in zip(scorers, others[len(everything) :], strict=True):
         assert other.kl is not None and other.kl > 1e-3, method.id
 
 
@@ -142,11 +142,11 @@ class Broken:
     ("fault", "says"), [("shape", "returned shape"), ("nan", "NaN"), ("inf", "infinite")]
 )
 def test_a_users_own_class_is_checked(
-    fault: str, says: str, method_context: MethodContext, prefilled: Prefill
+    fault: str, message: str, method_context: MethodContext, prefilled: Prefill
 ) -> None:
     base = f"{__name__}:Broken"
     method = Method("mine", base, "head", {"fault": fault}, fitted_id=None, uses=())
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         scores_of(build(method, method_context), prefilled)
 
 

@@ -73,17 +73,17 @@ def test_the_prior_draws_from_each_heads_own_scores(
     heads: np.ndarray, fitted_prior: Path, method_context: MethodContext, prefilled: Prefill
 ) -> None:
     noise = Random(method_context).score(prefilled)
-    own = Prior(method_context, fitted_prior).score(prefilled)
-    np.testing.assert_allclose(own.numpy(), interpolated(heads, noise), atol=1e-5)
+    drawn = Prior(method_context, fitted_prior).score(prefilled)
+    np.testing.assert_allclose(drawn.numpy(), interpolated(heads, noise), atol=1e-5)
 
 
 def test_the_priors_mean_is_the_mean_with_ties_broken(
     heads: np.ndarray, fitted_prior: Path, method_context: MethodContext, prefilled: Prefill
 ) -> None:
-    own = Prior(method_context, fitted_prior, draw="mean").score(prefilled)
-    above = own.flatten(0, 1).numpy() - heads.mean(axis=1)[:, None]
+    scores = Prior(method_context, fitted_prior, draw="mean").score(prefilled)
+    above = scores.flatten(0, 1).numpy() - heads.mean(axis=1)[:, None]
     assert above.min() > -1e-6 and above.max() < 1.01e-4
-    assert (own.flatten(0, 1).diff(dim=-1) != 0).all()
+    assert (scores.flatten(0, 1).diff(dim=-1) != 0).all()
     # Means lie far enough apart for the noise to decide within heads only.
     assert np.diff(np.sort(heads.mean(axis=1))).min() > 1e-3
 
@@ -151,10 +151,10 @@ def test_shipped_methods_that_differ_in_their_scope_differ_in_nothing_else(
 def test_crossed_scores_have_the_values_of_one_and_the_order_of_the_other(
     crossed: str, budgets: str, tokens: str, scores: Mapping[str, Scores]
 ) -> None:
-    own, values, order = (scores[m].flatten(0, 1) for m in (crossed, budgets, tokens))
-    for mine, value, ranked in zip(own, values, order, strict=True):
-        assert sorted(mine.tolist()) == sorted(value.tolist())
-        by_rank = mine[ranked.argsort(descending=True, stable=True)]
+    crossed_scores, values, order = (scores[m].flatten(0, 1) for m in (crossed, budgets, tokens))
+    for head, value, ranked in zip(crossed_scores, values, order, strict=True):
+        assert sorted(head.tolist()) == sorted(value.tolist())
+        by_rank = head[ranked.argsort(descending=True, stable=True)]
         assert (by_rank.diff() <= 0).all()
 
 
@@ -276,13 +276,13 @@ def test_the_surrogate_sees_no_later_token(
     """KVzip's scores of the same tokens do change with what follows."""
     start = random_ids(PREFIX + 40, seed=11)
     scorer = Surrogate(method_context, fitted_surrogate / "fitted")
-    own, true = [], []
+    predicted, computed = [], []
     for seed in (12, 13):
         prefilled = prefill(target, torch.cat([start, random_ids(30, seed)]), PREFIX)
-        own.append(scorer.score(prefilled)[..., :40])
-        true.append(score_replays(prefilled, replays(target, prefilled.context))[..., :40])
-    torch.testing.assert_close(*own, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(*true, atol=1e-2)
+        predicted.append(scorer.score(prefilled)[..., :40])
+        computed.append(score_replays(prefilled, replays(target, prefilled.context))[..., :40])
+    torch.testing.assert_close(*predicted, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(*computed, atol=1e-2)
 
 
 def test_the_surrogates_prediction_does_not_see_the_scores(

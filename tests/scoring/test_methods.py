@@ -82,14 +82,14 @@ def test_streaming_keeps_sinks_then_the_most_recent(
     method_context: MethodContext, prefilled: Prefill
 ) -> None:
     n = prefilled.shape[2]
-    own = Streaming(method_context, sinks=4).score(prefilled)
+    result = Streaming(method_context, sinks=4).score(prefilled)
     for count, expected in {
         2: [0, 1],
         4: [0, 1, 2, 3],
         9: [0, 1, 2, 3, *range(n - 5, n)],
         n: [*range(n)],
     }.items():
-        for head in select(own, (count + 0.5) / n if count < n else 1, "head").flatten(0, 1):
+        for head in select(result, (count + 0.5) / n if count < n else 1, "head").flatten(0, 1):
             assert head.nonzero().flatten().tolist() == expected
 
 
@@ -98,18 +98,18 @@ def test_snapkv_ranks_its_window_first_and_the_most_recent_highest(
     preset: str, prefilled: Prefill, target: Model
 ) -> None:
     settings = PRESETS[preset]
-    own = window_scores(target.net, prefilled.input_ids, PREFIX, **settings)
-    window = own[..., -settings["window"] :]
+    result = window_scores(target.net, prefilled.input_ids, PREFIX, **settings)
+    window = result[..., -settings["window"] :]
     assert (window.diff(dim=-1) > 0).all()
-    assert (window[..., 0] > own[..., : -settings["window"]].amax(dim=-1)).all()
+    assert (window[..., 0] > result[..., : -settings["window"]].amax(dim=-1)).all()
 
 
 def test_kvzip_scores_are_replay_attention(
     method_context: MethodContext, prefilled: Prefill
 ) -> None:
-    own = KVzip(method_context, chunk=40).score(prefilled)
-    assert own.min() >= 0
-    assert own.max() <= 1
+    result = KVzip(method_context, chunk=40).score(prefilled)
+    assert result.min() >= 0
+    assert result.max() <= 1
     with pytest.raises(ValueError, match="chunks cover"):
         score_replays(prefilled, replays(prefilled.model, prefilled.context)[:0])
 
@@ -158,13 +158,13 @@ def test_iam_finds_each_heads_counterpart_and_its_mean_and_spread(
     fitted, card = load_fitted(tmp_path / "fitted", PAIR)
     assert torch.equal(fitted["heads"], heads)
     assert card["mean_cosine"] == pytest.approx(1, abs=1e-5)
-    own = method_context.proxy.scores(prefilled, prefilled.input_ids).flatten(0, 1)[heads]
+    result = method_context.proxy.scores(prefilled, prefilled.input_ids).flatten(0, 1)[heads]
     raw = kvzip_iam.KVzipIAM(method_context, tmp_path / "fitted").score(prefilled)
-    assert torch.equal(raw, own)
+    assert torch.equal(raw, result)
     rescaled = kvzip_iam.KVzipIAM(method_context, tmp_path / "fitted", rescaled=True).score(
         prefilled
     )
-    torch.testing.assert_close(rescaled, slope[..., None] * own, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(rescaled, slope[..., None] * result, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("key", PAIR)

@@ -114,8 +114,8 @@ def test_a_setting_of_mkl_gives_the_same_bits_at_any_thread_count() -> None:
     """A model as wide as this one rounds otherwise without it."""
     env = {**os.environ, "MKL_CBWR": "AUTO,STRICT", "PYTHONPATH": os.pathsep.join(sys.path)}
     ask = [sys.executable, "-c", BITS]
-    asked = [subprocess.Popen([*ask, n], env=env, stdout=subprocess.PIPE) for n in ("1", "2")]
-    one, two = (process.communicate()[0] for process in asked)
+    processes = [subprocess.Popen([*ask, n], env=env, stdout=subprocess.PIPE) for n in ("1", "2")]
+    one, two = (process.communicate()[0] for process in processes)
     assert len(one.strip()) == 64 and one == two
 
 

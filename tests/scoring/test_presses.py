@@ -98,9 +98,9 @@ def test_nothing_of_a_press_stays_on_the_model(
     ],
 )
 def test_presses_without_plain_scores_have_a_scope_of_their_own(
-    press: dict[str, Any], says: str, method_context: MethodContext, prefilled: Prefill
+    press: dict[str, Any], message: str, method_context: MethodContext, prefilled: Prefill
 ) -> None:
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         KVPress(method_context, **press).score(prefilled)
     assert 0.2 < KVPress(method_context, **press).keep(prefilled, 0.3).float().mean() < 0.31
 
@@ -118,9 +118,9 @@ def test_presses_without_plain_scores_have_a_scope_of_their_own(
     ],
 )
 def test_presses_that_cannot_be_compared_are_refused(
-    press: dict[str, Any], says: str, method_context: MethodContext, prefilled: Prefill
+    press: dict[str, Any], message: str, method_context: MethodContext, prefilled: Prefill
 ) -> None:
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         KVPress(method_context, **press).keep(prefilled, 0.3)
 
 

@@ -69,8 +69,8 @@ def test_a_local_replay_differs_from_kvzip_only_where_there_are_several_chunks()
     prefilled = prefill(reader, ids, PREFIX)
     for chunk, same in ((60, True), (20, False)):
         pairs = replays(reader, prefilled.context, chunk)
-        whole, local = (score_replays(prefilled, pairs, local=flag) for flag in (False, True))
-        assert torch.allclose(whole, local, atol=1e-6) == same
+        complete, local = (score_replays(prefilled, pairs, local=flag) for flag in (False, True))
+        assert torch.allclose(complete, local, atol=1e-6) == same
 
 
 def test_windows_are_contexts_of_their_own() -> None:
@@ -110,9 +110,9 @@ def test_a_window_sees_the_tokens_before_it_and_nothing_else() -> None:
 @pytest.mark.parametrize("kind", ["kvzip", "local", "windowed", "prefill"])
 def test_the_first_layers_score_as_they_do_in_the_whole_proxy(kind: str) -> None:
     reader, ids = model(layers=4), random_ids(PREFIX + 50, seed=5)
-    whole = signal_of(reader, ids, Signal(kind, chunk=20))  # type: ignore[arg-type]
+    complete = signal_of(reader, ids, Signal(kind, chunk=20))  # type: ignore[arg-type]
     half = signal_of(reader, ids, Signal(kind, chunk=20, layers=0.5))  # type: ignore[arg-type]
-    assert torch.equal(half, whole[:2])
+    assert torch.equal(half, complete[:2])
     assert reader.net.config.num_hidden_layers == 4
     assert signal_of(reader, ids, Signal()).shape[0] == 4
 

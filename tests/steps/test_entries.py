@@ -8,8 +8,12 @@ from proxykv.config.run import Run
 
 
 def test_a_variant_of_a_fitted_method_is_fitted_itself() -> None:
-    own = {"id": "proxykv_no_conv", "base": "proxykv", "params": {"mapper": {"variant": "linear"}}}
-    run = Run(valid() | {"methods": ["full", "proxykv", own]})
+    variant = {
+        "id": "proxykv_no_conv",
+        "base": "proxykv",
+        "params": {"mapper": {"variant": "linear"}},
+    }
+    run = Run(valid() | {"methods": ["full", "proxykv", variant]})
     assert run.fitted_ids == ("proxykv", "proxykv_no_conv")
     assert run.methods["proxykv_no_conv"].base == "proxykv"
 

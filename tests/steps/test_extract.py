@@ -170,8 +170,8 @@ def test_what_other_code_has_stored_is_computed_again(
     step(run, "tiny", *run.stored_signals * (step is extract_signal), 0)
     after = score_files()
     assert all(after[path] != made for path, made in before.items()) and len(after) == CONTEXTS
-    said = [message for message in caplog.messages if "computed again" in message]
-    assert said == [f"{CONTEXTS} stored contexts are of other weights or code: computed again"]
+    logged = [message for message in caplog.messages if "computed again" in message]
+    assert logged == [f"{CONTEXTS} stored contexts are of other weights or code: computed again"]
 
 
 def test_scores_of_different_weights_do_not_mix() -> None:

@@ -180,6 +180,6 @@ def test_a_killed_fit_goes_on_only_with_the_same_code_and_scores(
     caplog.set_level("INFO")
     fit(run, "tiny", "proxykv")
     _, card = load_fitted(out)
-    said = [message for message in caplog.messages if "training starts at step 1" in message]
-    assert len(said) == (edit is not None)
+    logged = [message for message in caplog.messages if "training starts at step 1" in message]
+    assert len(logged) == (edit is not None)
     assert ("edited" in (card["code"], *card["stored_by"])) == (edit is not None)

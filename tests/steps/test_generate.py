@@ -64,7 +64,7 @@ def rows(examples: list[Example], **settings: Any) -> pd.DataFrame:
     return pd.read_parquet(grade(job))
 
 
-def asked(example: Example, **changes: Any) -> Example:
+def with_question(example: Example, **changes: Any) -> Example:
     return replace(example, questions=tuple(replace(q, **changes) for q in example.questions))
 
 
@@ -76,16 +76,16 @@ def test_a_stop_ends_the_answer_but_not_before_it_has_a_token(examples: list[Exa
     plain = full(rows(examples[:1]))
     words = plain.prediction[0].split()
     assert len(words) > 1
-    stopped = full(rows([asked(examples[0], stop=(words[1],))]))
+    stopped = full(rows([with_question(examples[0], stop=(words[1],))]))
     assert stopped.prediction[0].split() == words[:1]
-    refused = full(rows([asked(examples[0], stop=(words[0],))]))
+    refused = full(rows([with_question(examples[0], stop=(words[0],))]))
     assert refused.new_tokens[0] >= 1
     assert refused.prediction[0].split()[0] != words[0]
 
 
 def test_an_answer_goes_on_from_its_start(examples: list[Example]) -> None:
     first, second = examples[0].questions[0].references[0].split()
-    started = full(rows([asked(examples[0], answer_start=first, references=(second,))]))
+    started = full(rows([with_question(examples[0], answer_start=first, references=(second,))]))
     plain = full(rows(examples[:1]))
     assert started.prediction[0].split()[0] == second
     assert (started.question_tokens == plain.question_tokens + 1).all()
@@ -141,7 +141,7 @@ def test_every_question_has_its_own_answer_and_reference(examples: list[Example]
 
 
 def test_without_a_reference_there_are_no_likelihoods(examples: list[Example]) -> None:
-    table = rows([asked(examples[0], references=("",))])
+    table = rows([with_question(examples[0], references=("",))])
     assert table.nll.isna().all()
     assert table.kl.isna().all()
 

@@ -34,7 +34,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     return job
 
 
-def predict(job: Job, said: list[tuple[str, int, str]]) -> pd.DataFrame:
+def predict(job: Job, predicted: list[tuple[str, int, str]]) -> pd.DataFrame:
     """Rows graded from predictions (context, question, text)."""
     blank = make_rows(tasks=("single",), methods=(), contexts=1, questions=1).iloc[0].to_dict()
     del blank["score"], blank["score_fixed"]
@@ -42,7 +42,7 @@ def predict(job: Job, said: list[tuple[str, int, str]]) -> pd.DataFrame:
         blank
         | {"context_id": name, "question": number, "prediction": text}
         | {"references": [ANSWERS[name][number]] if name in ANSWERS else ["?"]}
-        for name, number, text in said
+        for name, number, text in predicted
     ]
     write_parquet(job.file("predictions"), pd.DataFrame(rows))
     return pd.read_parquet(grade(job))
@@ -50,13 +50,13 @@ def predict(job: Job, said: list[tuple[str, int, str]]) -> pd.DataFrame:
 
 def test_each_question_has_its_own_references(job: Job) -> None:
     # Not in the dataset's order: a row is known by its context and its question.
-    asked = [(name, number) for name in reversed(ANSWERS) for number in (1, 0)]
-    own = predict(job, [(name, number, ANSWERS[name][number]) for name, number in asked])
-    assert own["score"].tolist() == [1.0] * 4
-    other_question = predict(job, [(name, i, ANSWERS[name][1 - i]) for name, i in asked])
+    order = [(name, number) for name in reversed(ANSWERS) for number in (1, 0)]
+    right = predict(job, [(name, number, ANSWERS[name][number]) for name, number in order])
+    assert right["score"].tolist() == [1.0] * 4
+    other_question = predict(job, [(name, i, ANSWERS[name][1 - i]) for name, i in order])
     assert other_question["score"].tolist() == [0.0] * 4
     swapped = {"c0": "c1", "c1": "c0"}
-    other_context = predict(job, [(name, i, ANSWERS[swapped[name]][i]) for name, i in asked])
+    other_context = predict(job, [(name, i, ANSWERS[swapped[name]][i]) for name, i in order])
     assert other_context["score"].tolist() == [0.0] * 4
 
 

@@ -73,9 +73,9 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield run
 
 
-def names(run: Run, **wanted: Any) -> set[str]:
+def names(run: Run, **properties: Any) -> set[str]:
     found = contexts(run, "tiny")
-    return {c.name for c in found if all(getattr(c, k) == v for k, v in wanted.items())}
+    return {c.name for c in found if all(getattr(c, k) == v for k, v in properties.items())}
 
 
 def test_the_corpus_has_parts_lengths_and_contexts_that_nothing_is_fitted_on(fitted: Run) -> None:
@@ -97,9 +97,9 @@ def test_a_part_or_a_length_is_fitted_again_and_another_scope_is_not(fitted: Run
     assert tuple(folders) == learnt
     cards = {a: json.loads((folder / "card.json").read_text()) for a, folder in folders.items()}
     # Neither trained on nor used to choose a step.
-    seen = {a: {*cards[a]["train_contexts"], *cards[a]["val_contexts"]} for a in learnt[2:5]}
-    assert seen["proxykv"] == seen["surrogate"] == names(fitted, held_out=False)
-    assert seen["proxykv_single"] == names(fitted, held_out=False, part="single")
+    trained_on = {a: {*cards[a]["train_contexts"], *cards[a]["val_contexts"]} for a in learnt[2:5]}
+    assert trained_on["proxykv"] == trained_on["surrogate"] == names(fitted, held_out=False)
+    assert trained_on["proxykv_single"] == names(fitted, held_out=False, part="single")
     assert cards["prior"]["contexts"] == 6 and cards["prior_96"]["contexts"] == 3
 
 

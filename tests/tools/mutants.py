@@ -174,7 +174,7 @@ class Places(cst.CSTVisitor):
 
 def mutants(root: Path, path: Path, seed: int) -> Iterator[Mutant]:
     """One mutant of each place of a file that mutmut can change."""
-    module, places, seen = cst.parse_module(path.read_text("utf-8")), Places(), Counter()
+    module, places, occurrences = cst.parse_module(path.read_text("utf-8")), Places(), Counter()
     module.visit(places)
     for node, replacements in places.found:
         before = module.code_for_node(node)
@@ -183,14 +183,14 @@ def mutants(root: Path, path: Path, seed: int) -> Iterator[Mutant]:
                 path=path.relative_to(root).as_posix(),
                 before=before,
                 after=module.code_for_node(new),
-                occurrence=seen[before],
+                occurrence=occurrences[before],
                 module=module,
                 node=node,
                 replacement=new,
             )
             for new in replacements
         ]
-        seen[before] += 1
+        occurrences[before] += 1
         yield min(made, key=lambda mutant: mutant.draw(seed))
 
 

@@ -22,10 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkout", type=Path, help="the authors' repository")
     parser.add_argument("--count", type=int, default=200, help="predictions of each task")
     parser.add_argument("--seed", type=int, default=0, help="of the predictions")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     compared: Counter[str] = Counter()
     different: Counter[str] = Counter()
-    pairs = COMPARISONS[asked.benchmark](asked.checkout, asked.count, random.Random(asked.seed))
+    pairs = COMPARISONS[options.benchmark](
+        options.checkout, options.count, random.Random(options.seed)
+    )
     for what, given, ours, theirs in pairs:
         compared[what] += 1
         if ours != theirs:
