@@ -20,6 +20,8 @@ KEPT = "kept_digest"
 """Rows of earlier versions lack it; then kept sets are compared by their sizes only."""
 TIMED = ("seconds", "speed", "hours", "ttft")
 """Columns whose names hold one of these are timings."""
+MEASURED = ("efficiency.csv", "speedups.csv")
+"""Tables that hold nothing else."""
 
 
 def main() -> int:
@@ -58,7 +60,8 @@ def _read(folder: Path) -> pd.DataFrame:
 
 
 def _tables(one: Path, other: Path) -> Iterator[str]:
-    for file in sorted((one / "tables").glob("*.csv")):
+    found = (one / "tables").glob("*.csv")
+    for file in sorted(path for path in found if path.name not in MEASURED):
         other_file = other / "tables" / file.name
         if not other_file.exists():
             yield f"{file.name}: missing in {other}"

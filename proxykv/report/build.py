@@ -18,6 +18,7 @@ from proxykv import __version__
 from proxykv.config.cards import MethodCards
 from proxykv.report import cells, plots, tables
 from proxykv.report.cells import Table, number
+from proxykv.report.efficiency_cells import efficiency_tables
 from proxykv.report.explorer import examples
 from proxykv.report.plots import Look
 from proxykv.report.tables.columns import CELL, LOW_RETENTION
@@ -62,6 +63,7 @@ def build_report(
         verdicts=verdicts(made, methods),
         boards=_boards(made, styles),
         paired=_paired(made["paired"], styles),
+        efficiency=efficiency_tables(run_dir, methods),
         figures=_figures(rows, methods, run_dir),
         mappers=_mappers(run_dir),
         coverage=_coverage(made["coverage"], styles),

@@ -80,6 +80,17 @@ def ratio_ci(
     return _percentiles(value, above / below, numerators)
 
 
+def median_ci(values: np.ndarray, *, samples: int = SAMPLES, seed: int = SEED) -> Estimate:
+    """Median of repeats (1-D) with its percentile bootstrap interval.
+
+    The interval is NaN for a single value, everything for none.
+    """
+    if not len(values):
+        return UNDEFINED
+    drawn = np.random.default_rng(seed).integers(0, len(values), (samples, len(values)))
+    return _percentiles(float(np.median(values)), np.median(values[drawn], axis=1), [values])
+
+
 def permutation_p(
     differences: Strata, *, permutations: int = PERMUTATIONS, seed: int = SEED
 ) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from proxykv.config.cards import MethodCards
+from proxykv.report.efficiency import cases, read_measurements, speedups
 from proxykv.report.tables import TABLES, read_rows
 from proxykv.runtime import files
 from proxykv.runtime.parquet import write_csv
@@ -61,6 +62,26 @@ def write_tables(rows_paths: Sequence[Path], methods: MethodCards, out_dir: Path
     facts = {"families": provenance(rows), "rows_sha256": digests}
     files.write_json(written[-1], facts)
     return written
+
+
+def write_efficiency(run_dir: Path, methods: MethodCards) -> list[Path]:
+    """Write the tables of time and memory as CSV.
+
+    Args:
+        run_dir: the run's folder.
+        methods: cards of the run's methods.
+
+    Returns:
+        The files that were written: none if the run measured nothing.
+    """
+    measured = read_measurements(run_dir)
+    if measured.empty:
+        return []
+    tables = {"efficiency": cases(measured), "speedups": speedups(measured, methods)}
+    written = {run_dir / "tables" / f"{name}.csv": table for name, table in tables.items()}
+    for path, table in written.items():
+        write_csv(path, table)
+    return list(written)
 
 
 def provenance(rows: pd.DataFrame) -> dict[str, Any]:
