@@ -41,8 +41,9 @@ CARDS = {
     },
     "kvzip_local": {
         "label": "KVzip, local replay",
-        "role": "baseline",
+        "role": "rival",
         "about": "KVzip whose replay of a chunk attends to that chunk alone; linear in the context",
+        "spares": "the proxy",
         "color": "#004C7A",
         "marker": (5, 1, 36),
         "cost": ["target_local_replay"],
@@ -51,6 +52,7 @@ CARDS = {
         "label": "KVzip, local replay, per head",
         "role": "baseline",
         "about": "scores of the local replay under the same budget for every head",
+        "spares": "the proxy",
         "cost": ["target_local_replay"],
     },
 }

@@ -29,24 +29,28 @@ CARDS = {
         "about": "the tokens with the highest mean of the proxy's KVzip scores, in every head",
         "color": "#8C564B",
         "marker": (6, 1, 15),
+        "spares": "the mapper",
         "cost": ["proxy"],
     },
     "proxy_tokens_max": {
         "label": "Proxy's tokens, maximum",
         "role": "baseline",
         "about": "the tokens with the highest maximum of the proxy's KVzip scores, in every head",
+        "spares": "the mapper",
         "cost": ["proxy"],
     },
     "proxy_tokens_prefill": {
         "label": "Proxy's tokens, prefill",
         "role": "baseline",
         "about": "the tokens with the highest mean attention of the proxy's prefill, in every head",
+        "spares": "the mapper",
         "cost": ["proxy"],
     },
     "proxy_tokens_prefill_max": {
         "label": "Proxy's tokens, prefill, maximum",
         "role": "baseline",
         "about": "the tokens with the highest attention of the proxy's prefill, in every head",
+        "spares": "the mapper",
         "cost": ["proxy"],
     },
 }

@@ -50,6 +50,7 @@ class Card:
     role: str = "baseline"
     about: str = ""
     shows: str = ""
+    spares: str = ""
     color: str | None = None
     marker: Any = None
     cost: tuple[str, ...] = ()
@@ -150,7 +151,7 @@ def _card(name: str, settings: Mapping[str, Any]) -> Card:
     card = Card(**_plain(literal), fitted="fitted_id" in settings)
     if name == root and name in known:
         return card
-    return Card(name, about=card.about, cost=card.cost, fitted=card.fitted)
+    return Card(name, about=card.about, spares=card.spares, cost=card.cost, fitted=card.fitted)
 
 
 def _absent(cards: Mapping[str, Card]) -> dict[str, Card]:

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from proxykv.config.cards import Card, MethodCards
-from proxykv.report.cells import number
+from proxykv.report import wording
 from proxykv.report.tables.columns import CELL, LOW, LOW_RETENTION
 
-ALPHA = 0.05
 LOW_WORDS = f"ρ ≤ {LOW_RETENTION}"
 FLOOR = 0.05  # an oracle below this leaves nothing to recover
 
@@ -69,14 +68,74 @@ class _Verdict:
         if self.subject not in self.methods_run:
             yield Finding("warning", f"There are no {self.name} rows: nothing to judge.")
         else:
+            yield from self._unneeded()
             yield from self._against_oracle()
             yield from self._against_controls()
             yield from self._where_controls_suffice()
             yield from self._crossed()
+            yield from self._needed()
             yield from self._against_rivals()
         yield from self._floors()
         yield from _size(self.cell)
         yield from self._gaps()
+
+    def _unneeded(self) -> Iterator[Finding]:
+        """Parts of the subject that another method does without and is not found to be worse."""
+        for method, card in self.methods.cards.items():
+            test = self._test(method, LOW) if card.spares else None
+            if test is None:
+                continue
+            better = self._retentions(method, "below")
+            outcome = wording.outcome(test)
+            if outcome == "below":
+                part = wording.capital(card.spares)
+                said = f"{part} is not needed here: {card.label} scores higher"
+                yield Finding(
+                    "bad",
+                    f"{said} without it at {LOW_WORDS}: difference, {self.name} minus "
+                    f"{card.label}, {wording.difference(test)}. {self._costs(method)}",
+                )
+            elif outcome == "tie":
+                said = f"{wording.capital(card.spares)} was not shown to be needed"
+                where = f" At ρ = {', '.join(better)} {card.label} scores higher." if better else ""
+                yield Finding(
+                    "tie",
+                    f"{said}: no difference between {self.name} and {card.label} was found at "
+                    f"{LOW_WORDS}, {wording.difference(test)}. {wording.power(test)}{where} "
+                    f"{self._costs(method)}",
+                )
+            elif better:
+                yield Finding(
+                    "warning",
+                    f"At ρ = {', '.join(better)} {card.spares} is not needed: {card.label} scores "
+                    f"higher without it. {self._costs(method)}",
+                )
+
+    def _needed(self) -> Iterator[Finding]:
+        """Parts of the subject that another method does without, and is worse."""
+        for method, card in self.methods.cards.items():
+            test = self._test(method, LOW) if card.spares else None
+            if test is not None and wording.outcome(test) == "above":
+                yield Finding(
+                    "good",
+                    f"{wording.capital(card.spares)} is needed: {self.name} beats {card.label} at "
+                    f"{LOW_WORDS}, difference {wording.difference(test)}. {self._costs(method)}",
+                )
+
+    def _costs(self, method: str) -> str:
+        """What a request of the subject and of a method takes, in target prefills."""
+        spent = self.cell["quality_cost"].drop_duplicates("method").set_index("method").prefills
+        theirs, ours = spent[method], spent[self.subject]
+        return (
+            f"By counted operations it costs {theirs:.2f} target prefills, {self.name} {ours:.2f}."
+        )
+
+    def _retentions(self, reference: str, *outcomes: str) -> list[str]:
+        """Retentions at which the subject's test against a method comes out so, as text."""
+        tests = self._tests(reference, "score")
+        tests = tests[tests.retention != LOW].drop_duplicates("retention")
+        tests = tests.sort_values("retention", key=pd.to_numeric)
+        return [str(t.retention) for _, t in tests.iterrows() if wording.outcome(t) in outcomes]
 
     def _against_oracle(self) -> Iterator[Finding]:
         if self.oracle not in self.methods_run:
@@ -91,26 +150,26 @@ class _Verdict:
             return
         ours = self.low.loc[self.subject]
         recovery = (
-            f"{self.name} recovers {_percent(ours.recovery)} of {self.oracle_name}'s score at "
-            f"{LOW_WORDS} ({_recovery_interval(ours)})"
+            f"{self.name} recovers {wording.percent(ours.recovery)} of {self.oracle_name}'s score "
+            f"at {LOW_WORDS} ({wording.recovery_interval(ours)})"
             if pd.notna(ours.recovery)
             else f"Recovery at {LOW_WORDS} is undefined ({self.oracle_name}'s mean is 0)"
         )
         outcome = {
             "tie": f"no difference found from {self.oracle_name}: a tie at this sample size. "
-            f"{_power(test)}",
+            f"{wording.power(test)}",
             "above": f"significantly above {self.oracle_name}.",
             "below": f"significantly below {self.oracle_name}.",
-        }[_outcome(test)]
+        }[wording.outcome(test)]
         yield Finding("headline", f"{recovery}: {outcome}")
         pair = f"{self.name} − {self.oracle_name}"
-        yield Finding("note", f"Paired score difference, {pair}: {_difference(test)}.")
+        yield Finding("note", f"Paired score difference, {pair}: {wording.difference(test)}.")
         kl = self._test(self.oracle, LOW, "kl")
         if kl is not None:
             yield self._by_kl(kl)
 
     def _by_kl(self, test: pd.Series) -> Finding:
-        outcome = _outcome(test)
+        outcome = wording.outcome(test)
         claim = {
             "below": f"{self.name} is closer to the full cache than {self.oracle_name}",
             "above": f"{self.name} is farther from the full cache than {self.oracle_name}",
@@ -119,7 +178,8 @@ class _Verdict:
         return Finding(
             {"below": "good", "above": "bad", "tie": "tie"}[outcome],
             f"By KL divergence {claim} at {LOW_WORDS}: {self.low.loc[self.subject].kl:.3f} against "
-            f"{self.low.loc[self.oracle].kl:.3f} nats per token, difference {_difference(test)}.",
+            f"{self.low.loc[self.oracle].kl:.3f} nats per token, difference "
+            f"{wording.difference(test)}.",
         )
 
     def _against_controls(self) -> Iterator[Finding]:
@@ -140,22 +200,19 @@ class _Verdict:
             test = self._test(control, LOW)
             if test is None:
                 continue
-            outcome = _outcome(test)
+            outcome = wording.outcome(test)
             verb = {"above": "beats", "below": "is worse than", "tie": "does not beat"}[outcome]
             tone = {"above": "good", "below": "bad", "tie": "warning"}[outcome]
-            power = f" {_power(test)}" if outcome == "tie" else ""
+            power = f" {wording.power(test)}" if outcome == "tie" else ""
             yield Finding(
                 tone,
                 f"{self.name} {verb} “{card.label}” at {LOW_WORDS}: difference "
-                f"{_difference(test)}.{power}",
+                f"{wording.difference(test)}.{power}",
             )
 
     def _where_controls_suffice(self) -> Iterator[Finding]:
         for control, card in self._of("control"):
-            tests = self._tests(control, "score")
-            tests = tests[tests.retention != LOW].drop_duplicates("retention")
-            tests = tests.sort_values("retention", key=pd.to_numeric)
-            tied = [str(t.retention) for _, t in tests.iterrows() if _outcome(t) != "above"]
+            tied = self._retentions(control, "tie", "below")
             if tied:
                 yield Finding(
                     "warning",
@@ -182,12 +239,12 @@ class _Verdict:
         verbs = {"above": "beats", "below": "is worse than", "tie": "does not differ visibly from"}
         tones = {"above": "good", "below": "bad", "tie": "tie"}
         for rival, card in self._of("rival"):
-            test = self._test(rival, LOW)
+            test = None if card.spares else self._test(rival, LOW)
             if test is None:
                 continue
-            outcome = _outcome(test)
+            outcome = wording.outcome(test)
             result = f"{self.name} {verbs[outcome]} {card.label} at {LOW_WORDS}"
-            yield Finding(tones[outcome], f"{result}: difference {_difference(test)}.")
+            yield Finding(tones[outcome], f"{result}: difference {wording.difference(test)}.")
 
     def _floors(self) -> Iterator[Finding]:
         board = self.cell["leaderboard"]
@@ -200,7 +257,7 @@ class _Verdict:
         if len(low):
             yield Finding(
                 "warning",
-                f"{self.oracle_name} is at the floor at ρ = {_numbers(low)}: recovery there "
+                f"{self.oracle_name} is at the floor at ρ = {wording.numbers(low)}: recovery there "
                 "divides by a value close to 0.",
             )
         for floor, card in self._of("floor") if len(full) and full.iloc[0] > 0 else ():
@@ -209,7 +266,7 @@ class _Verdict:
             if len(easy):
                 yield Finding(
                     "warning",
-                    f"“{card.label}” keeps 95 % of the full score at ρ = {_numbers(easy)}: "
+                    f"“{card.label}” keeps 95 % of the full score at ρ = {wording.numbers(easy)}: "
                     "these retentions do not tell methods apart.",
                 )
 
@@ -255,50 +312,3 @@ def _size(cell: dict[str, pd.DataFrame]) -> Iterator[Finding]:
         f"Sample: {contexts} contexts over {tasks} task{'s' if tasks != 1 else ''}. Contexts, not "
         f"questions, are resampled.{single}",
     )
-
-
-def _outcome(test: pd.Series) -> str:
-    """Above, below or tie: the sign of a difference that is significant."""
-    if not test.p_holm < ALPHA:
-        return "tie"
-    return "above" if test.difference > 0 else "below"
-
-
-def _difference(test: pd.Series) -> str:
-    interval = "no interval"
-    if pd.notna(test.ci_low):
-        interval = f"95 % CI {_signed(test.ci_low)} to {_signed(test.ci_high)}"
-    return (
-        f"{_signed(test.difference)} ({interval}; p {_p(test.p_holm)}; {test.n_contexts} contexts)"
-    )
-
-
-def _power(test: pd.Series) -> str:
-    if pd.isna(test.mde):
-        return "The sample is too small or too uniform to say what it could have found."
-    return (
-        f"With {test.n_contexts} contexts only a true difference of {test.mde:.3f} or more would "
-        "be found with 80 % power (before correction), so a smaller one is not excluded."
-    )
-
-
-def _p(p: float) -> str:
-    return "undefined" if pd.isna(p) else f"= {p:.3f}" if p >= 0.001 else "< 0.001"
-
-
-def _signed(value: float) -> str:
-    return number(value, sign=True)
-
-
-def _recovery_interval(summary: pd.Series) -> str:
-    if pd.isna(summary.recovery_low):
-        return "no interval"
-    return f"95 % CI {_percent(summary.recovery_low)} to {_percent(summary.recovery_high)}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _numbers(retentions: pd.Series | pd.Index) -> str:
-    return ", ".join(f"{rho:g}" for rho in sorted(retentions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,14 @@ CARDS = MethodCards(
         "x2": Card("Second crossed", "crossed", "the other's budgets", "what a split costs"),
         "noise": Card("Noise", "floor"),
     }
+)
+SPARING = replace(
+    CARDS,
+    cards={
+        **CARDS.cards,
+        "alone": Card("Local replay", "rival", spares="the proxy"),
+        "plain": Card("Plain tokens", "baseline", spares="the mapper"),
+    },
 )
 # (difference, p after Holm's correction) -> what it is called.
 SIGNIFICANT = 0.0499
@@ -87,6 +96,11 @@ def covered(method: str, missing: int = 0, truncated: int = 0) -> Line:
     return {**CELL, "method": method, "missing": missing, "truncated": truncated}
 
 
+def spent(method: str, prefills: float) -> Line:
+    """A line of `quality_cost`."""
+    return {**CELL, "method": method, "prefills": prefills}
+
+
 def say(
     *tests: Line,
     methods: MethodCards = CARDS,
@@ -103,6 +117,10 @@ def say(
         "paired": [*tests, paired("nobody")],
         "per_task": tasks or [task("one", 6), task("two", 6)],
         "coverage": coverage or [covered("ours")],
+        "quality_cost": [
+            spent("ours", 1.6),
+            *(spent(m, 3.0) for m in SPARING.cards if m != "ours"),
+        ],
     }
     # Another benchmark of the run in which everything is otherwise: it must not be read.
     frames = {
@@ -140,6 +158,43 @@ POWER = (
 
 def test_a_run_without_tests_says_so_and_how_large_it_is():
     assert say() == [NOT_COMPARED, SIZE]
+
+
+# --- what another method does without -------------------------------------------------------------
+
+COST = "By counted operations it costs 3.00 target prefills, Ours 1.60."
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "label"),
+    [("alone", "The proxy", "Local replay"), ("plain", "The mapper", "Plain tokens")],
+)
+def test_the_verdict_begins_with_what_is_not_needed(method: str, part: str, label: str):
+    def first(outcome: str, *more: Line) -> tuple[str, str]:
+        return say(paired(method, outcome), *more, paired("best"), methods=SPARING)[0]
+
+    assert first("below") == (
+        "bad",
+        f"{part} is not needed here: {label} scores higher without it at ρ ≤ 0.3: difference, Ours "
+        f"minus {label}, {INTERVALS['below']}. {COST}",
+    )
+    unknown = (
+        f"{part} was not shown to be needed: no difference between Ours and {label} was found at "
+        f"ρ ≤ 0.3, {INTERVALS['tie']}. {POWER}"
+    )
+    assert first("tie") == ("tie", f"{unknown} {COST}")
+    higher = paired(method, "below", retention="0.3")
+    assert first("tie", higher) == ("tie", f"{unknown} At ρ = 0.3 {label} scores higher. {COST}")
+    some = f"At ρ = 0.3 {part.lower()} is not needed: {label} scores higher without it. {COST}"
+    assert first("above", higher) == ("warning", some)
+
+
+def test_what_is_needed_stands_after_the_headline():
+    found = say(paired("alone"), paired("best"), methods=SPARING)
+    assert found[0][0] == "headline"
+    beaten = f"Ours beats Local replay at ρ ≤ 0.3, difference {INTERVALS['above']}. {COST}"
+    assert ("good", f"The proxy is needed: {beaten}") in found
+    assert sum("Local replay" in text for _, text in found) == 1
 
 
 # --- the oracle -----------------------------------------------------------------------------------

@@ -1,0 +1,70 @@
+"""How the verdict words the result of a test."""
+
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
+from __future__ import annotations
+
+import pandas as pd
+
+from proxykv.report.cells import number
+
+ALPHA = 0.05
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def outcome(test: pd.Series) -> str:
+    """Above, below or tie: the sign of a difference that is significant."""
+    if not test.p_holm < ALPHA:
+        return "tie"
+    return "above" if test.difference > 0 else "below"
+
+
+def difference(test: pd.Series) -> str:
+    """A test's difference with interval, p and number of contexts."""
+    interval = "no interval"
+    if pd.notna(test.ci_low):
+        interval = f"95 % CI {signed(test.ci_low)} to {signed(test.ci_high)}"
+    return (
+        f"{signed(test.difference)} ({interval}; p {_p(test.p_holm)}; {test.n_contexts} contexts)"
+    )
+
+
+def power(test: pd.Series) -> str:
+    """What a test that found nothing could have found."""
+    if pd.isna(test.mde):
+        return "The sample is too small or too uniform to say what it could have found."
+    return (
+        f"With {test.n_contexts} contexts only a true difference of {test.mde:.3f} or more would "
+        "be found with 80 % power (before correction), so a smaller one is not excluded."
+    )
+
+
+def _p(p: float) -> str:
+    return "undefined" if pd.isna(p) else f"= {p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def signed(value: float) -> str:
+    """A number with its sign."""
+    return number(value, sign=True)
+
+
+def recovery_interval(summary: pd.Series) -> str:
+    """The interval of a recovery."""
+    if pd.isna(summary.recovery_low):
+        return "no interval"
+    return f"95 % CI {percent(summary.recovery_low)} to {percent(summary.recovery_high)}"
+
+
+def percent(share: float) -> str:
+    """A share in percent."""
+    return f"{100 * share:.1f} %"
+
+
+def numbers(retentions: pd.Series | pd.Index) -> str:
+    """Retentions in order."""
+    return ", ".join(f"{rho:g}" for rho in sorted(retentions))
