@@ -12,7 +12,9 @@ from proxykv.cli.arguments import Add
 from proxykv.config import catalog
 from proxykv.config.cards import methods_table
 from proxykv.config.check import card_problems
-from proxykv.config.cost.estimate import estimate, table, total
+from proxykv.config.cost.estimate import device_of, estimate, table, total
+from proxykv.config.cost.operations import Operations
+from proxykv.config.cost.requests import requests_table
 from proxykv.config.run import Run
 from proxykv.runtime.errors import ConfigError
 
@@ -54,6 +56,9 @@ def _check(options: argparse.Namespace) -> None:
         total(parts),
         sep="\n",
     )
+    for family in run.families:
+        longest, device = run.family(family)["max_context"], device_of(run, family, "generate")
+        print(*requests_table(Operations.of(run, family), family, longest, device), sep="\n")
 
 
 def _yaml(path: Path) -> Any:

@@ -15,6 +15,7 @@ from proxykv.config import catalog
 from proxykv.config.benchmarks import tasks
 from proxykv.config.cost.estimate import estimate, total
 from proxykv.config.cost.operations import Operations
+from proxykv.config.cost.requests import LENGTHS, SIGNALS, request
 from proxykv.config.cost.speed import CPU, GPU, ModelCost
 from proxykv.config.run import Run
 
@@ -206,10 +207,41 @@ def test_settings_of_training_change_the_hours_of_fitting() -> None:
 def test_check_and_dry_runs_print_hours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = yaml.safe_load((catalog.ROOT / "config.yaml").read_text("utf-8"))
     assert main(["check", str(catalog.ROOT / "config.yaml")]) == 0
-    first, *parts, last = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out.splitlines()
+    end = next(i for i, line in enumerate(printed) if line.startswith("the whole run"))
+    first, *parts, last = printed[: end + 1]
     assert "4 jobs" in first
     assert [part.split()[:2] for part in parts] == [
         ["tiny", "extract"], ["tiny", "fit"], ["tiny", "generate"]
     ]  # fmt: skip
     assert last == total(estimate(Run(config)))
     assert Checkout(tmp_path, config).snakemake("-n").splitlines()[-1] == last
+
+
+def test_a_request_with_each_signal() -> None:
+    cost = Operations.of(run(), "llama-3")
+    short, long = 4096, 131072
+    kvzip, local, windowed, prefill = (
+        [request(cost, signal, n, GPU) for n in (short, long)] for signal in SIGNALS
+    )
+    # Cheaper signals are cheaper, the more the longer the context.
+    for n in (0, 1):
+        assert kvzip[n].proxy > local[n].proxy > windowed[n].proxy > prefill[n].proxy
+        assert kvzip[n].kvzip > kvzip[n].kvzip_local
+    assert windowed[1].sequential < windowed[0].sequential
+    # Windows and mapper are linear in the context.
+    assert windowed[1].proxy == pytest.approx(32 * windowed[0].proxy, rel=0.05)
+    assert windowed[1].mapper == pytest.approx(32 * windowed[0].mapper)
+    for one in (*kvzip, *windowed):
+        assert one.sequential == pytest.approx(1 + (one.proxy + one.mapper) / one.prefill)
+        # A proxy that is larger than the room for it makes the target wait.
+        assert (one.parallel > 1) == (one.room < 1)
+
+
+def test_check_prints_a_request_for_each_family_length_and_signal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["check", str(catalog.ROOT / "config" / "paper.yaml")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("computed for: A100") == 3
+    assert sum(" windowed " in line for line in printed.splitlines()) == 3 * len(LENGTHS)

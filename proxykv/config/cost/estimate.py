@@ -11,10 +11,10 @@ from itertools import groupby
 
 from proxykv.config.benchmarks import Task, tasks
 from proxykv.config.catalog import Method
-from proxykv.config.cost.operations import mapper_flops
-from proxykv.config.cost.speed import CPU, GPU, Device, ModelCost
+from proxykv.config.cost.operations import Operations
+from proxykv.config.cost.speed import CPU, GPU, Device
 from proxykv.config.jobs import Dataset
-from proxykv.config.run import ROLES, Run
+from proxykv.config.run import Run
 from proxykv.config.settings import CPU_ROWS
 from proxykv.config.settings.signals import CHUNK, Signal
 from proxykv.config.settings.training import TrainingSettings
@@ -29,8 +29,6 @@ REFERENCE_SHARE = 1 / 4
 """Length of a reference; that of an answer is what it may be at most (the slowest row decides)."""
 STEP_SECONDS = 0.03
 """What a training step takes besides the mapper's own operations: losses, ranks, the optimizer."""
-MAPPER_USED = 0.1
-"""Share of the peak in float32 that the mapper's small matrices reach."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,8 @@ class _Family:
 
     def __init__(self, run: Run, name: str) -> None:
         self.run, self.name = run, name
-        family = run.family(name)
-        self.target, self.proxy = (
-            ModelCost(run.model_shape(name, role), family[role]["dtype"]) for role in ROLES
-        )
+        self.cost = Operations.of(run, name)
+        self.target, self.proxy = self.cost.target, self.cost.proxy
         self.mappers = len(self._that("mapper"))
         self.signals = {
             Signal.of({**run.training, **method.params}) for method in self._that("proxy")
@@ -103,7 +99,7 @@ class _Family:
             yield self._generate(benchmark, jobs, data)
 
     def _scores(self) -> CostShare:
-        device = self._device("extract")
+        device = device_of(self.run, self.name, "extract")
         contexts = [c for d in self.run.datasets(self.name, "train") for c in _contexts(d)]
         signals = (Signal(), *self.run.stored_signals)
         jobs = self.run.config["score_shards"] * len(signals)
@@ -115,7 +111,7 @@ class _Family:
         return self._part("extract", "", jobs, contexts, seconds)
 
     def _fit(self) -> CostShare:
-        device = self._device("fit")
+        device = device_of(self.run, self.name, "fit")
         fitted = [self.run.methods[fitted_id] for fitted_id in self.run.fitted_here]
         lengths = [c for d in self.run.datasets(self.name, "train") for c in _contexts(d)]
         mean = sum(c * n for c, n in lengths) / max(1, sum(c for c, _ in lengths))
@@ -129,11 +125,11 @@ class _Family:
             if method in mappers:
                 # Forward and backward: three times the forward.
                 tokens = 3 * how["batch"] * window + evaluated
-                seconds += how["steps"] * self._mapping(tokens, device)
+                seconds += how["steps"] * self.cost.mapping(tokens, device)
         return self._part("fit", "", len(fitted), [], seconds)
 
     def _generate(self, benchmark: str, jobs: int, data: Sequence[Dataset]) -> CostShare:
-        device = self._device("generate")
+        device = device_of(self.run, self.name, "generate")
         seconds = jobs * self._start(bool(self.signals))
         for dataset in data:
             for count, n in _contexts(dataset):
@@ -145,7 +141,7 @@ class _Family:
     def _context(self, n: float, questions: int, answer: int, device: Device) -> float:
         """Seconds of a context: prefill, scoring, and its questions with all kept sets."""
         prefill = self.target.prefill(n, device)
-        scoring = self.prefills * prefill + self._mapping(self.mappers * n, device)
+        scoring = self.prefills * prefill + self.cost.mapping(self.mappers * n, device)
         for cost, local in (("target_replay", False), ("target_local_replay", True)):
             for method in self._passes(cost):
                 chunk = method.params.get("chunk", CHUNK)
@@ -171,18 +167,9 @@ class _Family:
         shared = sum(prefills) * self.proxy.prefill(n, device)
         return shared + sum(self.proxy.signal(s, n, device) for s in signals)
 
-    def _mapping(self, tokens: float, device: Device) -> float:
-        """Seconds that a mapper takes."""
-        per_token = mapper_flops(self.target, self.proxy)
-        return tokens * per_token / (device.flops[4] * MAPPER_USED)
-
     def _start(self, with_proxy: bool) -> float:
         weights = self.target.weights + with_proxy * self.proxy.weights
         return START_SECONDS + weights / LOAD_BANDWIDTH
-
-    def _device(self, step: str) -> Device:
-        resources = self.run.resources(self.name, step)
-        return GPU if resources["gpu"] else CPU.times(resources["threads"])
 
     def _part(
         self,
@@ -196,6 +183,18 @@ class _Family:
         count = round(sum(count for count, _ in contexts))
         hours = seconds / 3600 * max(1, gpus)
         return CostShare(self.name, step, benchmark, jobs, count, hours, gpus)
+
+
+def device_of(run: Run, family: str, step: str) -> Device:
+    """The device that a step of a family asks for, as the cost model knows it.
+
+    Args:
+        run: the run.
+        family: one of its families.
+        step: `extract`, `fit` or `generate`.
+    """
+    asked = run.resources(family, step)
+    return GPU if asked["gpu"] else CPU.times(asked["threads"])
 
 
 def estimate(run: Run) -> list[CostShare]:

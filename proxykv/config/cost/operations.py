@@ -10,10 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from proxykv.config.catalog import Method
-from proxykv.config.cost.speed import ModelCost
+from proxykv.config.cost.speed import Device, ModelCost
 from proxykv.config.run import ROLES, Run
 from proxykv.config.settings.signals import CHUNK, Signal
 from proxykv.config.settings.training import MapperSettings
+
+MAPPER_USED = 0.1
+"""Share of the peak in float32 that the mapper's small matrices reach."""
 
 
 def mapper_flops(target: ModelCost, proxy: ModelCost) -> float:
@@ -53,6 +56,15 @@ class Operations:
             n: tokens of the context.
         """
         return self.target.prefill_flops(n) + self._scoring(method, n)
+
+    def mapping(self, tokens: float, device: Device) -> float:
+        """Seconds that a mapper takes.
+
+        Args:
+            tokens: that it maps.
+            device: where it runs, in float32.
+        """
+        return tokens * mapper_flops(self.target, self.proxy) / (device.flops[4] * MAPPER_USED)
 
     def _scoring(self, method: Method, n: int) -> float:
         """What a method's card names, and what the methods that it combines run."""
