@@ -20,6 +20,8 @@ from proxykv.runtime.errors import ConfigError
 FILE = "methods.json"
 MAIN = "main"
 """Name of the comparisons by role, which a config need not list."""
+PREMISE = "premise"
+"""Name of the comparisons (own mask, proxy's mask) that test the paper's premise."""
 COMPARED = ("oracle", "rival", "control", "crossed")
 """Roles that the subject is compared with, in the order of the tables."""
 SINGLE = ("reference", "oracle", "subject")

@@ -68,6 +68,7 @@ class _Verdict:
         if self.subject not in self.methods_run:
             yield Finding("warning", f"There are no {self.name} rows: nothing to judge.")
         else:
+            yield from self._premise()
             yield from self._unneeded()
             yield from self._against_oracle()
             yield from self._against_controls()
@@ -78,6 +79,12 @@ class _Verdict:
         yield from self._floors()
         yield from _size(self.cell)
         yield from self._gaps()
+
+    def _premise(self) -> Iterator[Finding]:
+        """Whether the proxy's mask is as good as the target's own, at each length."""
+        for _, line in self.cell["premise"].iterrows():
+            own, theirs = (self.methods.card(m).label for m in (line.method, line.reference))
+            yield Finding(*wording.premise(line, own, theirs))
 
     def _unneeded(self) -> Iterator[Finding]:
         """Parts of the subject that another method does without and is not found to be worse."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import pandas as pd
 
 from proxykv.report.cells import number
+from proxykv.report.tables.columns import LOW_RETENTION
+from proxykv.report.tables.premise import MARGIN
 
 ALPHA = 0.05
 
@@ -58,6 +60,35 @@ def recovery_interval(summary: pd.Series) -> str:
     if pd.isna(summary.recovery_low):
         return "no interval"
     return f"95 % CI {percent(summary.recovery_low)} to {percent(summary.recovery_high)}"
+
+
+def premise(test: pd.Series, own: str, proxy: str) -> tuple[str, str]:
+    """Tone and sentence of a line of the table `premise`.
+
+    Args:
+        test: the line.
+        own: name of the method that gives the target's own mask.
+        proxy: name of the method that gives the proxy's.
+    """
+    interval = (
+        f"95 % CI {number(test.ci_low, 1, sign=True)} to {number(test.ci_high, 1, sign=True)}; "
+        f"{test.n_contexts} contexts"
+    )
+    where = f"at about {test.tokens:,} tokens and ρ ≤ {LOW_RETENTION}"
+    gap = (
+        f"{own} scores {number(test.points, 1, sign=True)} points ({interval}) against {proxy} "
+        f"{where}"
+    )
+    more = (
+        "no number of contexts would decide at this mean"
+        if pd.isna(test.n_needed)
+        else f"about {test.n_needed:,.0f} contexts would decide at this mean and spread"
+    )
+    return {
+        "falsified": ("bad", f"The premise is falsified: {gap}, more than {MARGIN:g}."),
+        "upheld": ("good", f"The premise is upheld: {gap}, less than {MARGIN:g}."),
+        "undecided": ("tie", f"The premise is undecided: {gap}; {more}."),
+    }[test.outcome]
 
 
 def percent(share: float) -> str:

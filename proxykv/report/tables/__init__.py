@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from proxykv.report.tables.comparisons import paired
 from proxykv.report.tables.coverage import coverage
+from proxykv.report.tables.premise import premise
 from proxykv.report.tables.rows import read_rows
 from proxykv.report.tables.scores import costs, leaderboard, per_task, quality_cost, summary
 
@@ -20,6 +21,7 @@ __all__ = [
     "leaderboard",
     "paired",
     "per_task",
+    "premise",
     "quality_cost",
     "read_rows",
     "summary",
@@ -31,6 +33,7 @@ TABLES = {
     "summary": summary,
     "quality_cost": quality_cost,
     "paired": paired,
+    "premise": premise,
     "coverage": coverage,
 }
 """Those that a run writes, by their names."""

@@ -1,0 +1,108 @@
+"""The table that tests the paper's premise: is the proxy's mask as good as the target's own?
+
+The premise fails if the own mask scores `MARGIN` points more, and holds if it does not. A
+confidence interval decides; one that contains the margin leaves the question open.
+"""
+
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from proxykv.config.cards import PREMISE, MethodCards
+from proxykv.report.stats import detectable_effect, mean_ci
+from proxykv.report.tables.columns import CELL, LOW_RETENTION, UNIT
+from proxykv.report.tables.means import context_means, strata
+
+MARGIN = 3.0
+"""Points of score (of 100) by which the masks may differ."""
+APART = 1.2
+"""Contexts whose lengths differ by more than this factor are judged apart."""
+
+COLUMNS = [
+    *CELL,
+    "method",
+    "reference",
+    "tokens",
+    "points",
+    "ci_low",
+    "ci_high",
+    "mde",
+    "n_contexts",
+    "n_needed",
+    "outcome",
+]
+
+
+def premise(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
+    """Points that the own mask scores more than the proxy's, at the low retentions, per length.
+
+    One line per pair of the config's comparisons `premise` (own mask, proxy's mask), family,
+    benchmark and length. `outcome` is "falsified" (the interval is above the margin), "upheld"
+    (below it) or "undecided"; then `n_needed` contexts with the same mean and spread would decide.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods, with the comparisons.
+    """
+    pairs = methods.comparisons.get(PREMISE, ())
+    if not pairs:
+        return pd.DataFrame(columns=COLUMNS)
+    means = context_means(rows, methods)
+    low = means[means.retention <= LOW_RETENTION].merge(_lengths(rows), on=[*CELL, *UNIT])
+    records = []
+    for method, reference in pairs:
+        for key, group in low.groupby([*CELL, "tokens"]):
+            points = group.pivot_table(index=UNIT, columns="method", values="score")
+            if {method, reference} <= set(points):
+                gap = 100 * (points[method] - points[reference]).dropna()
+                head = dict(zip([*CELL, "tokens"], key, strict=True))
+                names = {"method": method, "reference": reference}
+                records.append({**head, **names, **judged(gap.rename("gap").reset_index())})
+    return pd.DataFrame(records, columns=COLUMNS)
+
+
+def judged(gaps: pd.DataFrame) -> dict[str, float | str]:
+    """The outcome for one length.
+
+    Args:
+        gaps: points of difference `gap` of each context, with its task.
+    """
+    groups = strata(gaps.sort_values(UNIT), "gap")
+    points, low, high = mean_ci(groups)
+    outcome = "falsified" if low > MARGIN else "upheld" if high < MARGIN else "undecided"
+    return {
+        "points": points,
+        "ci_low": low,
+        "ci_high": high,
+        "mde": detectable_effect(groups),
+        "n_contexts": len(gaps),
+        "n_needed": _needed(points, low, high, len(gaps)) if outcome == "undecided" else np.nan,
+        "outcome": outcome,
+    }
+
+
+def _needed(points: float, low: float, high: float, n: int) -> float:
+    """Contexts at which an interval around the same mean would leave the margin out."""
+    distance = abs(points - MARGIN)
+    half = (high - low) / 2
+    if np.isnan(half) or not distance:
+        return np.nan
+    return float(math.floor(n * (half / distance) ** 2) + 1)
+
+
+def _lengths(rows: pd.DataFrame) -> pd.DataFrame:
+    """The length class of each context: the median of lengths that are close to each other."""
+    contexts = rows.drop_duplicates([*CELL, *UNIT])[[*CELL, *UNIT, "context_tokens"]]
+    contexts = contexts.sort_values([*CELL, "context_tokens"])
+    by_cell = contexts.groupby(CELL).context_tokens
+    step = contexts.context_tokens > APART * by_cell.shift()
+    contexts["class"] = step.groupby([contexts[c] for c in CELL]).cumsum()
+    median = contexts.groupby([*CELL, "class"]).context_tokens.transform("median")
+    return contexts.assign(tokens=median.round().astype(int))[[*CELL, *UNIT, "tokens"]]
