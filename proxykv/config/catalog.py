@@ -94,7 +94,7 @@ def settings(method_id: str) -> Mapping[str, Any] | None:
         return None
     if adapter := known.get(package + colon):
         return {**adapter, "params": {"name": name}}
-    return {"base": method_id, "scope": "head"}
+    return {"base": method_id, "scope": "head", "donor": True}
 
 
 def entries(methods: Iterable[str | Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
@@ -137,6 +137,7 @@ class Method:
         fitted_id: the method whose fitted folder it loads; None if it needs none.
         uses: the methods whose scores it combines.
         inputs: whether it is fitted on the inputs of the target's layers, too.
+        donor: whether its scores may depend on another context of the task.
         corpus: the parts of the corpus that it is fitted on; all where empty.
         lengths: the context lengths that it is fitted on; all where empty.
         fitted: folder where it is fitted already, with `{family}` for the family's name.
@@ -149,6 +150,7 @@ class Method:
     fitted_id: str | None
     uses: tuple[str, ...]
     inputs: bool = False
+    donor: bool = False
     corpus: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
     fitted: str | None = None
@@ -165,6 +167,7 @@ def methods_of(listed: Sequence[str | Mapping[str, Any]]) -> Mapping[str, Method
             fitted_id=known.get("fitted_id"),
             uses=tuple(known["params"][parameter] for parameter in known.get("uses", ())),
             inputs=known.get("inputs", False),
+            donor=known.get("donor", False),
             corpus=tuple(known.get("corpus", ())),
             lengths=tuple(known.get("lengths", ())),
             fitted=known.get("fitted"),

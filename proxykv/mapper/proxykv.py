@@ -26,6 +26,7 @@ VARIANTS = {
         "scope": "global",
         "fitted_id": "proxykv",
         "params": {"shuffled": True},
+        "donor": True,
     },
 }
 CARDS = {

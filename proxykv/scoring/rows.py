@@ -63,11 +63,13 @@ def key_of(row: Mapping[str, Any]) -> Key:
     return row["context_id"], row["prompt_hash"], row["method_digest"], row["retention"]
 
 
-def prompt_hash(example: Example, question: Question) -> str:
-    """Digest of all that decides an answer's text and its likelihoods, but for the model.
+def prompt_hash(example: Example, question: Question, donor: str | None = None) -> str:
+    """Digest of all texts that decide an answer and its likelihoods.
 
     Args:
         example: the context.
         question: one of its questions.
+        donor: the other context, of a control that reads one.
     """
-    return digest([example.context, example.chat, asdict(question)])
+    others = [] if donor is None else [donor]
+    return digest([example.context, example.chat, asdict(question), *others])

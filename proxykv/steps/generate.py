@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from proxykv.benchmarks.examples import Example, read_jsonl
+from proxykv.benchmarks.examples import Example, Question, read_jsonl
 from proxykv.config import paths
 from proxykv.config.catalog import Method
 from proxykv.config.cost.operations import Operations
@@ -112,12 +112,22 @@ class Generator:
 
     def _missing(self, example: Example, done: set[Key]) -> list[tuple[Method, float]]:
         """(method, retention) pairs of which some question has no row yet."""
-        prompts = [prompt_hash(example, question) for question in example.questions]
         return [
             (method, retention)
             for method, retention in self.run.grid
-            if any((example.id, p, self.digests[method.id], retention) not in done for p in prompts)
+            if any(
+                self._key(example, question, method, retention) not in done
+                for question in example.questions
+            )
         ]
+
+    def _key(self, example: Example, question: Question, method: Method, retention: float) -> Key:
+        prompt = self._prompt_hash(example, question, method)
+        return example.id, prompt, self.digests[method.id], retention
+
+    def _prompt_hash(self, example: Example, question: Question, method: Method) -> str:
+        other = self._another(example) if method.donor else None
+        return prompt_hash(example, question, other.context if other else None)
 
     def _rows(self, example: Example, grid: list[tuple[Method, float]]) -> Iterator[dict[str, Any]]:
         model = self.target if example.chat else self.target.without_template()
@@ -140,7 +150,7 @@ class Generator:
                     **self._about(pruning, work.prefill),
                     **outcome(model, question, questions[index], one),
                     "truncated": bool(example.meta.get("truncated", False)),
-                    "prompt_hash": prompt_hash(example, question),
+                    "prompt_hash": self._prompt_hash(example, question, pruning.method),
                     **self._provenance,
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
@@ -228,7 +238,7 @@ class Generator:
     def _export(self) -> Path:
         """The run's rows of the journal, in the order of examples, methods and retentions."""
         order = [
-            (example.id, prompt_hash(example, question), self.digests[method.id], retention)
+            self._key(example, question, method, retention)
             for example in self.job.part(self.examples)
             for question in example.questions
             for method, retention in self.run.grid

@@ -22,6 +22,7 @@ from proxykv.model.loading import load_model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Scores
 from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.journal import Journal
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.rows import tokenized
 from proxykv.steps.generate import generate
@@ -237,6 +238,39 @@ def test_a_control_has_another_context_even_in_a_task_of_one(
     expected = [examples[2]] if contexts == 1 else [examples[1], examples[0]]
     tokenizer = load_model(MODELS / "tiny" / "target").tokenizer
     assert DonorRecorder.donors == [tokenizer.encode(e.context) for e in expected]
+
+
+@pytest.mark.parametrize("reordered", [True, False])
+def test_rows_of_a_control_depend_on_the_other_context(
+    reordered: bool, examples: list[Example], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two contexts in another order keep their donors; a third one changes one of them."""
+    monkeypatch.chdir(trained)
+    first, second, third = examples[:3]
+    dataset = {"benchmark": "tiny", "tasks": ["single"], "contexts": 3, "lengths": [256]}
+    run = Run(
+        {
+            "run": f"donor-rows-{reordered}",
+            "families": ["tiny"],
+            "retentions": [0.3, 1.0],
+            "methods": ["full", "kvzip", "proxykv", "proxykv_shuffled"],
+            "benchmarks": [dataset],
+            "corpus": [dataset],
+            "training": {"val_contexts": 1},
+        }
+    )
+    run.dir.mkdir(parents=True)
+    (run.dir / "mappers").symlink_to(trained / "results" / "tiny" / "mappers")
+    (job,) = run.jobs()
+    write_jsonl(job.dataset.path, [first, second])
+    generate(run, job)
+    before = len(list(Journal(job.journal).read()))
+    write_jsonl(job.dataset.path, [second, first] if reordered else [first, second, third])
+    generate(run, job)
+    rows = list(Journal(job.journal).read())[before:]
+    made = {(row["context_id"], row["method"]) for row in rows}
+    new = {(third.id, m) for m in run.methods}
+    assert made == (set() if reordered else {*new, (first.id, "proxykv_shuffled")})
 
 
 def test_too_little_memory_loses_no_finished_context(
