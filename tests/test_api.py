@@ -116,7 +116,7 @@ def test_rivals_prune_as_they_score(trained: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rival", "says"),
+    ("rival", "message"),
     [
         ("nope", "'nope' is no method that prunes"),
         ("full", "'full' is no method that prunes"),
@@ -206,7 +206,7 @@ def test_swapped_models_are_refused(copies: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("roles", "says"),
+    ("roles", "message"),
     [(["proxy"], "different vocabularies"), (["target", "proxy"], "fitted for target_tokenizer")],
 )
 def test_another_vocabulary_is_refused(copies: Path, roles: list[str], message: str) -> None:
@@ -218,7 +218,7 @@ def test_another_vocabulary_is_refused(copies: Path, roles: list[str], message: 
 
 
 @pytest.mark.parametrize(
-    ("part", "says"), [("target", "no safetensors"), ("mapper", "nothing fitted")]
+    ("part", "message"), [("target", "no safetensors"), ("mapper", "nothing fitted")]
 )
 def test_a_missing_folder_is_named(copies: Path, part: str, message: str) -> None:
     shutil.rmtree(copies / part)

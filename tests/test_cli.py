@@ -16,7 +16,7 @@ from proxykv.config.run import Run
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["check", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["check", "bad.yaml"], "bad.yaml: not YAML"),

@@ -1,7 +1,7 @@
-"""The command line: one subcommand per step of the workflow, and what people call by hand.
+"""The command line: one subcommand for each step of the workflow, and commands for users.
 
 Commands import what they need when they run: planning, tables and reports never load torch.
-Imports every folder but `pretrain`.
+Imports every folder except `pretrain`.
 """
 
 from __future__ import annotations

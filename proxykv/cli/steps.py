@@ -15,7 +15,8 @@ def add_commands(add: Add) -> None:
     for step, arguments in STEPS.items():
         command = add(step)
         for argument in arguments:
-            command.add_argument(argument, choices=ROLES if argument == "role" else None)
+            choices = ROLES if argument == "role" else None
+            command.add_argument(argument, choices=choices, help=ARGUMENTS[argument])
         add_config(command)
         if step in WITH_HARDWARE:
             add_hardware(command)
@@ -33,7 +34,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    """make the dataset of a task (path: its file in the cache)"""
+    """make the dataset of a task"""
     from proxykv.steps.prepare import prepare
 
     run = Run.read(options.config)
@@ -142,6 +143,19 @@ def _report(options: argparse.Namespace) -> None:
 
     report(Run.read(options.config, made=True))
 
+
+ARGUMENTS = {
+    "family": "a model pair of the run",
+    "role": "`target` or `proxy`",
+    "path": "the dataset's file in the cache",
+    "shard": "number of a part of the corpus, from 1",
+    "signal": "name of a signal that a method of the run reads",
+    "method": "id of a method that is fitted",
+    "benchmark": "a benchmark of the run",
+    "task": "a task of the benchmark, or a shard of one",
+    "scan": "name of a scan under `efficiency`",
+}
+"""What the arguments of the steps mean."""
 
 STEPS: dict[Command, Sequence[str]] = {
     _convert: ("family", "role"),

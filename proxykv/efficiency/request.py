@@ -22,7 +22,7 @@ from proxykv.scoring.timeline import Span
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestInputs:
     """What a request reads and writes.
 
     Attributes:
@@ -38,13 +38,13 @@ class Asked:
     new_tokens: int
 
 
-def measured(pair: MeasuredPair, case: Case, asked: Asked, watch: bool) -> dict[str, Any]:
+def measured(pair: MeasuredPair, case: Case, inputs: RequestInputs, watch: bool) -> dict[str, Any]:
     """Run a request; return its entries of a row.
 
     Args:
         pair: the models.
         case: what kind of request it is.
-        asked: what it reads and writes.
+        inputs: what it reads and writes.
         watch: whether memory is sampled, which may slow the request down.
 
     Returns:
@@ -54,9 +54,9 @@ def measured(pair: MeasuredPair, case: Case, asked: Asked, watch: bool) -> dict[
     free_unused(devices)
     try:
         if not watch:
-            return {"status": "ok", **timed(pair, case, asked), **_memory(None, pair, case)}
+            return {"status": "ok", **timed(pair, case, inputs), **_memory(None, pair, case)}
         with watched(devices) as course:
-            times = timed(pair, case, asked)
+            times = timed(pair, case, inputs)
         return {"status": "ok", **times, **_memory(course, pair, case)}
     except (RuntimeError, MemoryError) as error:  # an accelerator's, a thread's, the CPU's
         if not out_of_memory(error):
@@ -76,7 +76,7 @@ TIMES = ("cache_seconds", "first_token_seconds", "decode_seconds", "request_seco
 
 
 @torch.inference_mode()
-def timed(pair: MeasuredPair, case: Case, asked: Asked) -> dict[str, Any]:
+def timed(pair: MeasuredPair, case: Case, inputs: RequestInputs) -> dict[str, Any]:
     """Run a request.
 
     Contexts are read one after the other; all pruned caches stay, then each is asked.
@@ -91,24 +91,24 @@ def timed(pair: MeasuredPair, case: Case, asked: Asked) -> dict[str, Any]:
     start = clock(device)
     spans: list[Span] = []
     caches: list[SlottedCache] = []
-    for ids in asked.contexts:
-        work = engine.read(target, ids, [case.method], donor=asked.donor)
+    for ids in inputs.contexts:
+        work = engine.read(target, ids, [case.method], donor=inputs.donor)
         caches.append(_cache(work, case))
         spans += _since(work, start)
         del work  # with it goes the full cache
     cached = clock(device) - start
-    lengths = [len(ids) for ids in asked.contexts]
-    first = _answering(pair, caches[:1], lengths, asked, 1)
+    lengths = [len(ids) for ids in inputs.contexts]
+    first = _answering(pair, caches[:1], lengths, inputs, 1)
     if device.type != "cpu":
-        _answering(pair, caches, lengths, asked, asked.new_tokens)  # captures what decodes
-    whole = _answering(pair, caches, lengths, asked, asked.new_tokens)
+        _answering(pair, caches, lengths, inputs, inputs.new_tokens)  # captures what decodes
+    all_answers = _answering(pair, caches, lengths, inputs, inputs.new_tokens)
     engine.proxy.forget()
     return {
         "spans": [asdict(span) for span in sorted(spans, key=lambda span: span.start)],
         "cache_seconds": cached,
         "first_token_seconds": cached + first,
-        "decode_seconds": max(0.0, whole / len(caches) - first) / (asked.new_tokens - 1),
-        "request_seconds": cached + whole,
+        "decode_seconds": max(0.0, all_answers / len(caches) - first) / (inputs.new_tokens - 1),
+        "request_seconds": cached + all_answers,
         "kv_bytes": sum(_kept_bytes(cache) for cache in caches),
     }
 
@@ -117,8 +117,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error, or the one that a side of a request failed with, is of lacking memory."""
     if isinstance(error, SideError) and error.__cause__:
         error = error.__cause__
-    told = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return told or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return typed or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
 def _cache(work: ContextAtWork, case: Case) -> SlottedCache:
@@ -142,13 +142,13 @@ def _answering(
     pair: MeasuredPair,
     caches: Sequence[SlottedCache],
     lengths: Sequence[int],
-    asked: Asked,
+    inputs: RequestInputs,
     new_tokens: int,
 ) -> float:
     """Seconds in which the question is answered from each of the caches."""
     start = clock(pair.target.device)
     for cache, length in zip(caches, lengths, strict=False):
-        answer_from(pair.target, cache, length, asked.question, new_tokens)
+        answer_from(pair.target, cache, length, inputs.question, new_tokens)
     return clock(pair.target.device) - start
 
 

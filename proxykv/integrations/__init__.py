@@ -1,4 +1,4 @@
-"""Doors to other places: lm-eval, and mappers on the model hub.
+"""Connections to other projects: lm-eval, and the model hub for mappers.
 
 Imports every folder that a pruned context needs; only the command line imports this one.
 """

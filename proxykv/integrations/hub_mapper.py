@@ -101,7 +101,7 @@ def pull(repository: str, revision: str, folder: Path) -> Path:
         repository: organisation/name on the hub.
         revision: a commit.
         folder: to make. A transfer that breaks off leaves `<folder>.partial`, where the next call
-            goes on.
+            continues.
 
     Returns:
         The folder of the mapper.

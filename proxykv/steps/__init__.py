@@ -1,4 +1,4 @@
 """One module for each rule of the workflow.
 
-Imports every folder but `integrations` and `pretrain`; finds `baselines` by their names.
+Imports every folder except `integrations` and `pretrain`; finds `baselines` by their names.
 """

@@ -20,7 +20,7 @@ from proxykv.config.keys.model_files import SCORING
 from proxykv.config.run import ROLES, Run
 from proxykv.efficiency.inputs import Inputs
 from proxykv.efficiency.pair import MeasuredPair, random_pair, trained_pair
-from proxykv.efficiency.request import Asked, measured
+from proxykv.efficiency.request import RequestInputs, measured
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.journal import Journal
@@ -105,7 +105,9 @@ class _Measuring:
         scan = self.job.scan
         *contexts, donor = self.inputs.contexts(case.tokens, case.batch + 1)
         question = self.inputs.question(scan.question_tokens)
-        return measured(self.pair, case, Asked(contexts, donor, question, scan.new_tokens), watch)
+        return measured(
+            self.pair, case, RequestInputs(contexts, donor, question, scan.new_tokens), watch
+        )
 
     def _row(self, case: Case, repeat: int, found: Mapping[str, Any]) -> dict[str, Any]:
         scan = self.job.scan

@@ -145,7 +145,8 @@ def test_large_files_are_read_once(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("config.json", "no config.json"), ("model.safetensors", "no safetensors")]
+    ("name", "message"),
+    [("config.json", "no config.json"), ("model.safetensors", "no safetensors")],
 )
 def test_a_missing_file_is_named(folder: Path, name: str, message: str) -> None:
     (folder / name).unlink()

@@ -161,7 +161,7 @@ COMMIT = "0" * 40
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "message"),
     [
         (records_of(hub="a/b", revision=COMMIT), None),
         (records_of(hub="a/b", revision="main"), "revision 'main' is not a commit"),

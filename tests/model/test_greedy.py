@@ -100,9 +100,9 @@ def test_rows_may_end_at_different_times(model: Model) -> None:
         question(2, 9, 8),
         question(7, 20, 9),
     ]
-    together = answer(context, keeps(context), asks, 64)
-    assert len({len(one.ids) for answers in together for one in answers}) > 4
-    for ask, answers in zip(asks, together, strict=True):
+    in_one_batch = answer(context, keeps(context), asks, 64)
+    assert len({len(one.ids) for answers in in_one_batch for one in answers}) > 4
+    for ask, answers in zip(asks, in_one_batch, strict=True):
         for keep, one in zip(keeps(context), answers[1:], strict=True):
             ((_, alone),) = answer(context, [keep], [ask], 1)
             assert alone.ids == one.ids

@@ -240,7 +240,7 @@ SAYS = "{{ messages[0].content }}"
 
 
 @pytest.mark.parametrize(
-    ("template", "options", "says"),
+    ("template", "options", "message"),
     [
         (DATED + SAYS, {}, "today's date"),
         ("{{ ['a', 'b', 'c'] | random }}" + SAYS, {}, "at random"),
@@ -304,7 +304,7 @@ def empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "message"),
     [
         (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer; expected tokenizer.json"),
         (lambda f: empty(f / "tokenizer.json"), "cannot be read"),

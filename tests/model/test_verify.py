@@ -62,7 +62,7 @@ def swap_two_pieces(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "message"),
     [
         (lambda f, _: swap_two_pieces(f / "proxy" / "tokenizer.json"), "different vocabularies"),
         (lambda f, _: edit(f / "target" / "config.json", model_type="gemma2"), "gemma2"),

@@ -363,8 +363,8 @@ def test_p_is_corrected_over_the_references_where_pooled_and_over_the_retentions
     lines = table("paired")
     families: dict[tuple[str, ...], list[Line]] = {}
     for line in lines:
-        asked = "pooled" if line["retention"] == "<=0.3" else line["reference"]
-        families.setdefault((*cell_of(line), line["metric"], asked), []).append(line)
+        compared = "pooled" if line["retention"] == "<=0.3" else line["reference"]
+        families.setdefault((*cell_of(line), line["metric"], compared), []).append(line)
     for family in families.values():
         corrected = holm_by_steps([line["p"] for line in family])
         assert [line["p_holm"] for line in family] == [same(p) for p in corrected]

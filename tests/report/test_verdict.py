@@ -202,7 +202,7 @@ def test_what_is_needed_stands_after_the_headline():
 
 
 @pytest.mark.parametrize(
-    ("outcome", "said"),
+    ("outcome", "sentence"),
     [
         ("above", "significantly above Oracle."),
         ("below", "significantly below Oracle."),
@@ -219,7 +219,7 @@ def test_the_headline(outcome: str, sentence: str):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "sentence"),
     [
         ({"recovery": NAN}, "Recovery at ρ ≤ 0.3 is undefined (Oracle's mean is 0): "),
         (
@@ -351,7 +351,7 @@ def test_crossed_controls_are_named_with_their_own_scores():
 
 
 @pytest.mark.parametrize(
-    ("full", "said"),
+    ("full", "sentence"),
     [
         (0.1999, [("warning", "The full cache itself scores only 0.20.")]),
         (0.2, []),
@@ -429,7 +429,7 @@ def test_the_size_of_the_sample():
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "sentence"),
     [
         ({"p_holm": 0.0012}, "; p = 0.001;"),
         ({"p_holm": 0.001}, "; p = 0.001;"),
@@ -470,8 +470,8 @@ def from_rows(*rivals: str) -> list[str]:
 
 def test_more_comparisons_cost_significance():
     """Six equal signs have p = 2/64; two comparisons double it."""
-    alone, beside = from_rows()[0], from_rows("snapkv")[0]
+    alone, with_rival = from_rows()[0], from_rows("snapkv")[0]
     assert alone.endswith("significantly above KVzip.")
-    assert "no difference found from KVzip" in beside
+    assert "no difference found from KVzip" in with_rival
     assert any("p = 0.031; 6 contexts" in text for text in from_rows())
     assert any("p = 0.062; 6 contexts" in text for text in from_rows("snapkv"))

@@ -81,7 +81,7 @@ def test_a_prediction_that_changed_in_both_files_has_another_score() -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "said"),
+    ("column", "value", "message"),
     [
         ("score", 0.25, "score: published 0.25, recomputed"),
         ("score_fixed", 0.25, "score_fixed: published 0.25, recomputed None"),
@@ -113,8 +113,8 @@ def test_a_column_that_cannot_be_is_named(column: str, value: object, message: s
 def test_questions_of_one_context_share_a_kept_set() -> None:
     # The first context has several questions; their rows differ in nothing but the question.
     rows = pd.read_parquet(RUN / "rows" / MULTIKEY)
-    asked = rows.groupby("context_id").question.nunique()
-    context = asked.index[asked > 1][0]
+    question_counts = rows.groupby("context_id").question.nunique()
+    context = question_counts.index[question_counts > 1][0]
     last = rows[rows.context_id == context].index[-1]
     for kind in ("rows", "predictions"):
         edit(RUN / kind / MULTIKEY, lambda rows: _set(rows, last, "kept_digest", "other"))

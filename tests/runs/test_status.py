@@ -125,7 +125,7 @@ def test_status_shows_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("wanted", "dropped", "touched"),
+    ("filters", "dropped", "touched"),
     [
         ({"task": "single"}, 16, {"single"}),
         ({"method": "random"}, 4 + 2 + 2, {"single", "multikey", "multivalue@1"}),
@@ -164,7 +164,7 @@ def test_a_fitted_method_can_be_forgotten_with_what_was_fitted(run: Run) -> None
 
 
 @pytest.mark.parametrize(
-    ("wanted", "fitted", "why"),
+    ("filters", "fitted", "why"),
     [
         ({"task": "singel"}, False, "no task 'singel'; did you mean 'single'"),
         ({"method": "rando"}, False, "no method 'rando'; did you mean 'random'"),

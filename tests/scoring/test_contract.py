@@ -139,7 +139,7 @@ class Broken:
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"), [("shape", "returned shape"), ("nan", "NaN"), ("inf", "infinite")]
+    ("fault", "message"), [("shape", "returned shape"), ("nan", "NaN"), ("inf", "infinite")]
 )
 def test_a_users_own_class_is_checked(
     fault: str, message: str, method_context: MethodContext, prefilled: Prefill

@@ -221,18 +221,18 @@ def test_kvzip_scores_with_these_replays(method_context: MethodContext, target: 
 
 
 @pytest.mark.parametrize(
-    ("shipped", "asked"),
+    ("shipped", "options"),
     [("kvzip", {}), ("kvzip_plus", {"plus": True}), ("kvzip_local", {"local": True})],
 )
 def test_shipped_kvzips_are_what_they_are_called(
-    shipped: str, asked: dict[str, bool], method_context: MethodContext, filled: Prefill
+    shipped: str, options: dict[str, bool], method_context: MethodContext, prefilled: Prefill
 ) -> None:
     """In chunks of 20 tokens, for a local replay differs only where there are several."""
     params = catalog.variants()[shipped].get("params", {})
-    found = KVzip(method_context, chunk=20, **params).score(filled)
-    pairs = replays(filled.model, filled.context, 20)
-    assert torch.equal(found, score_replays(filled, pairs, **asked))
-    assert torch.equal(found, score_replays(filled, pairs)) == (not asked)
+    found = KVzip(method_context, chunk=20, **params).score(prefilled)
+    pairs = replays(prefilled.model, prefilled.context, 20)
+    assert torch.equal(found, score_replays(prefilled, pairs, **options))
+    assert torch.equal(found, score_replays(prefilled, pairs)) == (not options)
 
 
 def test_snapkv_has_the_published_settings(

@@ -67,15 +67,15 @@ class Elsewhere:
 
 @pytest.mark.parametrize("method", ["proxykv", "kvzip_iam", "proxy_tokens"])
 def test_what_a_proxy_scores_is_returned_where_the_target_is(
-    method: str, method_context: MethodContext, filled: Prefill
+    method: str, method_context: MethodContext, prefilled: Prefill
 ) -> None:
-    given = method_context.proxy.scores(filled, filled.input_ids)
+    given = method_context.proxy.scores(prefilled, prefilled.input_ids)
     apart = replace(method_context, proxy=Elsewhere(given))
-    on_target = replace(filled, input_ids=filled.input_ids.to("meta"))
+    on_target = replace(prefilled, input_ids=prefilled.input_ids.to("meta"))
     found = build(method_context.methods[method], apart).score(on_target)
     assert given.device.type == "cpu"
     assert found.device.type == "meta"
-    assert found.shape == filled.shape
+    assert found.shape == prefilled.shape
 
 
 def test_streaming_keeps_sinks_then_the_most_recent(

@@ -90,7 +90,7 @@ def test_nothing_of_a_press_stays_on_the_model(
 
 
 @pytest.mark.parametrize(
-    ("press", "says"),
+    ("press", "message"),
     [
         ({"name": "AdaKVPress", "press": SMALL}, "it chooses by itself; set `scope: custom`"),
         ({"name": "StreamingLLMPress"}, "its scores depend on the retention"),
@@ -106,7 +106,7 @@ def test_presses_without_plain_scores_have_a_scope_of_their_own(
 
 
 @pytest.mark.parametrize(
-    ("press", "says"),
+    ("press", "message"),
     [
         ({"name": "KeyRerotationPress", "press": SMALL}, "it alters the pairs that it keeps"),
         ({"name": "MergingPress", "press": SMALL}, "it alters the pairs that it keeps"),

@@ -43,8 +43,8 @@ def masked_replay(plain: Model, ids: torch.Tensor, chunk: slice, replay: torch.T
     allowed[n:, PREFIX:n] = False
     allowed[n:, chunk] = True
     mask = torch.zeros(total, total).masked_fill(~allowed, torch.finfo(torch.float32).min)
-    together = torch.cat([ids, replay])[None]
-    out = plain.net(together, attention_mask=mask[None, None], output_attentions=True)
+    all_ids = torch.cat([ids, replay])[None]
+    out = plain.net(all_ids, attention_mask=mask[None, None], output_attentions=True)
     weights = torch.cat(out.attentions)[:, :, n:, chunk]
     return weights.amax(dim=2).unflatten(1, (2, -1)).amax(dim=2)
 

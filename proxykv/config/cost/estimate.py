@@ -133,7 +133,7 @@ class _Family:
         seconds = jobs * self._start(bool(self.signals))
         for dataset in data:
             for count, n in _contexts(dataset):
-                seconds += count * self._context(n, *_asked(dataset), device)
+                seconds += count * self._context(n, *_questions_and_limit(dataset), device)
         return self._part(
             "generate", benchmark, jobs, [c for d in data for c in _contexts(d)], seconds
         )
@@ -236,7 +236,7 @@ def _contexts(dataset: Dataset) -> list[tuple[float, float]]:
     return [(count / len(lengths), min(n, most)) for n in lengths]
 
 
-def _asked(dataset: Dataset) -> tuple[int, int]:
+def _questions_and_limit(dataset: Dataset) -> tuple[int, int]:
     """Questions of a context, and the most tokens of an answer."""
     task = _task(dataset)
     return task.questions, task.max_new_tokens

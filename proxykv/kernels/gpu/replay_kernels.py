@@ -1,7 +1,7 @@
 """The two Triton kernels of a replayed chunk: its attention, and its scores.
 
 The first is flash attention (Dao et al. 2022) that reads {replay, prefix, chunk} first, stores the
-queries' log-sum-exp there, and goes on with the rest of the context. The second takes the largest
+queries' log-sum-exp there, and continues with the rest of the context. The second takes the largest
 logit minus log-sum-exp of each of the chunk's columns. Neither stores a matrix of weights.
 """
 

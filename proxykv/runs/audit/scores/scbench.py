@@ -129,8 +129,8 @@ def _authors_choice(text: str, right: tuple[str, str]) -> bool:
 
 
 def _shot(text: str, turn: Turn) -> Both:
-    whole = text.strip().upper()
-    official = any(c in whole for c in map(str.upper, turn["answer"]))
+    letters = text.strip().upper()
+    official = any(c in letters for c in map(str.upper, turn["answer"]))
     options: dict[str, str] = {}
     for line in turn["input"].split("\n"):
         bare = line.lstrip(" ")
