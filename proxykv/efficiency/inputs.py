@@ -29,7 +29,12 @@ class Inputs:
         self.texts = [model.context(example.context)[skipped:] for example in examples]
 
     def contexts(self, tokens: int, count: int) -> list[Ids]:
-        """Make `count` contexts of `tokens` tokens each, behind the model's prefix (1-D ids)."""
+        """Make contexts of one length, behind the model's prefix (1-D ids).
+
+        Args:
+            tokens: of each context, without the prefix.
+            count: number of contexts.
+        """
         made = [
             self._text(tokens, i) if self.texts else self._random(tokens, i) for i in range(count)
         ]

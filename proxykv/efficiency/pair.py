@@ -85,7 +85,12 @@ class MeasuredPair:
 
 
 def trained_pair(run: Run, job: MeasuringJob) -> MeasuredPair:
-    """Load the family's models; methods are those that the run has fitted."""
+    """Load the family's models, with the methods that the run has fitted.
+
+    Args:
+        run: the run.
+        job: what is measured.
+    """
     target, proxy = (load(run, job.family, role, _device(run, job, role)) for role in ROLES)
     require_shared_vocabulary(target.tokenizer, proxy.tokenizer)
     fitted = {name: paths.fitted_dir(run, job.family, name) for name in run.fitted_ids}

@@ -81,6 +81,11 @@ def timed(pair: MeasuredPair, case: Case, inputs: RequestInputs) -> dict[str, An
 
     Contexts are read one after the other; all pruned caches stay, then each is asked.
 
+    Args:
+        pair: the models.
+        case: what kind of request it is.
+        asked: what it reads and writes.
+
     Returns:
         Spans of all phases, and seconds: until all caches are pruned (`cache_seconds`), until the
         first token of the first answer, of one decoded token, and of the whole request, without

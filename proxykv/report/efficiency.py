@@ -102,6 +102,10 @@ def speedups(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
 
     A ratio is taken within a repeat, then the median over the repeats of a length. `mean`, `median`
     and `best` are over the lengths; the interval is that of the best length.
+
+    Args:
+        rows: measurements (`read_measurements`).
+        methods: cards of the run's methods.
     """
     ok = timed(rows)
     records = []

@@ -25,7 +25,15 @@ TIMES = {
 
 
 def efficiency_tables(run_dir: Path, methods: MethodCards) -> list[Table]:
-    """Speed-ups, then every case; no table if the run measured nothing."""
+    """Make the tables of the page.
+
+    Args:
+        run_dir: the run's folder.
+        methods: cards of its methods.
+
+    Returns:
+        Speed-ups, then every case; no table if the run measured nothing.
+    """
     measured = read_measurements(run_dir)
     if measured.empty:
         return []

@@ -84,6 +84,11 @@ def median_ci(values: np.ndarray, *, samples: int = SAMPLES, seed: int = SEED) -
     """Median of repeats (1-D) with its percentile bootstrap interval.
 
     The interval is NaN for a single value, everything for none.
+
+    Args:
+        values: of the repeats.
+        samples: bootstrap resamples.
+        seed: of the resampling.
     """
     if not len(values):
         return UNDEFINED

@@ -51,7 +51,15 @@ def variants(part: pd.DataFrame) -> list[tuple[str, str]]:
 def variant_styles(
     part: pd.DataFrame, methods: MethodCards
 ) -> Mapping[tuple[str, str], dict[str, Any]]:
-    """Keyword arguments of `Axes.plot` for each variant; the parallel schedule is dashed."""
+    """Styles of the variants; the parallel schedule is dashed.
+
+    Args:
+        part: measurements.
+        methods: cards of the run's methods.
+
+    Returns:
+        Keyword arguments of `Axes.plot` by (method, schedule).
+    """
     found = looks(methods, part.method.unique())
     styles = {}
     for method, schedule in variants(part):
@@ -77,7 +85,12 @@ def draw_range(axis: Axes, tokens: Sequence[int], values: pd.DataFrame, line: Ma
 
 
 def length_axis(axis: Axes, lengths: Sequence[int]) -> None:
-    """Logarithmic axis of lengths with a tick at each measured one."""
+    """Make the x axis one of lengths, logarithmic, with a tick at each measured one.
+
+    Args:
+        axis: whose x axis.
+        lengths: tokens.
+    """
     axis.set_xscale("log")
     axis.set_xticks(list(lengths), [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in lengths])
     axis.minorticks_off()
@@ -85,7 +98,13 @@ def length_axis(axis: Axes, lengths: Sequence[int]) -> None:
 
 
 def legend_of(figure: Figure, styles: Mapping[Any, Mapping[str, Any]], title: str) -> None:
-    """Legend at the right of the panels."""
+    """Add a legend at the right of the panels.
+
+    Args:
+        figure: with the panels.
+        styles: keyword arguments of `Axes.plot`, with labels.
+        title: of the legend.
+    """
     handles = [Line2D([], [], **style) for style in styles.values()]
     figure.legend(
         handles=handles, loc="outside right upper", title=title, alignment="left", handlelength=3.2

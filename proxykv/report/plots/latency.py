@@ -29,7 +29,13 @@ from proxykv.report.plots._efficiency import (
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """Two panels, seconds and memory, for each family's scan of lengths."""
+    """Draw two panels, seconds and memory, for each family's scan of lengths.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     measured = read_measurements(run_dir)
     scans = dict(length_scans(measured)) if len(measured) else {}
     if not scans:
@@ -58,7 +64,13 @@ def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | No
 
 
 def draw_latency(axis: Axes, of_case: pd.DataFrame, line: dict) -> None:
-    """Seconds to the pruned cache of one variant, and where it ran out of memory."""
+    """Draw the seconds to the pruned cache of one variant, and where it ran out of memory.
+
+    Args:
+        axis: where to draw.
+        of_case: the variant's requests of all lengths.
+        line: keyword arguments of `Axes.plot`.
+    """
     found = timed(of_case).groupby("tokens").cache_seconds.agg(["median", "min", "max"])
     draw_range(axis, list(found.index), found, line)
     for tokens in of_case.tokens[of_case.status != "ok"].unique():

@@ -21,7 +21,13 @@ from proxykv.report.plots.latency import draw_latency
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """One panel for each family's scan of lengths with a benchmark's contexts."""
+    """Draw one panel for each family's scan of lengths with a benchmark's contexts.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     measured = read_measurements(run_dir)
     if measured.empty:
         return None

@@ -29,7 +29,13 @@ ROLES = ("oracle", "subject")
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """For each scan of lengths, a panel for the oracle and for each schedule of the subject."""
+    """Draw a panel of each scan of lengths for the oracle and for each schedule of the subject.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     measured = read_measurements(run_dir)
     if measured.empty:
         return None

@@ -30,7 +30,13 @@ POINT = ["method", "retention"]
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """One panel for each task of each family that was measured."""
+    """Draw one panel for each task of each family that was measured.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     measured = read_measurements(run_dir)
     if measured.empty:
         return None

@@ -23,7 +23,13 @@ from proxykv.report.plots._efficiency import PHASES, length_scans
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """One panel for each scan of lengths and each schedule."""
+    """Draw one panel for each scan of lengths and each schedule.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+    """
     measured = read_measurements(run_dir)
     subject = methods.only("subject")
     if measured.empty or subject is None:
