@@ -7,11 +7,12 @@ from pathlib import Path
 from proxykv.config.run import Run
 from proxykv.runs.audit.answers import check_answers, check_digests
 from proxykv.runs.audit.findings import Audit
+from proxykv.runs.audit.page import check_page
 from proxykv.runs.audit.tables import check_tables
 
 
 def audit(folder: Path) -> Audit:
-    """Recompute the scores and tables of a run's folder.
+    """Recompute a run's scores and tables, and compare its page with the tables.
 
     Args:
         folder: `results/<run>`, or a copy of it. Data are read from the cache of its config.
@@ -28,5 +29,6 @@ def audit(folder: Path) -> Audit:
     check_digests(run, folder, found)
     if rows:
         check_tables(rows, run.config, folder, found)
+        check_page(folder, found)
     found.require_counts()
     return found

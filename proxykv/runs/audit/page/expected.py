@@ -1,0 +1,153 @@
+"""What each table of the report's page must show, from the run's CSV tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from proxykv.config.cards import MethodCards
+from proxykv.runs.audit.page.shown import Metric, Shown, fixed, known, p_value
+from proxykv.runs.audit.table_file import Published
+
+SCORE = Metric("mean", "ci", "Score", "Score")
+RECOVERY = Metric("recovery", "recovery", "Recovery, % of the oracle", "Recovery %", 1, 100)
+KL = Metric("kl", "kl", "KL, nats per token", "KL")
+NLL = Metric("nll", "nll", "NLL, nats per token", "NLL")
+PERCENT = Metric("pct_of_full", "", "% of full cache", "% of full", 1)
+FIXED = Metric("fixed", "fixed", "Score, corrected metric", "Corrected")
+POOLS = {"<=0.3": "≤ 0.3", "<1": "< 1"}
+TABLES = ("leaderboard", "per_task", "summary", "quality_cost", "paired", "coverage")
+
+
+class Expected(NamedTuple):
+    """A table of the page: the texts of its head, its rows, and how many cells name a row."""
+
+    heads: list[str]
+    rows: list[list[Shown]]
+    names: int
+
+
+def expected(tables: Mapping[str, Published], cards: MethodCards) -> Iterator[tuple[str, Expected]]:
+    """The page's tables by their ids.
+
+    Args:
+        tables: lines of the CSV tables `TABLES` by name.
+        cards: of the run's methods.
+    """
+    for i, cell in enumerate(sorted({_cell(line) for line in tables["leaderboard"]})):
+        here = {name: [ln for ln in tables[name] if _cell(ln) == cell] for name in TABLES}
+        yield f"pooled-{i}", _pooled(here["summary"], cards)
+        for metric in (SCORE, RECOVERY, KL):
+            yield f"board-{i}-{metric.column}", _matrix(here["leaderboard"], metric, cards, ())
+        tasks = here["per_task"]
+        fixed_too = [FIXED] if any(line["fixed"] for line in tasks) else []
+        for metric in (SCORE, PERCENT, NLL, KL, *fixed_too):
+            yield f"tasks-{i}-{metric.column}", _matrix(tasks, metric, cards, ("task",))
+        yield f"cost-{i}", _costs(here["quality_cost"], cards)
+    for metric in ("score", "kl"):
+        yield f"paired-{metric}", _paired(tables["paired"], metric, cards)
+    if gaps := [ln for ln in tables["coverage"] if (ln["missing"], ln["truncated"]) != ("0", "0")]:
+        yield "coverage", _coverage(gaps, cards)
+
+
+def _pooled(lines: Published, cards: MethodCards) -> Expected:
+    """A row per method, a column per pool and metric."""
+    points = {(line["method"], line["scope"], line["pool"]): line for line in lines}
+    columns = [(p, m) for p in POOLS if any(line["pool"] == p for line in lines)
+               for m in (SCORE, RECOVERY, KL)]  # fmt: skip
+    rows = [
+        [_name(key, cards), *(m.cell(points.get((*key, pool))) for pool, m in columns)]
+        for key in dict.fromkeys((line["method"], line["scope"]) for line in lines)
+    ]
+    return Expected(["Method", *(f"{m.short}, ρ {POOLS[p]}" for p, m in columns)], rows, 1)
+
+
+def _matrix(lines: Published, metric: Metric, cards: MethodCards, lead: Sequence[str]) -> Expected:
+    """A row per method, after what is in the columns `lead`; a column per retention."""
+    by = (*lead, "method", "scope")
+    points = {(*(line[c] for c in by), line["retention"]): line for line in lines}
+    retentions = sorted({line["retention"] for line in lines}, key=float)
+    rows = [
+        [
+            *map(Shown, key[:-2]),
+            _name(key[-2:], cards),
+            *(metric.cell(points.get((*key, rho))) for rho in retentions),
+        ]
+        for key in dict.fromkeys(tuple(line[c] for c in by) for line in lines)
+    ]
+    heads = [*(c.capitalize() for c in lead), "Method", *(f"ρ {rho}" for rho in retentions)]
+    return Expected(heads, rows, len(lead) + 1)
+
+
+def _costs(lines: Published, cards: MethodCards) -> Expected:
+    show = {"prefills": fixed(2), "operations": "{:.3g}".format, "seconds": fixed(3)}
+    joined = {"recovery": RECOVERY, "kl": KL, "score": SCORE}
+    rows = [
+        [
+            Shown(cards.card(line["method"]).label),
+            *(Shown(known(line, name), text) for name, text in show.items()),
+            *(_joined(line, metric) for metric in joined.values()),
+            Shown(known(line, "n_contexts"), _count),
+        ]
+        for line in lines
+    ]
+    return Expected(["method", *show, *joined, "contexts"], rows, 1)
+
+
+def _joined(line: Mapping[str, str], metric: Metric) -> Shown:
+    """A value with its interval in one text."""
+    names = (metric.column, f"{metric.ends}_low", f"{metric.ends}_high")
+    values = [known(line, name) for name in names]
+    value, low, high = ("–" if math.isnan(v) else f"{v:.12f}" for v in values)
+    size = max((abs(v) for v in values if not math.isnan(v)), default=0.0)
+    return Shown(f"{value} [{low}, {high}]", size=size)
+
+
+def _paired(every: Published, metric: str, cards: MethodCards) -> Expected:
+    cells, groups = {_cell(line) for line in every}, {line["group"] for line in every}
+    lead = [*(("family", "benchmark") if len(cells) != 1 else ()), *["group"] * (len(groups) != 1)]
+    show = dict.fromkeys(("difference", "ci_low", "ci_high"), fixed(3, "+"))
+    show |= {"p": p_value, "p_holm": p_value, "mde": fixed(3), "n_contexts": _count}
+    rows = [
+        [
+            *(Shown(line[name]) for name in lead),
+            *(Shown(cards.card(line[name]).label) for name in ("method", "reference")),
+            Shown(line["retention"].replace("<=", "≤ ")),
+            *(Shown(known(line, name), text) for name, text in show.items()),
+        ]
+        for line in every
+        if line["metric"] == metric
+    ]
+    heads = [*lead, "method", "minus", "retention", *(name.replace("_", " ") for name in show)]
+    return Expected(heads, rows, len(lead) + 3)
+
+
+def _coverage(lines: Published, cards: MethodCards) -> Expected:
+    names = ("family", "benchmark", "task")
+    counts = ("contexts", "expected", "missing", "questions", "truncated")
+    rows = [
+        [
+            *(Shown(line[name]) for name in names),
+            Shown(cards.card(line["method"]).label),
+            Shown(float(line["retention"]), "{:g}".format),
+            *(Shown(known(line, name), _count) for name in counts),
+        ]
+        for line in lines
+    ]
+    return Expected([*names, "method", "retention", *counts], rows, 5)
+
+
+def _cell(line: Mapping[str, str]) -> tuple[str, str]:
+    return line["family"], line["benchmark"]
+
+
+def _name(key: Sequence[str], cards: MethodCards) -> Shown:
+    """A method's cell; its scope is in small print, unless the label has it."""
+    method, scope = key
+    label = cards.card(method).label
+    small = "" if scope == "none" or scope in label else scope
+    return Shown(label, small=small, hover=f"{method}, scope {scope}")
+
+
+_count: Callable[[float], str] = "{:.0f}".format
