@@ -10,7 +10,7 @@ from valid_config import valid
 
 from proxykv.benchmarks.examples import Example, Question
 from proxykv.config.jobs import Dataset
-from proxykv.config.paths import fitting_lists
+from proxykv.config.paths import dropped, fitting_lists
 from proxykv.config.run import Run
 from proxykv.scoring.rows import prompt_hash
 
@@ -87,6 +87,16 @@ def test_a_method_waits_for_what_it_is_fitted_on_and_for_nothing_else() -> None:
         "proxykv": ["scores"],
         "local": ["scores", "signal-local"],
     }
+
+
+def test_the_list_of_dropped_contexts_is_named_by_the_corpus_and_how_it_is_screened() -> None:
+    def name(**changes: Any) -> str:
+        return dropped(Run(valid() | changes), "tiny").name
+
+    longer = [{**valid()["corpus"][0], "contexts": 5}]
+    screened = {"decontamination": {"ngram": 5, "limit": 0.5}}
+    assert len({name(), name(corpus=longer), name(**screened)}) == 3
+    assert name(benchmarks=[{**valid()["benchmarks"][0], "contexts": 5}]) == name()
 
 
 QUESTION = Question("q", ("a",), 5)
