@@ -168,6 +168,20 @@ def test_what_is_reached_counts(
     assert (code_digest("theirs:TABLE") != before) == counts
 
 
+def test_what_runs_when_a_package_is_loaded_counts(checkout: Path) -> None:
+    """Whoever imports `theirs.inner.part` loads `theirs` and `theirs.inner` first."""
+    inner = checkout / "theirs" / "inner"
+    inner.mkdir()
+    (inner / "__init__.py").write_text("", "utf-8")
+    (inner / "part.py").write_text("def one():\n    return 1\n", "utf-8")
+    digests = [code_digest("theirs.inner.part:one")]
+    for package in (inner, inner.parent):
+        (package / "__init__.py").write_text("print('loaded')\n", "utf-8")
+        forget()
+        digests.append(code_digest("theirs.inner.part:one"))
+    assert len(set(digests)) == 3
+
+
 def test_a_name_that_is_not_there_has_no_digest(checkout: Path) -> None:
     with pytest.raises(ConfigError, match=r"module 'baselines.mine' defines no 'Yours'"):
         code_digest("baselines.mine:Yours")

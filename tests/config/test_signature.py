@@ -48,6 +48,15 @@ class Wide(Press):
     fixed: bool = field(default=True, init=False)
 
 
+class Named:
+    label: str
+
+
+@dataclass
+class Both(Press, Named):
+    pass
+
+
 METHOD = Own
 """
 
@@ -80,6 +89,11 @@ PLAIN = {"kind": KIND, "size": {"type": ["integer", "null"]}, "parts": {"type": 
         ("derived", "METHOD", ("context",), PLAIN, ["kind"], False),
         ("derived", "build", ("task", "tokenizer", "count", "share"), {}, [], True),
         ("base", "Press", ("ratio",), {"inner": {}, "fixed": {"type": ["boolean"]}}, [], False),
+        (
+            *("derived", "Both", ("ratio", "inner")),
+            {"fixed": {"type": ["boolean"]}, "label": {"type": ["string"]}},
+            *(["label"], False),
+        ),
         ("derived", "Wide", ("ratio", "inner"), {"name": {"type": ["string"]}}, ["name"], False),
     ],
 )
@@ -102,5 +116,5 @@ def test_what_a_source_does_not_show_is_unknown(name: str) -> None:
 
 def test_names_are_those_of_the_top_level() -> None:
     assert set(signature.names("signed.derived")) == {
-        *("METHOD", "Own", "Kind", "Press", "Wide", "build", "dataclass")
+        *("METHOD", "Own", "Kind", "Press", "Wide", "Named", "Both", "build", "dataclass")
     }

@@ -63,6 +63,14 @@ def test_examples_are_drawn_whatever_the_outcome(rows: pd.DataFrame):
     assert len({question for _, _, question in drawn(rows)}) > 1
 
 
+def test_a_question_with_a_single_answer_is_an_example(rows: pd.DataFrame):
+    method, retention = rows[["method", "retention"]].iloc[0]
+    alone = rows[(rows.method == method) & (rows.retention == retention)]
+    found = examples(alone.assign(context_tokens=77))
+    assert {len(example["answers"]) for example in found} == {1}
+    assert {example["tokens"] for example in found} == {77}
+
+
 def test_long_answers_are_cut_and_unknown_kl_is_left_out(rows: pd.DataFrame):
     long = rows.assign(prediction="x" * (LONGEST + 1), kl=np.nan)
     answers = [answer for example in examples(long) for answer in example["answers"]]

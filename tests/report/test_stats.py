@@ -145,6 +145,7 @@ def test_pareto_front_by_hand():
     value = [0.5, 0.4, 0.9, 0.9, 1.0, 0.5, np.nan]
     front = stats.pareto_front(cost, value)
     assert front.tolist() == [True, False, True, False, False, True, False]
+    assert stats.pareto_front([1, None, 2], [None, 0.5, 0.5]).tolist() == [False, False, True]
 
 
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=30))
