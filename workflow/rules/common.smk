@@ -5,7 +5,7 @@ import re
 import shlex
 
 from proxykv.config.cost.estimate import estimate, total
-from proxykv.config.efficiency import measuring_jobs
+from proxykv.config.efficiency import measuring_job, measuring_jobs, resources
 
 # Of every job the scheduler says three times what it does.
 logger.addFilter(
@@ -117,3 +117,29 @@ def converted(wildcards, roles=ROLES):
 def job(wildcards):
     """The job's part of the run."""
     return RUN.job(wildcards.family, wildcards.benchmark, wildcards.task)
+
+
+def measuring(wildcards):
+    return measuring_job(RUN, wildcards.family, wildcards.scan)
+
+
+def measured_on(wildcards):
+    """What must be there: models, fitted methods and contexts; nothing for random weights."""
+    job = measuring(wildcards)
+    if job.scan.weights == "random":
+        return []
+    fitted = [
+        paths.fitted_dir(RUN, job.family, RUN.methods[method].fitted_id) / "card.json"
+        for method in job.scan.methods
+        if RUN.methods[method].fitted_id
+    ]
+    data = [dataset.path for dataset in job.datasets]
+    return [*converted(wildcards), *map(str, [*fitted, *data])]
+
+
+def measuring_asks(name, grows=False):
+    def ask(wildcards, attempt):
+        base = resources(RUN, measuring(wildcards))[name]
+        return base * (attempt + 1) // 2 if grows else base
+
+    return ask

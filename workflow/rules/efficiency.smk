@@ -2,34 +2,7 @@
 # of this run changes what it measures; a GPU belongs to one job anyway.
 from dataclasses import asdict
 
-from proxykv.config.efficiency import measuring_job, resources
 from proxykv.config.keys.code import timed_digest
-
-
-def measuring(wildcards):
-    return measuring_job(RUN, wildcards.family, wildcards.scan)
-
-
-def measured_on(wildcards):
-    """What must be there: models, fitted methods and contexts; nothing for random weights."""
-    job = measuring(wildcards)
-    if job.scan.weights == "random":
-        return []
-    fitted = [
-        paths.fitted_dir(RUN, job.family, RUN.methods[method].fitted_id) / "card.json"
-        for method in job.scan.methods
-        if RUN.methods[method].fitted_id
-    ]
-    data = [dataset.path for dataset in job.datasets]
-    return [*converted(wildcards), *map(str, [*fitted, *data])]
-
-
-def measuring_asks(name, grows=False):
-    def ask(wildcards, attempt):
-        base = resources(RUN, measuring(wildcards))[name]
-        return base * (attempt + 1) // 2 if grows else base
-
-    return ask
 
 
 rule efficiency:
@@ -67,7 +40,7 @@ rule efficiency:
         )
 
 
-# A target of its own: `snakemake measure`.
+# `snakemake measure` makes these only.
 rule measure:
     input:
         MEASURED,

@@ -29,7 +29,7 @@ HEADS = (
 
 
 @dataclass(frozen=True)
-class Request:
+class RequestCost:
     """A request of n tokens whose target and proxy run on one kind of device.
 
     Attributes:
@@ -62,7 +62,7 @@ class Request:
         return max(0.0, self.prefill - self.mapper) / self.proxy
 
 
-def request(cost: Operations, signal: Signal, n: int, device: Device) -> Request:
+def request(cost: Operations, signal: Signal, n: int, device: Device) -> RequestCost:
     """What a request takes.
 
     Args:
@@ -73,7 +73,7 @@ def request(cost: Operations, signal: Signal, n: int, device: Device) -> Request
     """
     target, proxy = cost.target, cost.proxy
     shared = signal.layers * proxy.prefill(n, device) if signal.prefilled else 0.0
-    return Request(
+    return RequestCost(
         prefill=target.prefill(n, device),
         proxy=shared + proxy.signal(signal, n, device),
         mapper=cost.mapping(n, device),
