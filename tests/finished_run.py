@@ -43,6 +43,7 @@ CONFIG: dict[str, Any] = {
         {**DATASET, "tasks": ["multikey"], "contexts": 5},
     ],
     "corpus": [{**DATASET, "tasks": ["single"], "contexts": 4}],
+    "comparisons": [{"group": "premise", "pairs": [["kvzip", "proxykv"], ["prior", "linear"]]}],
     "training": {"val_contexts": 1},
 }
 
@@ -111,6 +112,7 @@ def _example(task: str, number: int, draw: random.Random) -> Example:
 def _predict(run: Run, job: Job, draw: random.Random) -> None:
     blank = make_rows(tasks=("single",), methods=(), contexts=1, questions=1).iloc[0].to_dict()
     del blank["score"], blank["score_fixed"]
+    spend = random.Random(1)
     rows = [
         blank
         | {
@@ -123,7 +125,10 @@ def _predict(run: Run, job: Job, draw: random.Random) -> None:
             "achieved_retention": retention,
             "kv_bytes": int(retention * TOKENS * PAIR_BYTES * HEADS),
             "kv_bytes_full": TOKENS * PAIR_BYTES * HEADS,
-            "context_tokens": TOKENS,
+            "context_tokens": _tokens(example),
+            "prefill_seconds": spend.random(),
+            "score_seconds": spend.random(),
+            "operations": spend.randint(10**9, 10**10),
             "prediction": _answer(question, retention, draw),
             "references": list(question.references),
             "kl": 0.0 if retention == 1 else draw.random() / retention,
@@ -134,6 +139,12 @@ def _predict(run: Run, job: Job, draw: random.Random) -> None:
         for method, retention in run.grid
     ]
     write_parquet(job.file("predictions"), pd.DataFrame(rows))
+
+
+def _tokens(example: Example) -> int:
+    """Two lengths, each with contexts of both tasks; those of one length differ a little."""
+    number = int(example.id.partition("-")[2])
+    return TOKENS * (1 + number % 2) + number
 
 
 def _answer(question: Question, retention: float, draw: random.Random) -> str:

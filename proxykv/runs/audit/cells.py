@@ -74,6 +74,33 @@ class OneOf:
 
 
 @dataclass(frozen=True)
+class Between:
+    """A number that rounding may change.
+
+    Attributes:
+        least: the smallest possible number.
+        most: the largest one.
+        may_be_empty: whether the cell may hold nothing.
+    """
+
+    least: float
+    most: float
+    may_be_empty: bool = False
+
+    def agrees(self, published: str) -> bool:
+        """Whether the number is in the range, up to rounding."""
+        found = number(published)
+        if found is None or math.isnan(found):
+            return found is not None and self.may_be_empty
+        return self.least * (1 - RELATIVE) <= found <= self.most * (1 + RELATIVE)
+
+    def __str__(self) -> str:
+        """The ends of the range."""
+        least, most = f"{self.least:.6g}", f"{self.most:.6g}"
+        return least if least == most else f"{least} to {most}"
+
+
+@dataclass(frozen=True)
 class End:
     """One end of a 95 % interval.
 

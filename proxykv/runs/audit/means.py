@@ -15,7 +15,7 @@ Point = tuple[str, str, float]
 Means = Mapping[Unit, Mapping[str, float]]
 """Per context: the mean of each column over the questions whose value is known."""
 
-COLUMNS = ("score", "score_fixed", "nll", "kl")
+COLUMNS = ("score", "score_fixed", "nll", "kl", "seconds", "operations")
 
 
 class Group:
@@ -34,7 +34,7 @@ class Group:
             found.setdefault(point, {}).setdefault(unit, []).append(row)
         self.points: dict[Point, Means] = {
             point: {
-                unit: {column: known_mean(row[column] for row in several) for column in COLUMNS}
+                unit: {name: known_mean(_value(row, name) for row in several) for name in COLUMNS}
                 for unit, several in units.items()
             }
             for point, units in found.items()
@@ -76,6 +76,11 @@ def groups(rows: list[Row], oracle: str | None) -> list[Group]:
     for row in rows:
         found.setdefault((row["family"], row["benchmark"]), []).append(row)
     return [Group(cell, of_cell, oracle) for cell, of_cell in sorted(found.items())]
+
+
+def _value(row: Row, name: str) -> float | None:
+    """A column of a row; `seconds` are those of prefill and scoring."""
+    return row["prefill_seconds"] + row["score_seconds"] if name == "seconds" else row[name]
 
 
 def known_mean(values: Iterable[float | None]) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from proxykv.config.cards import MethodCards
-from proxykv.runs.audit import ablations
+from proxykv.runs.audit import ablations, premise
 from proxykv.runs.audit.cells import (
     Cell,
     Known,
@@ -27,12 +27,15 @@ from proxykv.runs.audit.means import Group, Means, Row, Unit, by_task, column, g
 from proxykv.runs.audit.resample import sign_flips
 from proxykv.runs.audit.table_file import Key, Line, Published, compare, key_of, read_table
 
-POOLS = {"<=0.3": 0.3, "<1": math.nextafter(1, 0)}
+LOW = 0.3
+POOLS = {"<=0.3": LOW, "<1": math.nextafter(1, 0)}
 KEYS = {
     "leaderboard": ("family", "benchmark", "method", "scope", "retention"),
     "per_task": ("family", "benchmark", "task", "method", "scope", "retention"),
     "summary": ("family", "benchmark", "pool", "method", "scope"),
+    "quality_cost": ("family", "benchmark", "method", "scope"),
     "paired": ("family", "benchmark", "metric", "group", "method", "reference", "retention"),
+    "premise": premise.KEYS,
     "coverage": ("family", "benchmark", "task", "method", "retention"),
     "ablations": ablations.KEYS,
 }
@@ -54,7 +57,9 @@ def check_tables(rows: list[Row], config: Mapping[str, Any], folder: Path, audit
         "leaderboard": lambda _: _leaderboard(found),
         "per_task": lambda _: _per_task(found),
         "summary": lambda _: _summary(found),
+        "quality_cost": lambda _: _quality_cost(found),
         "paired": lambda published: _paired(found, cards, published),
+        "premise": lambda published: premise.lines(found, cards, published),
         "coverage": lambda _: _coverage(found),
     }
     if variants:
@@ -109,12 +114,45 @@ def _summary(found: list[Group]) -> Iterator[Line]:
         for method, scope in sorted({point[:2] for point in group.points}):
             for pool, limit in POOLS.items():
                 if pooled := _pooled(group, method, scope, limit):
-                    both = {
-                        unit: (means["above"], means["below"])
-                        for unit, means in pooled.items()
-                        if not math.isnan(means["below"])
-                    }
-                    yield (*group.cell, pool, method, scope), _scores(pooled, both)
+                    yield (*group.cell, pool, method, scope), _pooled_scores(pooled)
+
+
+def _quality_cost(found: list[Group]) -> Iterator[Line]:
+    for group in found:
+        unpruned = _spent(means for point, means in group.points.items() if point[2] == 1)
+        bare = {name: value or math.nan for name, value in unpruned.items()}
+        for method, scope in sorted({point[:2] for point in group.points}):
+            if pooled := _pooled(group, method, scope, LOW):
+                spent = _spent(
+                    means
+                    for point, means in group.points.items()
+                    if point[:2] == (method, scope) and point[2] <= LOW
+                )
+                yield (
+                    (*group.cell, method, scope),
+                    {
+                        **{name: Known(value) for name, value in spent.items()},
+                        "seconds_per_prefill": Known(spent["seconds"] / bare["seconds"]),
+                        "prefills": Known(spent["operations"] / bare["operations"]),
+                        **_pooled_scores(pooled),
+                    },
+                )
+
+
+def _spent(points: Iterable[Means]) -> dict[str, float]:
+    """Seconds and operations: means over contexts, then over tasks, then over points."""
+    every = list(points)
+    names = ("seconds", "operations")
+    return {name: known_mean(mean(column(means, name)) for means in every) for name in names}
+
+
+def _pooled_scores(pooled: Means) -> dict[str, Cell]:
+    both = {
+        unit: (means["above"], means["below"])
+        for unit, means in pooled.items()
+        if not math.isnan(means["below"])
+    }
+    return _scores(pooled, both)
 
 
 def _pooled(group: Group, method: str, scope: str, limit: float) -> Means:

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from proxykv.config.cards import MethodCards
-from proxykv.runs.audit.page.shown import Metric, Shown, fixed, known, p_value
+from proxykv.runs.audit.page.shown import Shown, ShownMetric, fixed, known, p_value
 from proxykv.runs.audit.table_file import Published
 
-SCORE = Metric("mean", "ci", "Score", "Score")
-RECOVERY = Metric("recovery", "recovery", "Recovery, % of the oracle", "Recovery %", 1, 100)
-KL = Metric("kl", "kl", "KL, nats per token", "KL")
-NLL = Metric("nll", "nll", "NLL, nats per token", "NLL")
-PERCENT = Metric("pct_of_full", "", "% of full cache", "% of full", 1)
-FIXED = Metric("fixed", "fixed", "Score, corrected metric", "Corrected")
+SCORE = ShownMetric("mean", "ci", "Score", "Score")
+RECOVERY = ShownMetric("recovery", "recovery", "Recovery, % of the oracle", "Recovery %", 1, 100)
+KL = ShownMetric("kl", "kl", "KL, nats per token", "KL")
+NLL = ShownMetric("nll", "nll", "NLL, nats per token", "NLL")
+PERCENT = ShownMetric("pct_of_full", "", "% of full cache", "% of full", 1)
+FIXED = ShownMetric("fixed", "fixed", "Score, corrected metric", "Corrected")
 POOLS = {"<=0.3": "≤ 0.3", "<1": "< 1"}
 TABLES = ("leaderboard", "per_task", "summary", "quality_cost", "paired", "coverage")
 
@@ -63,7 +63,9 @@ def _pooled(lines: Published, cards: MethodCards) -> Expected:
     return Expected(["Method", *(f"{m.short}, ρ {POOLS[p]}" for p, m in columns)], rows, 1)
 
 
-def _matrix(lines: Published, metric: Metric, cards: MethodCards, lead: Sequence[str]) -> Expected:
+def _matrix(
+    lines: Published, metric: ShownMetric, cards: MethodCards, lead: Sequence[str]
+) -> Expected:
     """A row per method, after what is in the columns `lead`; a column per retention."""
     by = (*lead, "method", "scope")
     points = {(*(line[c] for c in by), line["retention"]): line for line in lines}
@@ -95,7 +97,7 @@ def _costs(lines: Published, cards: MethodCards) -> Expected:
     return Expected(["method", *show, *joined, "contexts"], rows, 1)
 
 
-def _joined(line: Mapping[str, str], metric: Metric) -> Shown:
+def _joined(line: Mapping[str, str], metric: ShownMetric) -> Shown:
     """A value with its interval in one text."""
     names = (metric.column, f"{metric.ends}_low", f"{metric.ends}_high")
     values = [known(line, name) for name in names]

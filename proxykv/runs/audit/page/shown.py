@@ -81,7 +81,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Metric:
+class ShownMetric:
     """How a metric is named and shown.
 
     Attributes:
