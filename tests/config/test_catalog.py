@@ -222,7 +222,7 @@ def test_sources_are_found_in_the_checkout_and_among_installed_packages(checkout
 
 
 def test_ids_with_a_colon_need_no_entry(checkout: Path) -> None:
-    expected = {"base": "theirs.method:Theirs", "scope": "head"}
+    expected = {"base": "theirs.method:Theirs", "scope": "head", "donor": True}
     assert catalog.settings("theirs.method:Theirs") == expected
     assert catalog.settings("mine") == {"base": "mine", "scope": "head"}
     assert catalog.settings("yours") is catalog.settings("yours:") is None
@@ -249,7 +249,17 @@ def test_methods_are_found_by_their_files(checkout: Path) -> None:
 def test_every_method_of_the_project_has_its_settings() -> None:
     for method, settings in catalog.variants().items():
         assert settings["scope"] in ("none", "global", "layer", "head"), method
-        known = {"base", "scope", "params", "fitted_id", "inputs", "uses", "sets", "install"}
+        known = {
+            "base",
+            "scope",
+            "params",
+            "fitted_id",
+            "inputs",
+            "donor",
+            "uses",
+            "sets",
+            "install",
+        }
         assert set(settings) <= known, method
         assert set(settings.get("uses", ())) <= set(settings.get("params", {})), method
 

@@ -209,6 +209,10 @@ def test_a_plain_table_shows_numbers_texts_and_gaps():
 
 # --- what else is on the page ---------------------------------------------------------------------
 
+MEASURED = {"latency", "latency_real", "memory_timeline", "pareto_total", "time_shares"}
+NOT_OF_THIS_RUN = {"ablation", "transfer", *MEASURED}
+"""Plots of data that this run does not have: it measures no times."""
+
 
 def test_mappers_and_figures_are_this_runs(page: str, document: HtmlElement):
     assert "of another run" not in page
@@ -218,9 +222,7 @@ def test_mappers_and_figures_are_this_runs(page: str, document: HtmlElement):
     facts = document.xpath("//section[@id='mappers']//dl/div")
     assert ["parameters", "183412"] in [[words(x) for x in fact] for fact in facts]
     drawn = [figure.get("id") for figure in document.xpath("//figure")]
-    assert drawn == [
-        f"figure-{name}" for name in plots.names() if not name.startswith(("ablation", "transfer"))
-    ]
+    assert drawn == [f"figure-{name}" for name in plots.names() if name not in NOT_OF_THIS_RUN]
 
 
 def test_facts_of_the_run(document: HtmlElement):
@@ -242,7 +244,7 @@ def test_page_holds_verdict_tables_figures_and_provenance(page: str):
         "0123456789abcdef", "torch 2.13.0, transformers 5.2.0", "context results exist",
     ):  # fmt: skip
         assert text in page
-    drawn = [name for name in plots.names() if not name.startswith(("ablation", "transfer"))]
+    drawn = set(plots.names()) - NOT_OF_THIS_RUN
     assert page.count("data:image/svg+xml;base64,") == len(drawn)
 
 
