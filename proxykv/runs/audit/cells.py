@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
+from statistics import fmean, median, variance
 from typing import Protocol
 
 from scipy.special import stdtrit
@@ -15,6 +16,7 @@ from proxykv.runs.audit.resample import (
     SignFlips,
     Tasks,
     resampled_mean,
+    resampled_median,
     resampled_ratio,
 )
 
@@ -168,6 +170,18 @@ def mean_cells(name: str, tasks: Tasks, ends: str | None = None) -> dict[str, Ce
         ends: start of the names of the ends' columns; `name` by default.
     """
     return {name: Known(mean(tasks)), **_ends(ends or name, resampled_mean(tasks))}
+
+
+def median_cells(name: str, values: Sequence[float], ends: str) -> dict[str, Cell]:
+    """A median with the ends of its interval.
+
+    Args:
+        name: column of the median.
+        values: of the repeats.
+        ends: start of the names of the ends' columns.
+    """
+    middle = median(values) if values else math.nan
+    return {name: Known(middle), **_ends(ends, resampled_median(values))}
 
 
 def ratio_cells(name: str, above: Tasks, below: Tasks) -> dict[str, Cell]:

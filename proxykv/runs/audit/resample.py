@@ -74,6 +74,15 @@ def resampled_mean(tasks: Tasks) -> Resampled | None:
     return Resampled(np.mean(drawn, axis=0))
 
 
+def resampled_median(values: Sequence[float]) -> Resampled | None:
+    """The median of repeats; None if there are fewer than two."""
+    n = len(values)
+    if n < 2:
+        return None
+    drawn = np.random.default_rng([SEED, n]).integers(n, size=(RESAMPLES, n))
+    return Resampled(np.median(np.array(values)[drawn], axis=1))
+
+
 def resampled_ratio(above: Tasks, below: Tasks) -> Resampled | None:
     """Resample the ratio of two means over the same contexts. It is undefined where `below` is 0.
 

@@ -1,4 +1,4 @@
-"""Every published table that follows from rows, computed again cell by cell."""
+"""Every published table that follows from rows or measurements, computed again cell by cell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from proxykv.config.cards import MethodCards
-from proxykv.runs.audit import ablations, premise
+from proxykv.runs.audit import ablations, efficiency, premise
 from proxykv.runs.audit.cells import (
     Cell,
     Known,
@@ -38,11 +38,12 @@ KEYS = {
     "premise": premise.KEYS,
     "coverage": ("family", "benchmark", "task", "method", "retention"),
     "ablations": ablations.KEYS,
+    **efficiency.KEYS,
 }
 
 
 def check_tables(rows: list[Row], config: Mapping[str, Any], folder: Path, audit: Audit) -> None:
-    """Compare the run's tables with what its rows give.
+    """Compare the run's tables with what its rows and measurements give.
 
     Args:
         rows: all of the run.
@@ -64,6 +65,9 @@ def check_tables(rows: list[Row], config: Mapping[str, Any], folder: Path, audit
     }
     if variants:
         makers["ablations"] = lambda published: ablations.lines(variants, found, folder, published)
+    if measured := efficiency.measurements(config, folder):
+        makers["efficiency"] = lambda _: efficiency.cases(measured)
+        makers["speedups"] = lambda published: efficiency.speedups(measured, cards, published)
     for name, make in makers.items():
         path = folder / "tables" / f"{name}.csv"
         if path.is_file():
