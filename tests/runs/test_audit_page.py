@@ -14,18 +14,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from measurements_fixture import make_measurements, write_measurements
 from rows_fixture import make_rows, write_run
 
 from proxykv.cli import main
 from proxykv.config.cards import MethodCards
 from proxykv.report import build_report
-from proxykv.report.tabulate import write_tables
+from proxykv.report.tabulate import write_efficiency, write_tables
 from proxykv.runs.audit import Audit
 from proxykv.runs.audit.page import check_page
 
 TABLES = ("pooled-0", "pooled-1", "board-0-mean", "board-0-recovery", "board-0-kl", "tasks-0-mean",
           "tasks-0-pct_of_full", "tasks-0-nll", "tasks-0-kl", "tasks-1-fixed", "cost-0",
-          "paired-score", "paired-kl", "coverage")  # fmt: skip
+          "paired-score", "paired-kl", "coverage", "speedups", "cases")  # fmt: skip
 NUMBER = re.compile(r'<td class="n" data-v="([^"]+)"[^>]*>([^<]*\d[^<\s]*)')
 
 Edit = Callable[[str], str]
@@ -49,7 +50,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gone = (rows.method == "prior") & (rows.context_id == "vt-001")
     run = tmp_path_factory.mktemp("page") / "demo"
     files = write_run(run, rows[~gone])
+    measured = make_measurements()
+    times = measured.cache_seconds * draw.uniform(1, 1.2, len(measured))
+    write_measurements(run, measured.assign(cache_seconds=times))
     write_tables(files, MethodCards.read(run), run / "tables")
+    write_efficiency(run, MethodCards.read(run))
     build_report(files, run, run / "report" / "index.html")
     return run
 
@@ -77,8 +82,8 @@ def edit(run: Path, table: str, change: Edit) -> None:
 
 
 def other(text: str) -> str:
-    """A number with another last digit."""
-    return text[:-1] + str((int(text[-1]) + 5) % 10)
+    """A text with another last digit."""
+    return re.sub(r"\d(?=\D*$)", lambda last: str((int(last[0]) + 5) % 10), text)
 
 
 def last_number(group: int, change: Edit) -> Edit:
@@ -158,6 +163,11 @@ def test_a_row_a_cell_or_a_head_too_many_or_too_few_is_named(
         ("board-0-mean", r"95 % CI \d\.\d\d(\d) to"),
         ("tasks-0-mean", r"(\d) contexts\""),
         ("cost-0", r"\[\d+\.(\d)"),
+        ("cases", r"<small>\d\.\d\d(\d)–"),
+        ("cases", r"95 % CI \d\.\d\d(\d) to"),
+        ("speedups", r">\d\.(\d)\d× · "),
+        ("speedups", r"best at (\d)"),
+        ("speedups", r"reference on (\d) × H100"),
     ],
 )
 def test_a_wrong_number_beside_or_behind_a_number_is_named(

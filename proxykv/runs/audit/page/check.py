@@ -9,8 +9,10 @@ from typing import TypeVar
 
 from proxykv.config.cards import MethodCards
 from proxykv.runs.audit.findings import Audit
-from proxykv.runs.audit.page.expected import TABLES, Expected, expected
+from proxykv.runs.audit.page import efficiency
+from proxykv.runs.audit.page.expected import TABLES, expected
 from proxykv.runs.audit.page.reader import PageTable, read_page
+from proxykv.runs.audit.page.shown import Expected
 from proxykv.runs.audit.table_file import read_table
 
 Key = tuple[str, ...]
@@ -27,7 +29,9 @@ def check_page(folder: Path, audit: Audit) -> None:
         audit: receives counts and findings.
     """
     page = folder / "report" / "index.html"
-    paths = {name: folder / "tables" / f"{name}.csv" for name in TABLES}
+    every = (*TABLES, *efficiency.TABLES)
+    paths = {name: folder / "tables" / f"{name}.csv" for name in every}
+    paths = {name: p for name, p in paths.items() if name in TABLES or p.is_file()}
     if not page.is_file():
         return
     if missing := [path.name for path in paths.values() if not path.is_file()]:

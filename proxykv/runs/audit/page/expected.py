@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 from proxykv.config.cards import MethodCards
-from proxykv.runs.audit.page.shown import Shown, ShownMetric, fixed, known, p_value
+from proxykv.runs.audit.page import efficiency
+from proxykv.runs.audit.page.shown import Expected, Shown, ShownMetric, count, fixed, known, p_value
 from proxykv.runs.audit.table_file import Published
 
 SCORE = ShownMetric("mean", "ci", "Score", "Score")
@@ -20,19 +20,12 @@ POOLS = {"<=0.3": "≤ 0.3", "<1": "< 1"}
 TABLES = ("leaderboard", "per_task", "summary", "quality_cost", "paired", "coverage")
 
 
-class Expected(NamedTuple):
-    """A table of the page: the texts of its head, its rows, and how many cells name a row."""
-
-    heads: list[str]
-    rows: list[list[Shown]]
-    names: int
-
-
 def expected(tables: Mapping[str, Published], cards: MethodCards) -> Iterator[tuple[str, Expected]]:
     """The page's tables by their ids.
 
     Args:
-        tables: lines of the CSV tables `TABLES` by name.
+        tables: lines of the CSV tables `TABLES` by name, and of those of time and memory if the
+            run has them.
         cards: of the run's methods.
     """
     for i, cell in enumerate(sorted({_cell(line) for line in tables["leaderboard"]})):
@@ -49,6 +42,8 @@ def expected(tables: Mapping[str, Published], cards: MethodCards) -> Iterator[tu
         yield f"paired-{metric}", _paired(tables["paired"], metric, cards)
     if gaps := [ln for ln in tables["coverage"] if (ln["missing"], ln["truncated"]) != ("0", "0")]:
         yield "coverage", _coverage(gaps, cards)
+    if tables.keys() >= {*efficiency.TABLES}:
+        yield from efficiency.expected(tables, cards)
 
 
 def _pooled(lines: Published, cards: MethodCards) -> Expected:
@@ -90,7 +85,7 @@ def _costs(lines: Published, cards: MethodCards) -> Expected:
             Shown(cards.card(line["method"]).label),
             *(Shown(known(line, name), text) for name, text in show.items()),
             *(_joined(line, metric) for metric in joined.values()),
-            Shown(known(line, "n_contexts"), _count),
+            Shown(known(line, "n_contexts"), count),
         ]
         for line in lines
     ]
@@ -110,7 +105,7 @@ def _paired(every: Published, metric: str, cards: MethodCards) -> Expected:
     cells, groups = {_cell(line) for line in every}, {line["group"] for line in every}
     lead = [*(("family", "benchmark") if len(cells) != 1 else ()), *["group"] * (len(groups) != 1)]
     show = dict.fromkeys(("difference", "ci_low", "ci_high"), fixed(3, "+"))
-    show |= {"p": p_value, "p_holm": p_value, "mde": fixed(3), "n_contexts": _count}
+    show |= {"p": p_value, "p_holm": p_value, "mde": fixed(3), "n_contexts": count}
     rows = [
         [
             *(Shown(line[name]) for name in lead),
@@ -133,7 +128,7 @@ def _coverage(lines: Published, cards: MethodCards) -> Expected:
             *(Shown(line[name]) for name in names),
             Shown(cards.card(line["method"]).label),
             Shown(float(line["retention"]), "{:g}".format),
-            *(Shown(known(line, name), _count) for name in counts),
+            *(Shown(known(line, name), count) for name in counts),
         ]
         for line in lines
     ]
@@ -150,6 +145,3 @@ def _name(key: Sequence[str], cards: MethodCards) -> Shown:
     label = cards.card(method).label
     small = "" if scope == "none" or scope in label else scope
     return Shown(label, small=small, hover=f"{method}, scope {scope}")
-
-
-_count: Callable[[float], str] = "{:.0f}".format

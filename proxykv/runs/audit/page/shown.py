@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxykv.runs.audit.cells import RELATIVE, Known, number
 from proxykv.runs.audit.page.reader import PageCell
@@ -21,6 +22,8 @@ class Shown:
     Attributes:
         value: the number, NaN for none; or a text, which is shown.
         text: from the number in the page to what is shown.
+        exact: what is shown instead of `text`; its decimal numbers are exact, and rounded in the
+            page.
         small: small print; its decimal numbers are exact, and rounded in the page.
         hover: shown when the pointer is over the cell; exact, too.
         digits: digits after the point of rounded numbers.
@@ -29,6 +32,7 @@ class Shown:
 
     value: float | str
     text: Callable[[float], str] = str
+    exact: str = ""
     small: str = ""
     hover: str = ""
     digits: int = 3
@@ -55,7 +59,10 @@ class Shown:
             if not Known(self.value).agrees(cell.value):
                 yield "data-v", cell.value, f"{self.value:.6g}"
             value = number(cell.value)
-            if value is not None and cell.text != (text := self.text(value)):
+            if self.exact:
+                if not self._rounded(cell.text, self.exact):
+                    yield "text", cell.text, self.exact
+            elif value is not None and cell.text != (text := self.text(value)):
                 yield "text", cell.text, text
         for name, found, exact in (
             ("small print", cell.small, self.small),
@@ -78,6 +85,14 @@ class Shown:
             else len(a.partition(".")[2]) == self.digits and abs(float(a) - float(b)) <= near
             for a, b in zip(NUMBER.findall(found), NUMBER.findall(exact), strict=True)
         )
+
+
+class Expected(NamedTuple):
+    """A table of the page: the texts of its head, its rows, and how many cells name a row."""
+
+    heads: list[str]
+    rows: list[list[Shown]]
+    names: int
 
 
 @dataclass(frozen=True)
@@ -121,7 +136,9 @@ class ShownMetric:
                 small = f"±{(high - low) / 2:.12f}"
                 parts.append(f"95 % CI {low:.12f} to {high:.12f}")
         hover = "\n".join([*parts, f"{line['n_contexts']} contexts"])
-        return Shown(value, fixed(self.digits), small, hover, self.digits, size)
+        return Shown(
+            value, fixed(self.digits), small=small, hover=hover, digits=self.digits, size=size
+        )
 
 
 def known(line: Mapping[str, str], column: str) -> float:
@@ -148,3 +165,6 @@ def fixed(digits: int, sign: str = "") -> Callable[[float], str]:
 def p_value(value: float) -> str:
     """Shows a p value."""
     return "< 0.001" if value < 0.001 else fixed(3)(value)
+
+
+count: Callable[[float], str] = "{:.0f}".format
