@@ -116,7 +116,7 @@ def test_what_cannot_be_had_is_named(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match=missing) as error:
         build(task, 1000)
-    assert str(error.value).startswith(f"ruler/{task} of 1000 tokens: source {missing}@")
+    assert str(error.value).startswith(f"ruler/{task} of 1000 tokens: dataset {missing} at ")
     assert "\n" not in str(error.value)
 
 
