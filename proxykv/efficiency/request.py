@@ -84,7 +84,7 @@ def timed(pair: MeasuredPair, case: Case, inputs: RequestInputs) -> dict[str, An
     Args:
         pair: the models.
         case: what kind of request it is.
-        asked: what it reads and writes.
+        inputs: what it reads and writes.
 
     Returns:
         Spans of all phases, and seconds: until all caches are pruned (`cache_seconds`), until the

@@ -149,7 +149,7 @@ class Mutant:
         before, after = (
             " ".join(line[2:].strip() for line in lines if line.startswith(sign)) for sign in "-+"
         )
-        return f"`{self.path}`: `{before}` → `{after}`"
+        return f"{self.path}: `{before}` → `{after}`"
 
 
 class Places(cst.CSTVisitor):

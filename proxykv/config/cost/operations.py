@@ -20,7 +20,12 @@ MAPPER_USED = 0.1
 
 
 def mapper_flops(target: ModelCost, proxy: ModelCost) -> float:
-    """Operations of a mapper for a token: its cross-attention between heads, which costs most."""
+    """Operations of a mapper for a token: its cross-attention between heads, which costs most.
+
+    Args:
+        target: cost of the target, whose heads ask.
+        proxy: cost of the proxy, whose heads answer.
+    """
     width = MapperSettings.width
     return target.pairs * width * (4 * proxy.pairs + 2 * width)
 
@@ -41,7 +46,12 @@ class Operations:
 
     @classmethod
     def of(cls, run: Run, family: str) -> Operations:
-        """Those of a run's family."""
+        """Operations of a run's family.
+
+        Args:
+            run: with its methods.
+            family: one of its families.
+        """
         models = run.family(family)
         return cls(
             run,

@@ -97,7 +97,12 @@ class ModelCost:
         return self.flops(n, _replay_keys(n, chunk, local))
 
     def signal_flops(self, signal: Signal, n: float) -> float:
-        """Operations of a proxy's signal, with the prefill of the whole context if it reads one."""
+        """Operations of a proxy's signal, with the prefill of the whole context if it reads one.
+
+        Args:
+            signal: what the proxy computes.
+            n: tokens of the context.
+        """
         match signal.kind:
             case "prefill":
                 flops = self.prefill_flops(n)

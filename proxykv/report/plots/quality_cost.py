@@ -27,7 +27,16 @@ COSTS = {"seconds": "prefill + scoring, s", "prefills": "operations / those of a
 
 
 def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
-    """Four panels, recovery and KL against seconds and operations, per family and benchmark."""
+    """Draw recovery and KL against seconds and operations, four panels per family and benchmark.
+
+    Args:
+        rows: of the run.
+        methods: cards of its methods.
+        run_dir: folder of the run.
+
+    Returns:
+        The figure, or None without pruned rows.
+    """
     table = quality_cost(rows, methods)
     if table.empty:
         return None

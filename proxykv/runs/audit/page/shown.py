@@ -142,7 +142,12 @@ class ShownMetric:
 
 
 def known(line: Mapping[str, str], column: str) -> float:
-    """A number of a CSV table; NaN where there is none."""
+    """A number of a CSV table; NaN where there is none.
+
+    Args:
+        line: of the table.
+        column: its name.
+    """
     value = number(line[column])
     return math.nan if value is None else value
 

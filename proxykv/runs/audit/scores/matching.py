@@ -21,7 +21,12 @@ def in_word(character: str) -> bool:
 
 
 def shared(found: Sequence[object], right: Sequence[object]) -> int:
-    """How many items two lists have in common, each as often as in both."""
+    """How many items two lists have in common, each as often as in both.
+
+    Args:
+        found: items of an answer.
+        right: items of the reference.
+    """
     left, count = list(right), 0
     for item in found:
         if item in left:
@@ -31,7 +36,12 @@ def shared(found: Sequence[object], right: Sequence[object]) -> int:
 
 
 def f1(found: Sequence[str], right: Sequence[str]) -> float:
-    """F1 of two bags of words."""
+    """F1 of two bags of words.
+
+    Args:
+        found: words of an answer.
+        right: words of the reference.
+    """
     count = shared(found, right)
     return 2 * count / (len(found) + len(right)) if count else 0.0
 
