@@ -220,7 +220,7 @@ def test_check_and_dry_runs_print_hours(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_request_with_each_signal() -> None:
     cost = Operations.of(run(), "llama-3")
-    short, long = 4096, 131072
+    short, long = 4000, 128000  # whole windows
     kvzip, local, windowed, prefill = (
         [request(cost, signal, n, GPU) for n in (short, long)] for signal in SIGNALS
     )

@@ -128,7 +128,7 @@ def test_a_family_is_added_without_a_shape(tmp_path: Path) -> None:
         )
 
     assert "shape: {layers: 4, query_heads: 8" in check("--family", "mine").stdout
-    assert "about" in check("mine.yaml").stdout.splitlines()[-1]
+    assert "the whole run: about" in check("mine.yaml").stdout
     entry["proxy"] = {**entry["proxy"], "shape": SHAPE}
     path.write_text(yaml.safe_dump(entry), "utf-8")
     for arguments in (["--family", "mine"], ["mine.yaml"]):
