@@ -213,8 +213,8 @@ def test_write_tables_gives_the_same_bytes_whatever_the_order(run_dir: Path, tmp
     paths = sorted((run_dir / "rows").glob("*/*/*.parquet"))
     first = write_tables(paths, MethodCards.read(run_dir), tmp_path / "a")
     second = write_tables(paths[::-1], MethodCards.read(run_dir), tmp_path / "b")
-    names = {"leaderboard.csv", "per_task.csv", "summary.csv", "paired.csv", "coverage.csv"}
-    assert {p.name for p in first} == names | {"provenance.json"}
+    names = ["leaderboard", "per_task", "summary", "paired", "coverage", "quality_cost", "premise"]
+    assert {p.name for p in first} == {f"{name}.csv" for name in names} | {"provenance.json"}
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
     assert (tmp_path / "a/leaderboard.csv").read_text().splitlines()[0] == LEADERBOARD
     facts = json.loads((tmp_path / "a/provenance.json").read_text())
