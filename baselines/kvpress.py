@@ -190,13 +190,13 @@ def _attention(prefill: Prefill) -> list[nn.Module]:
 def _borrowed(prefill: Prefill) -> Iterator[None]:
     """The model on transformers' attention; changes that a press makes to it are undone."""
     net, modules = prefill.model.net, _attention(prefill)
-    ours: Any = net.config._attn_implementation
+    implementation: Any = net.config._attn_implementation
     before = [(set(vars(module)), set(module._modules)) for module in modules]
     net.set_attn_implementation("sdpa")
     try:
         yield
     finally:
-        net.set_attn_implementation(ours)
+        net.set_attn_implementation(implementation)
         for module, (attributes, parts) in zip(modules, before, strict=True):
             for name in [*(set(vars(module)) - attributes), *(set(module._modules) - parts)]:
                 delattr(module, name)

@@ -15,6 +15,7 @@ from proxykv.benchmarks import contract
 from proxykv.benchmarks.contract import Question
 from proxykv.config.benchmarks import tasks
 from proxykv.model.prompt.tokenizer import load_tokenizer
+from proxykv.runtime.files import write_text
 
 SHARED = Path(__file__).with_name("lm_eval_task.yaml")
 """What the files of all tasks include."""
@@ -29,7 +30,7 @@ def write_task_files(folder: Path) -> None:
     for benchmark in tasks():
         for content in _task_files(benchmark):
             path = folder / f"{content['task']}.yaml"
-            path.write_text(yaml.safe_dump(content), "utf-8")
+            write_text(path, yaml.safe_dump(content))
 
 
 def _task_files(benchmark: str) -> Iterator[dict[str, Any]]:

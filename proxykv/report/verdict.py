@@ -83,8 +83,10 @@ class _Verdict:
     def _premise(self) -> Iterator[Finding]:
         """Whether the proxy's mask is as good as the target's own, at each length."""
         for _, line in self.cell["premise"].iterrows():
-            own, theirs = (self.methods.card(m).label for m in (line.method, line.reference))
-            yield Finding(*wording.premise(line, own, theirs))
+            target_mask, proxy_mask = (
+                self.methods.card(m).label for m in (line.method, line.reference)
+            )
+            yield Finding(*wording.premise(line, target_mask, proxy_mask))
 
     def _unneeded(self) -> Iterator[Finding]:
         """Parts of the subject that another method does without and is not found to be worse."""
@@ -132,9 +134,10 @@ class _Verdict:
     def _costs(self, method: str) -> str:
         """What a request of the subject and of a method takes, in target prefills."""
         spent = self.cell["quality_cost"].drop_duplicates("method").set_index("method").prefills
-        theirs, ours = spent[method], spent[self.subject]
+        rival_cost, subject_cost = spent[method], spent[self.subject]
         return (
-            f"By counted operations it costs {theirs:.2f} target prefills, {self.name} {ours:.2f}."
+            f"By counted operations it costs {rival_cost:.2f} target prefills, {self.name} "
+            f"{subject_cost:.2f}."
         )
 
     def _retentions(self, reference: str, *outcomes: str) -> list[str]:
@@ -155,11 +158,11 @@ class _Verdict:
                 f"{self.name} and {self.oracle_name} were not compared at {LOW_WORDS}.",
             )
             return
-        ours = self.low.loc[self.subject]
+        subject = self.low.loc[self.subject]
         recovery = (
-            f"{self.name} recovers {wording.percent(ours.recovery)} of {self.oracle_name}'s score "
-            f"at {LOW_WORDS} ({wording.recovery_interval(ours)})"
-            if pd.notna(ours.recovery)
+            f"{self.name} recovers {wording.percent(subject.recovery)} of {self.oracle_name}'s "
+            f"score at {LOW_WORDS} ({wording.recovery_interval(subject)})"
+            if pd.notna(subject.recovery)
             else f"Recovery at {LOW_WORDS} is undefined ({self.oracle_name}'s mean is 0)"
         )
         outcome = {
