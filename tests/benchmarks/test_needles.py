@@ -277,7 +277,7 @@ def test_fields_of_a_hub_data_sets_records_are_texts(monkeypatch, tmp_path):
     requests = []
     texts = [f"Text {i}." for i in range(9)]
 
-    def download(repository, *, repo_type, revision, allow_patterns):
+    def download(repository, *, repo_type, revision, **options):
         requests.append((repository, repo_type, revision))
         return str(tmp_path)
 
