@@ -30,6 +30,12 @@ def test_methods_with_a_colon_are_classes() -> None:
     assert len({method_digest(method) for method in methods.values()}) == 3
 
 
+def test_the_scope_is_in_a_methods_digest() -> None:
+    variants = [{"id": scope, "base": "kvzip", "scope": scope} for scope in ("head", "layer")]
+    methods = Run(valid() | {"methods": ["full", "kvzip", *variants]}).methods
+    assert len({method_digest(method) for method in methods.values()}) == 4
+
+
 @needs_kvpress
 def test_presses_are_methods() -> None:
     adakv: Config = {"id": "adakv", "base": "kvpress:AdaKVPress", "scope": "custom"}
