@@ -24,7 +24,10 @@ def _root() -> Path:
     package = Path(__file__).resolve().parents[1]
     here = Path.cwd()
     places = (package.parent, here, *here.parents)
-    found = (place for place in places if (place / "workflow" / "schemas").is_dir())
+    schema_of_cards = Path(
+        "workflow", "schemas", "card.schema.yaml"
+    )  # other projects have schemas, too
+    found = (place for place in places if (place / schema_of_cards).is_file())
     return next(found, package / "starter")
 
 

@@ -211,9 +211,13 @@ class Generator:
         if len(self.examples) > 1:
             # The proxy still remembers the scores of the context that came before.
             return self.examples[self.examples.index(example) - 1]
-        if self.run.fitted_here:
-            return read_jsonl(self.run.datasets(self.job.family, "train")[0].path)[0]
-        return None
+        return self._first_of_corpus
+
+    @cached_property
+    def _first_of_corpus(self) -> Example | None:
+        if not self.run.fitted_here:
+            return None
+        return read_jsonl(self.run.datasets(self.job.family, "train")[0].path)[0]
 
     def _about(self, pruning: Pruning, prefilled: Prefill) -> dict[str, Any]:
         keys = prefilled.cache.layers[0].keys

@@ -75,6 +75,7 @@ def test_a_wheel_has_every_file_of_the_package_and_of_a_working_directory(wheel:
 def test_an_installed_package_works_in_the_folder_that_init_wrote(
     installed: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "workflow" / "schemas").mkdir(parents=True)  # of another project
     assert "| `kvzip` " in output(installed, tmp_path, "proxykv", "methods")
     output(installed, tmp_path, "proxykv", "init", "work")
     work = tmp_path / "work"
