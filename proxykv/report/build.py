@@ -142,7 +142,7 @@ def _boards(made: dict[str, pd.DataFrame], styles: dict[str, Look]) -> list[dict
                     tasks,
                     FIXED_METRICS if tasks.fixed.notna().any() else TASK_METRICS,
                     id=f"tasks-{i}",
-                    caption=title,
+                    caption=f"{title}, task by task",
                     styles=styles,
                     lead=["task"],
                 ),

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -119,44 +116,6 @@ def test_the_script_writes_text_only():
     code = re.sub(r"//.*", "", SCRIPT.read_text("utf-8"))
     ways = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment"
     assert not re.findall(rf"{ways}|DOMParser|\beval\(|\bFunction\(|srcdoc|setHTML", code)
-
-
-@pytest.fixture(scope="module")
-def browse(run_dir: Path, page: str) -> Callable[[str], HtmlElement]:
-    """The document after its script ran, opened at an address with this state."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if browser is None:
-        pytest.skip("no Chromium")
-    options = ["--headless", "--no-sandbox", "--virtual-time-budget=2000", "--dump-dom"]
-
-    def dump(state: str) -> HtmlElement:
-        address = (run_dir / "report" / "index.html").as_uri() + f"#examples?{state}"
-        done = subprocess.run(
-            [browser, *options, address], capture_output=True, text=True, check=True, timeout=60
-        )
-        return html.document_fromstring(done.stdout)
-
-    return dump
-
-
-@pytest.mark.parametrize("outcome", ["lost", "kept", "gained"])
-def test_the_explorer_shows_the_outcome_that_is_asked_for(
-    browse: Callable[[str], HtmlElement], document: HtmlElement, outcome: str
-):
-    state = f"examples.outcome={outcome}&examples.task=all&examples.method=all"
-    shown = browse(state).xpath("//div[contains(@class, 'answer ')]")
-    kinds = [node.get("class").split()[1:] for node in shown]
-    pruned = [kind for kind in kinds if kind]
-    expected = 0
-    for example in stored_examples(document):
-        full = next(a["score"] for a in example["answers"] if a["retention"] == 1)
-        signs = {"lost": -1, "kept": 0, "gained": 1}
-        expected += sum(
-            np.sign(a["score"] - full) == signs[outcome]
-            for a in example["answers"]
-            if a["retention"] < 1
-        )
-    assert pruned == [[outcome]] * expected and expected > 0
 
 
 class _Page(HTMLParser):

@@ -141,7 +141,7 @@
       if (!answers.length) return [];
       shown += answers.length;
       const card = make("article", "", { class: "example" });
-      card.append(make("h4", `${taskOf(e)} · ${e.context} · question ${e.question + 1} · ${e.tokens} tokens`));
+      card.append(make("h3", `${taskOf(e)} · ${e.context} · question ${e.question + 1} · ${e.tokens} tokens`));
       card.append(line("Reference", "", e.references.join("  |  "), ""));
       if (full) card.append(line(label[full.method] ?? full.method, "score " + full.score, full.text, ""));
       for (const a of answers) {
