@@ -156,8 +156,8 @@ class _Family:
         while left > 0:
             rows = min(left, most)
             read = QUESTION_TOKENS + answer * REFERENCE_SHARE
-            answering += self.target.sweep(n, rows, read, device)
-            answering += answer * self.target.sweep(n, rows, 1, device)
+            answering += self.target.read(n, rows, read, device)
+            answering += answer * self.target.step(n, rows, device)
             left -= rows
         return prefill + scoring + answering
 

@@ -9,8 +9,6 @@ from math import ceil
 from proxykv.config.models import Shape
 from proxykv.config.settings.signals import CHUNK, Signal
 
-LOGIT_BYTES = 20
-"""Moved for each attention logit of a sweep: product, mask, softmax in float32, product."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -22,31 +20,72 @@ class Device:
         name: of the device.
         flops: peak operations per second by the bytes of a number.
         bandwidth: bytes of memory per second.
-        used: share of `flops` that is reached.
+        used: share of `flops` that linear layers and causal attention reach.
+        attended: share of `flops` that attention of a replay and of the rows of a sweep reaches,
+            by head size; sizes that are not named reach as much as the next smaller one.
         moved: share of `bandwidth` that is reached.
-        launch: least seconds of a layer in a forward.
-        replay: operations per second of a replay's attention, which is not causal, relative to
-            those of a prefill.
-        scored: bytes that each logit of a score moves.
+        logit: bytes that each attention logit of a sweep moves.
+        small: seconds of a layer's other operations (norms, RoPE, activations) in a decoding step.
+        launch: least seconds of a layer in a forward that the host starts operation by operation.
     """
 
     name: str
     flops: Mapping[int, float]
     bandwidth: float
     used: float
+    attended: Mapping[int, float]
     moved: float
+    logit: float
+    small: float
     launch: float
-    replay: float
-    scored: float
 
     def times(self, count: int) -> Device:
         """The speed of several of these devices."""
         flops = {size: peak * count for size, peak in self.flops.items()}
         return replace(self, flops=flops, bandwidth=self.bandwidth * count)
 
+    def attention(self, size: int, dim: int) -> float:
+        """Operations per second of attention that is not causal.
 
-GPU = Device("A100 of 80 GB", {2: 312e12, 4: 19.5e12}, 2.0e12, 0.6, 0.7, 1e-3, 0.6, 50)
-CPU = Device("CPU thread with AVX-512", {2: 320e9, 4: 160e9}, 10e9, 0.5, 0.7, 2e-4, 1, 0)
+        Args:
+            size: bytes of a number.
+            dim: numbers of a key of one head.
+        """
+        known = max((d for d in self.attended if d <= dim), default=min(self.attended))
+        return self.flops[size] * self.attended[known]
+
+
+GPU = Device(
+    "A100 of 80 GB",
+    {2: 312e12, 4: 19.5e12},
+    2.0e12,
+    # A prefill of 8B took 0.55 and 3.63 s at 16k and 64k on an H200 (989 T).
+    used=0.6,
+    # A replay's attention and scores of a layer and chunk on an H100 (989 T), in one Triton kernel
+    # each, took 1.57 to 1.59 times their operations at 800 T with heads of 128 and 1.91 to 2.03
+    # times with heads of 64: 800 / 1.58 / 989 and 800 / 1.97 / 989.
+    attended={64: 0.41, 128: 0.51},
+    # A copy on that H100 moved 2.44 of 3.35 TB/s.
+    moved=0.73,
+    # Kernels keep logits on the chip.
+    logit=0,
+    # Steps in a CUDA graph took 0.9 to 2.9 ms (2.0 on average) longer than their bytes, 32 layers.
+    small=6.5e-5,
+    # The host of an H100 took 2 to 4 ms, a fast one takes less than one.
+    launch=1e-3,
+)
+CPU = Device(
+    "CPU thread with AVX-512",
+    {2: 320e9, 4: 160e9},
+    10e9,
+    used=0.5,
+    attended={1: 0.5},
+    moved=0.7,
+    # Product, mask, softmax in float32, product.
+    logit=20,
+    small=2e-4,
+    launch=0,
+)
 
 
 class ModelCost:
@@ -87,7 +126,7 @@ class ModelCost:
         return self.flops(n, n / 2)
 
     def replay_flops(self, n: float, chunk: int = CHUNK, *, local: bool = False) -> float:
-        """Operations of KVzip's replay of n tokens; scores reuse the products of its attention.
+        """Operations of KVzip's replay of n tokens, without the second product for its scores.
 
         Args:
             n: tokens of the context.
@@ -134,11 +173,11 @@ class ModelCost:
             chunk: tokens of a chunk.
             local: a token attends to its chunk and the replay of it, not to all n tokens.
         """
-        weights = self.flops(n, 0)
-        attention = self.replay_flops(n, chunk, local=local) - weights
-        logits = self.heads * n * 2 * min(chunk, ceil(n))
-        moving = device.scored * logits / (device.bandwidth * device.moved)
-        return self._computing(weights + attention / device.replay, device) + moving
+        linear = self.flops(n, 0)
+        attention = self.replay_flops(n, chunk, local=local) - linear
+        # Column maxima: logits once more, over the chunk and the replay of it.
+        columns = 2 * self.heads * self.dim * n * _replay_keys(n, chunk, local=True)
+        return self._computing(linear, device) + self._attending(attention + columns, device)
 
     def signal(self, signal: Signal, n: float, device: Device) -> float:
         """Seconds of a proxy's signal, without the prefill of the whole context.
@@ -161,10 +200,20 @@ class ModelCost:
                 seconds = windows * read + self.replay(n, device, ceil(length), local=True)
         return signal.layers * seconds
 
-    def sweep(self, n: float, rows: int, tokens: float, device: Device) -> float:
-        """Seconds of a forward of `tokens` new tokens for each of `rows` rows over one context.
+    def step(self, n: float, rows: int, device: Device, *, captured: bool = True) -> float:
+        """Seconds of a decoding step of `rows` rows over one context.
 
-        The rows share weights, keys and values, but not attention logits.
+        Args:
+            n: tokens of the context.
+            rows: number of rows.
+            device: where it runs.
+            captured: a GPU replays the step as a graph, so that the host does not limit it.
+        """
+        seconds = self._rows(n, rows, device) + self.layers * device.small
+        return seconds if captured else max(seconds, self.layers * device.launch)
+
+    def read(self, n: float, rows: int, tokens: float, device: Device) -> float:
+        """Seconds of a forward of `tokens` new tokens for each of `rows` rows over one context.
 
         Args:
             n: tokens of the context.
@@ -172,16 +221,27 @@ class ModelCost:
             tokens: new tokens of each row.
             device: where it runs.
         """
-        queries = rows * tokens
-        moved = self.weights + self.cache(n) + LOGIT_BYTES * self.heads * queries * n
-        moving = moved / (device.bandwidth * device.moved)
-        return max(self._computing(self.flops(queries, n), device), moving) + self._launch(device)
+        seconds = self._rows(n, rows * tokens, device) + self.layers * device.small
+        return max(seconds, self.layers * device.launch)
+
+    def _rows(self, n: float, queries: float, device: Device) -> float:
+        """Linear layers, then attention: each takes the longer of its operations and bytes.
+
+        Rows share weights, keys and values, but not attention logits.
+        """
+        bandwidth = device.bandwidth * device.moved
+        linear = self.flops(queries, 0)
+        attention = self.flops(queries, n) - linear
+        moved = self.cache(n) + device.logit * self.heads * queries * n
+        return max(self._computing(linear, device), self.weights / bandwidth) + max(
+            self._attending(attention, device), moved / bandwidth
+        )
 
     def _computing(self, flops: float, device: Device) -> float:
         return flops / (device.flops[self.size] * device.used)
 
-    def _launch(self, device: Device) -> float:
-        return self.layers * device.launch
+    def _attending(self, flops: float, device: Device) -> float:
+        return flops / device.attention(self.size, self.dim)
 
 
 def _replay_keys(n: float, chunk: int, local: bool) -> float:
