@@ -63,7 +63,8 @@ class Dataset:
 class Job:
     """One job: a family answers a task's questions with every method at every retention.
 
-    A task may be cut into `shards` jobs; this one has every `shards`-th context, from `shard` on.
+    A task may be cut into `shards` jobs; this one has every `shards`-th context, from `shard` on,
+    of the task's first `limit` contexts.
 
     Attributes:
         family: name of the family.
@@ -73,6 +74,7 @@ class Job:
         run_dir: folder of the run.
         shard: number of this shard, from 0 on.
         shards: number of shards.
+        limit: contexts of the task that are answered, from the first on; None for all.
     """
 
     family: str
@@ -82,6 +84,7 @@ class Job:
     run_dir: Path
     shard: int = 0
     shards: int = 1
+    limit: int | None = None
 
     @property
     def name(self) -> str:
@@ -109,4 +112,4 @@ class Job:
 
     def part(self, contexts: Sequence[T]) -> Sequence[T]:
         """This shard's share of the task's contexts."""
-        return contexts[self.shard :: self.shards]
+        return contexts[: self.limit][self.shard :: self.shards]

@@ -47,6 +47,7 @@ class Run:
         self.protocol: str = self.config["protocol"]
         self.schedule: Literal["sequential", "parallel"] = self.config["schedule"]
         self.retentions: tuple[float, ...] = tuple(sorted(map(float, config["retentions"])))
+        self.limit: int | None = self.config["limit"]
         self.training: Mapping[str, Any] = config.get("training", {})
         self.dir = Path("results") / self.name
         self.cache = Path(self.config["cache"])
@@ -195,7 +196,7 @@ class Run:
     @cached_property
     def _jobs(self) -> Mapping[tuple[str, str, str], Job]:
         jobs = (
-            Job(family, data.benchmark, data.task, data, self.dir, shard, data.shards)
+            Job(family, data.benchmark, data.task, data, self.dir, shard, data.shards, self.limit)
             for family in self.families
             for data in self.datasets(family, "eval")
             for shard in range(data.shards)

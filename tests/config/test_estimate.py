@@ -31,7 +31,7 @@ H100 = replace(GPU, flops={2: 989e12}, bandwidth=3.35e12)
 def run(**changes: Any) -> Run:
     tasks = {"benchmark": "ruler", "tasks": ["vt"], "contexts": 1000, "lengths": [4096]}
     corpus = {"benchmark": "tiny", "tasks": ["single"], "contexts": 100, "lengths": [512]}
-    settings = {
+    settings: dict[str, Any] = {
         "run": "estimate",
         "families": ["llama-3"],
         "retentions": [0.1, 1.0],
@@ -149,6 +149,20 @@ def test_twice_the_contexts_are_twice_the_work() -> None:
     once, twice = (hours("generate", tasks={"contexts": count}) for count in (10000, 20000))
     assert twice == pytest.approx(2 * once, rel=0.01)
     assert hours("fit", tasks={"contexts": 2000}) == hours("fit")
+
+
+def test_a_limit_takes_the_first_lengths_of_every_benchmark() -> None:
+    tasks = {"contexts": 30, "lengths": [2048, 4096]}
+    again = {"benchmark": "tiny", "tasks": ["single"], "contexts": 1, "lengths": [64]}
+    other = {"benchmark": "ruler", "tasks": ["cwe"], "contexts": 1, "lengths": [2048]}
+    ruler, only = (
+        {"benchmarks": [{"benchmark": "ruler", "tasks": ["vt"], **entry}, again, other]}
+        for entry in (tasks, {"contexts": 1, "lengths": [2048]})
+    )
+    assert hours("generate", **ruler, limit=1) == hours("generate", **only)
+    assert hours("generate", **ruler, limit=2) > hours("generate", **only)
+    counts = {part.benchmark: part.contexts for part in estimate(run(**ruler, limit=2))}
+    assert counts == {"": counts[""], "ruler": 3, "tiny": 1}
 
 
 def test_nine_retentions_cost_far_less_than_nine_times_one() -> None:

@@ -273,6 +273,20 @@ def test_rows_of_a_control_depend_on_the_other_context(
     assert made == (set() if reordered else {*new, (first.id, "proxykv_shuffled")})
 
 
+def test_a_greater_limit_answers_what_is_new_and_a_smaller_one_nothing(
+    examples: list[Example],
+) -> None:
+    """So a run that was stopped in a round can be reported with the contexts of the last one."""
+    first = rows(examples, limit=1)
+    two = rows(examples, limit=2)
+    assert [list(table.context_id.unique()) for table in (first, two)] == [
+        [example.id for example in examples[:count]] for count in (1, 2)
+    ]
+    again = rows(examples, limit=1)
+    shared = two.query("context_id == @first.context_id[0]")
+    assert shared.to_dict("records") == again.to_dict("records") == first.to_dict("records")
+
+
 def test_too_little_memory_loses_no_finished_context(
     examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 # A job per task: generation (model work, journalled), then grading (CPU).
 
+ORDER = {job.file("rows"): -number for number, job in enumerate(RUN.jobs())}
+
 
 rule generate:
     input:
@@ -15,6 +17,8 @@ rule generate:
         f"{LOGS}/generate/{{family}}-{{benchmark}}-{{task}}.log",
     benchmark:
         f"{LOGS}/generate/{{family}}-{{benchmark}}-{{task}}.tsv"
+    # Tasks in the config's order: whatever is done when a run is stopped is a beginning of it.
+    priority: lambda wildcards: ORDER[job(wildcards).file("rows")]
     conda:
         "../envs/proxykv.yaml"
     threads: lambda wildcards: RUN.resources(wildcards.family, "generate")["threads"]
@@ -24,6 +28,7 @@ rule generate:
         methods=digest({m.id: method_digest(m) for m in RUN.methods.values()}),
         retentions=digest(RUN.retentions),
         how=digest([RUN.seed, RUN.protocol, RUN.schedule]),
+        limit=RUN.limit,
         models=lambda wildcards: digest(
             [
                 RUN.model(wildcards.family, "target").key(ANSWERING, planned=True),

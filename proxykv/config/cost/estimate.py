@@ -5,9 +5,9 @@ docs/explanation/cost.md explains what is counted and compares estimates with me
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 
 from proxykv.config.benchmarks import Task, tasks
 from proxykv.config.catalog import Method
@@ -92,11 +92,10 @@ class _Family:
         if self.run.fitted_here:
             yield self._scores()
             yield self._fit()
-        jobs = [c for c in self.run.jobs() if c.family == self.name]
-        for benchmark, group in groupby(jobs, key=lambda job: job.benchmark):
-            jobs = len(list(group))
+        jobs = Counter(job.benchmark for job in self.run.jobs() if job.family == self.name)
+        for benchmark, count in jobs.items():
             data = [d for d in self.run.datasets(self.name, "eval") if d.benchmark == benchmark]
-            yield self._generate(benchmark, jobs, data)
+            yield self._generate(benchmark, count, data)
 
     def _scores(self) -> CostShare:
         device = device_of(self.run, self.name, "extract")
@@ -131,12 +130,12 @@ class _Family:
     def _generate(self, benchmark: str, jobs: int, data: Sequence[Dataset]) -> CostShare:
         device = device_of(self.run, self.name, "generate")
         seconds = jobs * self._start(bool(self.signals))
+        contexts = []
         for dataset in data:
-            for count, n in _contexts(dataset):
+            for count, n in _contexts(dataset, self.run.limit):
                 seconds += count * self._context(n, *_questions_and_limit(dataset), device)
-        return self._part(
-            "generate", benchmark, jobs, [c for d in data for c in _contexts(d)], seconds
-        )
+                contexts.append((count, n))
+        return self._part("generate", benchmark, jobs, contexts, seconds)
 
     def _context(self, n: float, questions: int, answer: int, device: Device) -> float:
         """Seconds of a context: prefill, scoring, and its questions with all kept sets."""
@@ -227,13 +226,14 @@ def total(parts: Sequence[CostShare]) -> str:
     return f"the whole run: about {words} (assumptions: docs/explanation/cost.md)"
 
 
-def _contexts(dataset: Dataset) -> list[tuple[float, float]]:
-    """How many contexts of how many tokens, as far as the family may see them."""
+def _contexts(dataset: Dataset, limit: int | None = None) -> list[tuple[float, float]]:
+    """How many of the first contexts have how many tokens, as far as the family may see them."""
     task = _task(dataset)
     most = min(dataset.max_context, dataset.options.get("longest", dataset.max_context))
     lengths = dataset.lengths or (task.context_tokens or 0,)
     count = dataset.contexts or (task.contexts or 0) * len(lengths)
-    return [(count / len(lengths), min(n, most)) for n in lengths]
+    count = min(count, limit or count)
+    return [(len(range(i, count, len(lengths))), min(n, most)) for i, n in enumerate(lengths)]
 
 
 def _questions_and_limit(dataset: Dataset) -> tuple[int, int]:
