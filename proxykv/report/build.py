@@ -20,6 +20,7 @@ from proxykv.report import cells, plots, tables
 from proxykv.report.cells import Table, number
 from proxykv.report.efficiency_cells import efficiency_tables
 from proxykv.report.explorer import examples
+from proxykv.report.paper import paper, paper_table
 from proxykv.report.plots import Look
 from proxykv.report.tables.columns import CELL, LOW_RETENTION
 from proxykv.report.tabulate import provenance
@@ -64,6 +65,7 @@ def build_report(
         boards=_boards(made, styles),
         paired=_paired(made["paired"], styles),
         efficiency=efficiency_tables(run_dir, methods),
+        paper=paper_table(paper(rows, methods, run_dir)),
         figures=_figures(rows, methods, run_dir),
         mappers=_mappers(run_dir),
         coverage=_coverage(made["coverage"], styles),

@@ -6,6 +6,7 @@ from proxykv.config import paths
 from proxykv.config.cards import MethodCards
 from proxykv.config.run import Run
 from proxykv.report.ablations import write_ablations
+from proxykv.report.paper import write_paper
 from proxykv.report.tabulate import write_efficiency, write_tables
 from proxykv.steps.screen import require_clean
 
@@ -21,4 +22,5 @@ def tabulate(run: Run) -> None:
     rows = paths.row_files(run)
     write_tables(rows, MethodCards.read(run.dir), run.dir / "tables")
     write_ablations(rows, run.dir)
+    write_paper(rows, run.dir)
     write_efficiency(run.dir, MethodCards.read(run.dir))

@@ -20,13 +20,14 @@ from rows_fixture import make_rows, write_run
 from proxykv.cli import main
 from proxykv.config.cards import MethodCards
 from proxykv.report import build_report
+from proxykv.report.paper import write_paper
 from proxykv.report.tabulate import write_efficiency, write_tables
 from proxykv.runs.audit import Audit
 from proxykv.runs.audit.page import check_page
 
 TABLES = ("pooled-0", "pooled-1", "board-0-mean", "board-0-recovery", "board-0-kl", "tasks-0-mean",
           "tasks-0-pct_of_full", "tasks-0-nll", "tasks-0-kl", "tasks-1-fixed", "cost-0",
-          "paired-score", "paired-kl", "coverage", "speedups", "cases")  # fmt: skip
+          "paired-score", "paired-kl", "coverage", "speedups", "cases", "claims")  # fmt: skip
 NUMBER = re.compile(r'<td class="n" data-v="([^"]+)"[^>]*>([^<]*\d[^<\s]*)')
 
 Edit = Callable[[str], str]
@@ -38,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = np.random.default_rng(3)
     methods = ("kvzip", "kvzip_head", "proxykv", "snapkv", "prior")
     rows = make_rows(
-        families=("tiny", "small"), contexts=4, tasks=("single", "vt"), methods=methods,
+        families=("tiny", "qwen-3"), contexts=4, tasks=("single", "vt"), methods=methods,
         retentions=(0.05, 0.3, 0.5),
     )  # fmt: skip
     rows["score"] = (rows.score + draw.integers(0, 5, len(rows)) / 4) / 2
@@ -47,6 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows["prefill_seconds"] = 12345.678 * draw.random(len(rows))
     rows["kl"] = (-1000 * rows.kl).where(rows.method != "kvzip_head")
     rows.loc[3, "truncated"] = True
+    rows.loc[rows.family == "qwen-3", "target"] = "Qwen/Qwen3-32B@123"  # for the paper's numbers
     gone = (rows.method == "prior") & (rows.context_id == "vt-001")
     run = tmp_path_factory.mktemp("page") / "demo"
     files = write_run(run, rows[~gone])
@@ -55,6 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_measurements(run, measured.assign(cache_seconds=times))
     write_tables(files, MethodCards.read(run), run / "tables")
     write_efficiency(run, MethodCards.read(run))
+    write_paper(files, run)
     build_report(files, run, run / "report" / "index.html")
     return run
 

@@ -3,6 +3,7 @@ from dataclasses import asdict
 
 # How methods are shown and compared: from their cards and the config.
 SHOWN = digest(asdict(RUN.cards))
+CLAIMS = files_digest("proxykv.config", "paper")
 ROWS = [str(job.file("rows")) for job in RUN.jobs()]
 
 
@@ -29,6 +30,7 @@ rule tabulate:
         "../envs/proxykv.yaml"
     params:
         code=code_digest("proxykv.steps.tabulate:tabulate"),
+        claims=CLAIMS,
         shown=SHOWN,
     shell:
         step("tabulate")
@@ -74,6 +76,7 @@ rule report:
         "../envs/proxykv.yaml"
     params:
         code=code_digest("proxykv.steps.report:report", *PLOTS),
+        claims=CLAIMS,
         page=files_digest("proxykv.report", "templates"),
         shown=SHOWN,
     shell:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from proxykv.config.cards import MethodCards
-from proxykv.runs.audit import ablations, efficiency, premise
+from proxykv.runs.audit import ablations, efficiency, paper, premise
 from proxykv.runs.audit.cells import (
     Cell,
     Known,
@@ -38,6 +38,7 @@ KEYS = {
     "premise": premise.KEYS,
     "coverage": ("family", "benchmark", "task", "method", "retention"),
     "ablations": ablations.KEYS,
+    "paper": paper.KEYS,
     **efficiency.KEYS,
 }
 
@@ -63,9 +64,12 @@ def check_tables(rows: list[Row], config: Mapping[str, Any], folder: Path, audit
         "premise": lambda published: premise.lines(found, cards, published),
         "coverage": lambda _: _coverage(found),
     }
+    measured = efficiency.measurements(config, folder)
+    evidence = paper.Evidence(rows, measured, cards, folder)
+    makers["paper"] = lambda published: paper.lines(evidence, published)
     if variants:
         makers["ablations"] = lambda published: ablations.lines(variants, found, folder, published)
-    if measured := efficiency.measurements(config, folder):
+    if measured:
         makers["efficiency"] = lambda _: efficiency.cases(measured)
         makers["speedups"] = lambda published: efficiency.speedups(measured, cards, published)
     for name, make in makers.items():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from proxykv.config.cards import MethodCards
+from proxykv.config.claims import claims
 from proxykv.runs.audit.page import efficiency
 from proxykv.runs.audit.page.shown import Expected, Shown, ShownMetric, count, fixed, known, p_value
 from proxykv.runs.audit.table_file import Published
@@ -17,7 +18,8 @@ NLL = ShownMetric("nll", "nll", "NLL, nats per token", "NLL")
 PERCENT = ShownMetric("pct_of_full", "", "% of full cache", "% of full", 1)
 FIXED = ShownMetric("fixed", "fixed", "Score, corrected metric", "Corrected")
 POOLS = {"<=0.3": "≤ 0.3", "<1": "< 1"}
-TABLES = ("leaderboard", "per_task", "summary", "quality_cost", "paired", "coverage")
+BY_CELL = ("leaderboard", "per_task", "summary", "quality_cost", "paired", "coverage")
+TABLES = (*BY_CELL, "paper")
 
 
 def expected(tables: Mapping[str, Published], cards: MethodCards) -> Iterator[tuple[str, Expected]]:
@@ -29,7 +31,7 @@ def expected(tables: Mapping[str, Published], cards: MethodCards) -> Iterator[tu
         cards: of the run's methods.
     """
     for i, cell in enumerate(sorted({_cell(line) for line in tables["leaderboard"]})):
-        here = {name: [ln for ln in tables[name] if _cell(ln) == cell] for name in TABLES}
+        here = {name: [ln for ln in tables[name] if _cell(ln) == cell] for name in BY_CELL}
         yield f"pooled-{i}", _pooled(here["summary"], cards)
         for metric in (SCORE, RECOVERY, KL):
             yield f"board-{i}-{metric.column}", _matrix(here["leaderboard"], metric, cards, ())
@@ -40,6 +42,7 @@ def expected(tables: Mapping[str, Published], cards: MethodCards) -> Iterator[tu
         yield f"cost-{i}", _costs(here["quality_cost"], cards)
     for metric in ("score", "kl"):
         yield f"paired-{metric}", _paired(tables["paired"], metric, cards)
+    yield "claims", _claims(tables["paper"])
     if gaps := [ln for ln in tables["coverage"] if (ln["missing"], ln["truncated"]) != ("0", "0")]:
         yield "coverage", _coverage(gaps, cards)
     if tables.keys() >= {*efficiency.TABLES}:
@@ -118,6 +121,26 @@ def _paired(every: Published, metric: str, cards: MethodCards) -> Expected:
     ]
     heads = [*lead, "method", "minus", "retention", *(name.replace("_", " ") for name in show)]
     return Expected(heads, rows, len(lead) + 3)
+
+
+def _claims(lines: Published) -> Expected:
+    stated = {claim.id: claim.stated for claim in claims()}
+    shown: dict[str, Callable[[Mapping[str, str]], Shown]] = {
+        "the paper says": lambda line: Shown(line["says"]),
+        "where": lambda line: Shown(line["where"]),
+        "stated": lambda line: Shown(stated[line["claim"]]),
+        "family": lambda line: Shown(line["family"]),
+        "task": lambda line: Shown(line["task"]),
+        "here": lambda line: Shown(known(line, "found"), fixed(3)),
+        "low": lambda line: Shown(known(line, "found_low"), fixed(3)),
+        "high": lambda line: Shown(known(line, "found_high"), fixed(3)),
+        "interval": lambda line: Shown(line["interval"]),
+        "n": lambda line: Shown(known(line, "n"), fixed(0)),
+        "verdict": lambda line: Shown(line["verdict"]),
+        "reason": lambda line: Shown(line["reason"]),
+    }
+    rows = [[show(line) for show in shown.values()] for line in lines]
+    return Expected([*shown], rows, 5)
 
 
 def _coverage(lines: Published, cards: MethodCards) -> Expected:
