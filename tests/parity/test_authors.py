@@ -9,7 +9,12 @@ import pytest
 
 from tests.parity.authors.__main__ import COMPARISONS, main
 
-CHECKOUTS = {"longbench": "LongBench", "ruler": "RULER", "scbench": "MInference"}
+CHECKOUTS = {
+    "longbench": "LongBench",
+    "ruler": "RULER",
+    "ruler-texts": "RULER",
+    "scbench": "MInference",
+}
 METRICS = """
 def every(predictions, references):
     (prediction,), (wanted,) = predictions, references
@@ -70,6 +75,7 @@ def test_a_folder_that_is_no_checkout_is_one_line(tmp_path: Path) -> None:
     reason="PROXYKV_AUTHORS names no folder with the authors' repositories",
 )
 @pytest.mark.parametrize("benchmark", COMPARISONS)
-def test_scores_are_the_authors(benchmark: str) -> None:
+def test_scores_and_prompts_are_the_authors(benchmark: str) -> None:
     folder = Path(os.environ["PROXYKV_AUTHORS"]) / CHECKOUTS[benchmark]
-    assert main([benchmark, str(folder), "--count", "40"]) == 0
+    count = 2 if benchmark == "ruler-texts" else 40
+    assert main([benchmark, str(folder), "--count", str(count)]) == 0

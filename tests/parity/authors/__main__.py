@@ -8,9 +8,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from tests.parity.authors import longbench, ruler, scbench
+from tests.parity.authors import longbench, ruler, ruler_texts, scbench
 
-COMPARISONS = {"longbench": longbench.compare, "ruler": ruler.compare, "scbench": scbench.compare}
+COMPARISONS = {
+    "longbench": longbench.compare,
+    "ruler": ruler.compare,
+    "ruler-texts": ruler_texts.compare_texts,
+    "scbench": scbench.compare,
+}
 SHOWN = 3
 """Differences of a task that are printed."""
 

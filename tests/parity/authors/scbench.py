@@ -1,7 +1,4 @@
-"""SCBench: microsoft/MInference at commit fb56c91.
-
-Function match is left out: it needs grammars of a package that is no longer kept.
-"""
+"""SCBench: microsoft/MInference at commit fb56c91."""
 
 from __future__ import annotations
 
@@ -12,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from proxykv.benchmarks import scbench
-from proxykv.benchmarks.scbench import prompts
 from proxykv.benchmarks.scbench.tasks import PREFIX, REPOQA, TASKS
 from tests.parity.authors.loading import importable
 from tests.parity.authors.predictions import predictions
+from tests.parity.authors.repoqa import GRAMMARS, compare_functions
+from tests.parity.authors.scbench_prompts import compare_prompts
 from tests.scbench_corpus import corpus
 
+FEWER = 4
+"""RepoQA has six languages, each of which is drawn for."""
 FIELDS = {"rich.console": ("Console",), "rich.table": ("Table",)}
 PROGRESS = ("BarColumn", "MofNCompleteColumn", "Progress", "TextColumn", "TimeElapsedColumn")
 STAND_INS: Mapping[str, Mapping[str, Any]] = {
@@ -27,7 +27,7 @@ STAND_INS: Mapping[str, Mapping[str, Any]] = {
     "rich": {},
     **{name: dict.fromkeys(fields) for name, fields in FIELDS.items()},
     "rich.progress": dict.fromkeys(PROGRESS),
-    "tree_sitter_languages": dict.fromkeys(("get_language", "get_parser")),
+    "tree_sitter_languages": GRAMMARS,
 }
 
 
@@ -47,24 +47,12 @@ def compare(checkout: Path, count: int, rng: random.Random) -> Iterator[tuple[st
     vars(evaluate)["load"] = lambda *_: _Rouge()
     with importable(checkout / "scbench", STAND_INS):
         metrics, texts = import_module("compute_scores"), import_module("eval_utils")
+        functions = import_module("repo_qa_utils")
         for task, records in corpus().items():
+            yield from compare_prompts(task, records, texts)
             for record in records:
-                yield from _prompts(task, record, texts)
                 yield from _scores(task, record, metrics, texts, count, rng)
-
-
-def _prompts(
-    task: str, record: Mapping[str, Any], texts: Any
-) -> Iterator[tuple[str, Any, Any, Any]]:
-    """The context and every question of the mode in which questions share a context."""
-    mode, turns = prompts.MULTI_REQUEST, record["multi_turns"]
-    made = texts.create_scdq_prompt(record, PREFIX + task, None, use_chat_template=False)
-    ours = [
-        prompts.context(task, record, mode, official=True),
-        *(prompts.question(task, turns, i, mode) for i in range(len(turns))),
-    ]
-    for index, (here, theirs) in enumerate(zip(ours, made["prompts"], strict=True)):
-        yield f"{task} prompt", index, here, theirs
+        yield from compare_functions(functions, max(1, count // FEWER), rng)
 
 
 def _scores(
