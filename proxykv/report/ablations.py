@@ -25,8 +25,8 @@ from proxykv.report.stats import UNDEFINED, Strata, mean_ci
 from proxykv.report.tables import read_rows
 from proxykv.report.tables.columns import CELL, LOW, LOW_RETENTION, UNIT
 from proxykv.report.tables.means import context_means
+from proxykv.report.tabulate import write_table
 from proxykv.runtime.digest import digest
-from proxykv.runtime.parquet import write_csv
 
 OTHER = {"scope", "corpus", "lengths"}
 """An entry with one of these keys is no variant."""
@@ -110,17 +110,18 @@ def ablations(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> pd.Dat
 
 
 def write_ablations(rows_paths: Iterable[Path], run_dir: Path) -> Path | None:
-    """Write `tables/ablations.csv`; None, and no file, for a run without variants.
+    """Write `tables/ablations` as CSV and LaTeX; None, and no file, for a run without variants.
 
     Args:
         rows_paths: files of rows.
         run_dir: folder of the run.
     """
-    table = ablations(read_rows(rows_paths), MethodCards.read(run_dir), run_dir)
+    methods = MethodCards.read(run_dir)
+    table = ablations(read_rows(rows_paths), methods, run_dir)
     if table.empty:
         return None
     path = run_dir / "tables" / "ablations.csv"
-    write_csv(path, table)
+    write_table(path, table, methods)
     return path
 
 

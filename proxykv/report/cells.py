@@ -68,6 +68,7 @@ class Metric:
         digits: digits after the point.
         scale: factor of the shown value.
         bar: value of a full bar; None for no bars.
+        smallest: whether the smallest value is best.
     """
 
     title: str
@@ -78,6 +79,7 @@ class Metric:
     digits: int = 3
     scale: float = 1.0
     bar: float | None = None
+    smallest: bool = False
 
 
 SCORE = Metric("Score", "Score", "mean", "ci_low", "ci_high", bar=1)
@@ -92,8 +94,8 @@ RECOVERY = Metric(
     100,
 )
 FIXED = Metric("Score, corrected metric", "Corrected", "fixed", "fixed_low", "fixed_high", bar=1)
-KL = Metric("KL, nats per token", "KL", "kl", "kl_low", "kl_high")
-NLL = Metric("NLL, nats per token", "NLL", "nll", "nll_low", "nll_high")
+KL = Metric("KL, nats per token", "KL", "kl", "kl_low", "kl_high", smallest=True)
+NLL = Metric("NLL, nats per token", "NLL", "nll", "nll_low", "nll_high", smallest=True)
 PERCENT = Metric("% of full cache", "% of full", "pct_of_full", "", "", 1, bar=100)
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from proxykv.config.cards import MethodCards
 from proxykv.report.efficiency import cases, read_measurements, speedups
+from proxykv.report.latex import latex
 from proxykv.report.tables import TABLES, read_rows
 from proxykv.runtime import files
 from proxykv.runtime.parquet import write_csv
@@ -38,7 +39,7 @@ PROVENANCE = [
 
 
 def write_tables(rows_paths: Sequence[Path], methods: MethodCards, out_dir: Path) -> list[Path]:
-    """Write every table as CSV, and `provenance.json` with the digest of each file of rows.
+    """Write every table (see `write_table`), and `provenance.json` with the digests of the rows.
 
     Returns:
         The files that were written.
@@ -51,8 +52,7 @@ def write_tables(rows_paths: Sequence[Path], methods: MethodCards, out_dir: Path
     rows = read_rows(rows_paths)
     written = []
     for name, table in TABLES.items():
-        written.append(out_dir / f"{name}.csv")
-        write_csv(written[-1], table(rows, methods))
+        written += write_table(out_dir / f"{name}.csv", table(rows, methods), methods)
     digests = {
         # Family, benchmark and task name a file; its folder on this machine is left out.
         "/".join(path.parts[-3:]): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -65,7 +65,7 @@ def write_tables(rows_paths: Sequence[Path], methods: MethodCards, out_dir: Path
 
 
 def write_efficiency(run_dir: Path, methods: MethodCards) -> list[Path]:
-    """Write the tables of time and memory as CSV.
+    """Write the tables of time and memory (see `write_table`).
 
     Args:
         run_dir: the run's folder.
@@ -78,10 +78,29 @@ def write_efficiency(run_dir: Path, methods: MethodCards) -> list[Path]:
     if measured.empty:
         return []
     tables = {"efficiency": cases(measured), "speedups": speedups(measured, methods)}
-    written = {run_dir / "tables" / f"{name}.csv": table for name, table in tables.items()}
-    for path, table in written.items():
-        write_csv(path, table)
-    return list(written)
+    return [
+        path
+        for name, table in tables.items()
+        for path in write_table(run_dir / "tables" / f"{name}.csv", table, methods)
+    ]
+
+
+def write_table(path: Path, table: pd.DataFrame, methods: MethodCards) -> list[Path]:
+    """Write a table as CSV and, unless it is the list of what exists, as LaTeX next to it.
+
+    Args:
+        path: the CSV file.
+        table: the table.
+        methods: cards of the run's methods.
+
+    Returns:
+        The files that were written.
+    """
+    write_csv(path, table)
+    if path.stem == "coverage":
+        return [path]
+    files.write_text(path.with_suffix(".tex"), latex(path.stem, table, methods))
+    return [path, path.with_suffix(".tex")]
 
 
 def provenance(rows: pd.DataFrame) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from proxykv.mapper.corpus import contexts
 from proxykv.mapper.fidelity import fidelity, rank_correlation
 from proxykv.report.plots import draw_figure
 from proxykv.report.stats import mean_ci
+from proxykv.report.tabulate import write_table
 from proxykv.runtime.errors import ConfigError
-from proxykv.runtime.parquet import write_csv
 from proxykv.steps.extract import stored
 
 ALL = "all"
@@ -31,9 +31,8 @@ COLUMNS = [*KEYS, "mean", "ci_low", "ci_high", "n_contexts", "tokens"]
 
 
 def transfer(run: Run) -> None:
-    """Write `tables/fidelity.csv` (see `fidelity_table`) and draw it."""
-    path = run.dir / "tables" / "fidelity.csv"
-    write_csv(path, fidelity_table(run))
+    """Write `fidelity` (see `fidelity_table`) as a table and draw it."""
+    write_table(run.dir / "tables" / "fidelity.csv", fidelity_table(run), run.cards)
     # No rows: nothing has been decoded.
     draw_figure("transfer", pd.DataFrame(), run.dir, run.dir / "figures")
 

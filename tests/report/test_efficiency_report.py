@@ -74,7 +74,8 @@ def test_speedups_name_their_hardware(rows: pd.DataFrame, run_dir: Path) -> None
 
 def test_tables_are_written(rows: pd.DataFrame, run_dir: Path, tmp_path: Path) -> None:
     written = write_efficiency(run_dir, cards_of(rows))
-    assert [path.name for path in written] == ["efficiency.csv", "speedups.csv"]
+    names = [f"{name}.{suffix}" for name in ("efficiency", "speedups") for suffix in ("csv", "tex")]
+    assert [path.name for path in written] == names
     assert len(pd.read_csv(written[0])) == 3 * 7
     assert write_efficiency(tmp_path, cards_of(rows)) == []
 

@@ -296,14 +296,15 @@ def test_every_plot_is_found_described_and_drawn_reproducibly(rows: pd.DataFrame
         title, caption = plots.describe(name)
         assert title and not title.endswith(".") and len(caption) > 60
     figures = [plots.draw("training", rows, cards_of(rows), run_dir) for _ in range(2)]
-    first, second = (plots.render(figure, ".svg") for figure in figures if figure)
-    assert first == second and b"<svg" in first
+    for suffix, start in {".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF"}.items():
+        first, second = (plots.render(figure, suffix) for figure in figures if figure)
+        assert first == second and first.startswith(start)
 
 
-def test_draw_figures_writes_svg_and_png(run_dir: Path, tmp_path: Path):
+def test_draw_figures_writes_svg_png_and_pdf(run_dir: Path, tmp_path: Path):
     paths = (run_dir / "rows").glob("*/*/*.parquet")
     written = plots.draw_figures(paths, run_dir, tmp_path, only=["pareto"])
-    assert [p.name for p in written] == ["pareto.svg", "pareto.png"]
+    assert [p.name for p in written] == ["pareto.svg", "pareto.png", "pareto.pdf"]
     assert all(p.stat().st_size > 1000 for p in written)
 
 

@@ -82,6 +82,7 @@ class Look:
         }
 
 
+SUFFIXES = (".svg", ".png", ".pdf")
 MAIN = ("accuracy_retention", "kl_retention", "pareto")
 
 
@@ -143,6 +144,7 @@ def style():
         "legend.fontsize": 9,
         "svg.hashsalt": "proxykv",
         "svg.fonttype": "path",
+        "pdf.fonttype": 42,  # publishers refuse Type 3
     }
     with (
         sns.axes_style("ticks", {"axes.grid": True, "grid.color": "#eceff1"}),
@@ -213,7 +215,7 @@ def render(figure: Figure, suffix: str) -> bytes:
 def draw_figures(
     rows_paths: Iterable[Path], run_dir: Path, out_dir: Path, only: Iterable[str] | None = None
 ) -> list[Path]:
-    """Draw the plots of a run as SVG and PNG.
+    """Draw the plots of a run as SVG, PNG and PDF.
 
     Args:
         rows_paths: files of rows.
@@ -230,7 +232,7 @@ def draw_figures(
 
 
 def draw_figure(name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path) -> list[Path]:
-    """Draw one plot as SVG and PNG.
+    """Draw one plot as SVG, PNG and PDF.
 
     Args:
         name: of the plot.
@@ -244,7 +246,7 @@ def draw_figure(name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path) -> 
     figure = draw(name, rows, MethodCards.read(run_dir), run_dir)
     if figure is None:
         return []
-    written = [out_dir / f"{name}{suffix}" for suffix in (".svg", ".png")]
+    written = [out_dir / f"{name}{suffix}" for suffix in SUFFIXES]
     for path in written:
         files.write_bytes(path, render(figure, path.suffix))
     return written

@@ -1,0 +1,150 @@
+"""Tables for papers, in LaTeX (booktabs): the best value is bold, a tie with it is underlined.
+
+A tie is a value whose 95 % interval holds the best one. The full cache, which prunes nothing, takes
+no part. A document needs the package `booktabs`, and `longtable` for what is longer than a page.
+"""
+
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from proxykv.config.cards import MethodCards
+from proxykv.report.cells import KL, RECOVERY, SCORE, Metric, number, pretty
+from proxykv.report.tables.columns import CELL, POOLS
+
+PAGE = 50
+"""Lines of a table on one page."""
+GRIDS: Mapping[str, tuple[Sequence[str], str, Sequence[Metric]]] = {
+    "leaderboard": (CELL, "retention", [SCORE]),
+    "per_task": ([*CELL, "task"], "retention", [SCORE]),
+    "summary": (CELL, "pool", [SCORE, RECOVERY, KL]),
+}
+"""Tables with a line per method: what they are grouped by, what is across, and the numbers."""
+COLUMNS = {
+    "quality_cost": [*CELL, "method", "prefills", "seconds", "mean", "recovery", "kl"],
+    "paired": [*CELL, "metric", "method", "reference", "retention", "difference", "ci_low",
+               "ci_high", "p_holm"],
+    "efficiency": ["family", "scan", "method", "schedule", "batch", "retention", "tokens",
+                   "cache_seconds", "first_token_seconds", "request_seconds", "target_peak_bytes"],
+    "speedups": ["family", "scan", "method", "schedule", "batch", "retention", "against", "mean",
+                 "median", "best", "lengths"],
+}  # fmt: skip
+"""Columns of the other tables; all of a table that is not named here."""
+BEST, TIE = "textbf:--rwrap;", "underline:--rwrap;"
+MATHS = {"<": "$<$", ">": "$>$", "≤": r"$\leq$", "ρ": r"$\rho$", "−": "$-$", "×": r"$\times$"}
+
+
+def latex(name: str, table: pd.DataFrame, methods: MethodCards) -> str:
+    """A table of a run as LaTeX.
+
+    Args:
+        name: of the table, such as `leaderboard`.
+        table: the table.
+        methods: cards of the run's methods, which give their labels.
+    """
+    if name in GRIDS and len(table):
+        return _write(*_grid(table, methods, *GRIDS[name]))
+    shown = table[COLUMNS.get(name, list(table.columns))].copy()
+    for column in {"method", "reference", "against"} & set(shown):
+        shown[column] = [methods.card(method).label for method in shown[column]]
+    shown = shown.drop(columns=_same(shown, ["family", "benchmark", "scan"]))
+    return _write(shown.rename(columns=lambda column: column.replace("_", " ")))
+
+
+def _same(shown: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that have one value, which tells no two lines apart."""
+    return [name for name in columns if name in shown and shown[name].nunique() == 1]
+
+
+def _grid(
+    table: pd.DataFrame,
+    methods: MethodCards,
+    lead: Sequence[str],
+    across: str,
+    metrics: Sequence[Metric],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Texts and marks: a line per method, best first; a column per metric and value of `across`."""
+    places = list(POOLS) if across == "pool" else sorted(table[across].unique())
+    lines, marks = [], []
+    for key, group in table.groupby(list(lead)):
+        means = group.groupby(["method", "scope"])["mean"].mean()
+        order = means.sort_values(ascending=False, kind="stable").index
+        columns = {
+            _head(across, at, metric, len(metrics)): _column(
+                group[group[across] == at].set_index(["method", "scope"]), metric, methods
+            )
+            for at in places
+            for metric in metrics
+        }
+        for method, scope in order:
+            names = dict(zip(lead, key, strict=True)) | {"Method": _label(methods, method, scope)}
+            cells = {
+                head: column.get((method, scope), ("", "")) for head, column in columns.items()
+            }
+            lines.append(names | {head: text for head, (text, _) in cells.items()})
+            marks.append(
+                dict.fromkeys(names, "") | {head: mark for head, (_, mark) in cells.items()}
+            )
+    shown = pd.DataFrame(lines)
+    same = _same(shown, lead)
+    return shown.drop(columns=same), pd.DataFrame(marks).drop(columns=same)
+
+
+def _column(rows: pd.DataFrame, metric: Metric, methods: MethodCards) -> dict[Any, tuple[str, str]]:
+    """Text and mark of one metric by method and scope."""
+    pruned = rows[[methods.card(method).role != "reference" for method, _ in rows.index]]
+    best = pruned[metric.value].min() if metric.smallest else pruned[metric.value].max()
+    found = {}
+    for key, row in rows.iterrows():
+        value, mark = row[metric.value], ""
+        if key in pruned.index and value == best:
+            mark = BEST
+        elif key in pruned.index and row[metric.low] <= best <= row[metric.high]:
+            mark = TIE
+        found[key] = number(metric.scale * value, metric.digits), mark
+    return found
+
+
+def _head(across: str, at: Any, metric: Metric, metrics: int) -> str:
+    place = f"ρ {pretty(at)}" if across == "pool" else f"ρ = {at:g}"
+    return place if metrics == 1 else f"{metric.short}, {place}"
+
+
+def _label(methods: MethodCards, method: str, scope: str) -> str:
+    label = methods.card(method).label
+    return label if scope == "none" or scope in label else f"{label} ({scope})"
+
+
+def _write(shown: pd.DataFrame, marks: pd.DataFrame | None = None) -> str:
+    style = (
+        shown.style.hide(axis="index")
+        .format(_text, escape="latex", na_rep="--")
+        .format_index(_text, axis="columns", escape="latex")
+    )
+    if marks is not None:
+        style = style.apply(lambda _: marks, axis=None)
+    return style.to_latex(
+        hrules=True,
+        environment="longtable" if len(shown) > PAGE else None,
+        column_format="".join("r" if _numbers(shown[name]) else "l" for name in shown),
+    )
+
+
+def _numbers(column: pd.Series) -> bool:
+    """Whether the column holds numbers, or texts of numbers."""
+    texts = column.astype(str).str.replace("−", "-").replace({"": "nan", "–": "nan"})
+    return bool(pd.to_numeric(texts, errors="coerce").notna().any())
+
+
+def _text(value: Any) -> str:
+    """A text in one line, with signs that LaTeX sets in maths; a number with four digits."""
+    if not isinstance(value, str):
+        return f"{value:.4g}"
+    return "".join(MATHS.get(sign, sign) for sign in " ".join(value.split()))
