@@ -90,7 +90,7 @@ def attend_and_score(
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device_of(query):
         out, lse = _attention(query, layer, scaling, scores_only, cut.attention)
-        return out, _columns(query, layer, lse, scaling, plus, cut.columns)
+        return out, column_scores(query, layer, lse, scaling, plus, cut)
 
 
 def _attention(
@@ -119,15 +119,28 @@ def _attention(
     return None if scores_only else out, lse
 
 
-def _columns(
+def column_scores(
     query: Tensor,
     layer: ReplayKeyValues,
     lse: Tensor,
     scaling: float,
-    plus: Plus | None,
-    tiles: ReplayTiles,
+    plus: Plus | None = None,
+    cut: ReplayCut | None = None,
 ) -> Tensor:
-    """Scores of the chunk, from the queries' log-sum-exp."""
+    """Scores of the chunk, from the queries' log-sum-exp.
+
+    Args:
+        query: queries [q_head, replay, dim].
+        layer: keys and values of the layer.
+        lse: log-sum-exp over {prefix, chunk, replay} of each query, base 2 [q_head, replay].
+        scaling: factor of the logits.
+        plus: for the scores of KVzip+.
+        cut: tiles; those that suit the GPU by default.
+
+    Returns:
+        Scores [kv_head, chunk], float32.
+    """
+    tiles = (cut or _cut(query)).columns
     heads, (start, stop) = len(layer.context_keys), (layer.chunk.start, layer.chunk.stop)
     scores = torch.zeros(heads, stop - start, dtype=torch.float32, device=query.device)
     pairs = lse
