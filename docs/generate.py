@@ -34,8 +34,9 @@ Rows never hold times of measurements, and measurements never those of answers.
 """
 CLI = """
 The workflow calls the steps. You call `init`, `run`, `check`, `status`, `audit`, `archive`,
-`forget`, `recover`, `push`, `pull` and `lm-eval`. `proxykv --print-completion bash` (or `zsh`)
-prints a completion script; `--version` prints what a bug report needs.
+`export`, `import`, `forget`, `recover`, `push`, `pull` and `lm-eval`.
+`proxykv --print-completion bash` (or `zsh`) prints a completion script; `--version` prints what a
+bug report needs.
 
 | exit status | meaning |
 |---|---|

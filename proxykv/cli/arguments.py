@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+import yaml
+
 from proxykv.config.run import Run
+from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.gpu_claims import VISIBLE, claim
 from proxykv.runtime.lock import Lock
 
@@ -40,6 +43,22 @@ def add_hardware(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=int, help="CPU threads for torch")
     claimed = "GPUs to claim, 0 to hide all; by default what the family's file requests"
     command.add_argument("--gpus", type=int, help=claimed)
+
+
+def read_run(path: Path) -> Run:
+    """The run of a config that a user wrote, or of the one that a run stored.
+
+    Raises:
+        ConfigError: if it cannot be read, or is no valid config.
+    """
+    try:
+        return Run(yaml.safe_load(path.read_text("utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def alone(path: Path) -> AbstractContextManager[None]:

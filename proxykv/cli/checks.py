@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from proxykv.cli.arguments import Add
+from proxykv.cli.arguments import Add, read_run
 from proxykv.config import catalog
 from proxykv.config.cards import methods_table
 from proxykv.config.check import card_problems
 from proxykv.config.cost.estimate import device_of, estimate, table, total
 from proxykv.config.cost.operations import Operations
 from proxykv.config.cost.requests import requests_table
-from proxykv.config.run import Run
 from proxykv.runtime.errors import ConfigError
 
 
@@ -45,7 +41,7 @@ def _check(options: argparse.Namespace) -> None:
         for line in verify(options.family, cache):
             print(line)
         return
-    run = Run(_yaml(Path(options.configfile)))
+    run = read_run(Path(options.configfile))
     run.require_sources()
     rows = len(run.methods) - 1, len(run.retentions) - 1
     parts = estimate(run)
@@ -59,14 +55,3 @@ def _check(options: argparse.Namespace) -> None:
     for family in run.families:
         longest, device = run.family(family)["max_context"], device_of(run, family, "generate")
         print(*requests_table(Operations.of(run, family), family, longest, device), sep="\n")
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from proxykv.cli.arguments import Add, add_config
+from proxykv.cli.arguments import Add, add_config, read_run
 from proxykv.config.run import Run
 
 NARROWING = ("family", "benchmark", "task", "method")
@@ -23,6 +23,10 @@ def add_commands(add: Add) -> None:
     archived = add(_archive)
     archived.add_argument("folder", type=Path, help="results/<run>")
     archived.add_argument("file", type=Path, help="the archive to write, *.zip")
+    for command in (_export, _import):
+        packed = add(command)
+        packed.add_argument("configfile", type=Path, help="config of a run")
+        packed.add_argument("file", type=Path, help="*.jsonl.gz")
     add(_recover).add_argument("command", nargs=argparse.REMAINDER, help="snakemake …")
     forget = add(_forget)
     add_config(forget)
@@ -58,6 +62,20 @@ def _archive(options: argparse.Namespace) -> None:
     from proxykv.runs.archive import archive
 
     print(f"{options.file}: {archive(options.folder, options.file)} files")
+
+
+def _export(options: argparse.Namespace) -> None:
+    """pack all rows of a run, finished or not, into one file with which another checkout goes on"""
+    from proxykv.runs.journals import export_journals
+
+    print(f"{options.file}: {export_journals(read_run(options.configfile), options.file)} rows")
+
+
+def _import(options: argparse.Namespace) -> None:
+    """add exported rows to a run, which then computes none that the same code and models made"""
+    from proxykv.runs.journals import import_journals
+
+    print(f"{import_journals(read_run(options.configfile), options.file)} rows added")
 
 
 def _recover(options: argparse.Namespace) -> None:
