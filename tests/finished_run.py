@@ -18,6 +18,7 @@ from proxykv.config import catalog, paths
 from proxykv.config.jobs import Job
 from proxykv.config.run import Run
 from proxykv.report.ablations import write_ablations
+from proxykv.report.efficiency import measurement_files
 from proxykv.report.paper import write_paper
 from proxykv.report.tabulate import write_tables
 from proxykv.runtime.parquet import read_parquet, write_parquet
@@ -91,7 +92,8 @@ def finish(root: Path) -> Run:
 
 def tabulate(run: Run) -> None:
     """Write the run's tables."""
-    write_tables(paths.row_files(run), run.cards, run.dir / "tables")
+    measured = measurement_files(run.dir)
+    write_tables(paths.row_files(run), run.cards, run.dir / "tables", measured)
     write_ablations(paths.row_files(run), run.dir)
     write_paper(paths.row_files(run), run.dir)
 

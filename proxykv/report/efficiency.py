@@ -34,6 +34,16 @@ def read_measurements(run_dir: Path) -> pd.DataFrame:
 
     Adds `seconds`, the seconds of each phase by its name, and `hardware`, what the request ran on.
     """
+    frames = [read_parquet(path) for path in measurement_files(run_dir)]
+    if not frames:
+        return pd.DataFrame()
+    rows = pd.concat(frames, ignore_index=True)
+    seconds = [phase_seconds(spans) for spans in rows.spans]
+    return rows.assign(seconds=seconds, hardware=list(map(hardware, rows.to_dict("records"))))
+
+
+def measurement_files(run_dir: Path) -> list[Path]:
+    """Files of the scans that a run's config names, as far as they are there."""
     path = run_dir / "config.json"
     config = json.loads(path.read_text("utf-8")) if path.exists() else {}
     found = [
@@ -41,12 +51,7 @@ def read_measurements(run_dir: Path) -> pd.DataFrame:
         for scan in config.get("efficiency", ())
         for family in scan.get("families", config["families"])
     ]
-    frames = [read_parquet(path) for path in found if path.exists()]
-    if not frames:
-        return pd.DataFrame()
-    rows = pd.concat(frames, ignore_index=True)
-    seconds = [phase_seconds(spans) for spans in rows.spans]
-    return rows.assign(seconds=seconds, hardware=list(map(hardware, rows.to_dict("records"))))
+    return [path for path in found if path.exists()]
 
 
 def phase_seconds(spans: Iterable[Mapping[str, Any]]) -> dict[str, float]:

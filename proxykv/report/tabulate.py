@@ -38,30 +38,44 @@ PROVENANCE = [
 ]
 
 
-def write_tables(rows_paths: Sequence[Path], methods: MethodCards, out_dir: Path) -> list[Path]:
-    """Write every table (see `write_table`), and `provenance.json` with the digests of the rows.
-
-    Returns:
-        The files that were written.
+def write_tables(
+    rows_paths: Sequence[Path],
+    methods: MethodCards,
+    out_dir: Path,
+    measured_paths: Sequence[Path] = (),
+) -> list[Path]:
+    """Write every table (see `write_table`), and `provenance.json` with the sources' digests.
 
     Args:
         rows_paths: files of rows.
         methods: cards of the run's methods.
         out_dir: where the files go.
+        measured_paths: files of measurements (`measurement_files`), which other tables are made of.
+
+    Returns:
+        The files that were written.
     """
     rows = read_rows(rows_paths)
     written = []
     for name, table in TABLES.items():
         written += write_table(out_dir / f"{name}.csv", table(rows, methods), methods)
-    digests = {
-        # Family, benchmark and task name a file; its folder on this machine is left out.
-        "/".join(path.parts[-3:]): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(rows_paths)
-    }
     written.append(out_dir / "provenance.json")
-    facts = {"families": provenance(rows), "rows_sha256": digests}
+    facts = {
+        "families": provenance(rows),
+        # Family, benchmark and task name a file, or family and scan.
+        "rows_sha256": _digests(rows_paths, parts=3),
+        "efficiency_sha256": _digests(measured_paths, parts=2),
+    }
     files.write_json(written[-1], facts)
     return written
+
+
+def _digests(paths: Sequence[Path], parts: int) -> dict[str, str]:
+    """SHA-256 by the last parts of a path; the folder on this machine is left out."""
+    return {
+        "/".join(path.parts[-parts:]): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(paths)
+    }
 
 
 def write_efficiency(run_dir: Path, methods: MethodCards) -> list[Path]:

@@ -6,6 +6,7 @@ from proxykv.config import paths
 from proxykv.config.cards import MethodCards
 from proxykv.config.run import Run
 from proxykv.report.ablations import write_ablations
+from proxykv.report.efficiency import measurement_files
 from proxykv.report.paper import write_paper
 from proxykv.report.tabulate import write_efficiency, write_tables
 from proxykv.steps.screen import require_clean
@@ -19,8 +20,8 @@ def tabulate(run: Run) -> None:
     """
     for family in run.families if run.fitted_here else ():
         require_clean(run, family)
-    rows = paths.row_files(run)
-    write_tables(rows, MethodCards.read(run.dir), run.dir / "tables")
+    rows, measured = paths.row_files(run), measurement_files(run.dir)
+    write_tables(rows, MethodCards.read(run.dir), run.dir / "tables", measured)
     write_ablations(rows, run.dir)
     write_paper(rows, run.dir)
     write_efficiency(run.dir, MethodCards.read(run.dir))

@@ -59,6 +59,19 @@ def test_untouched_tables_agree_and_are_audited() -> None:
     assert all(len(pd.read_csv(path_of(name))) > 6 for name in TABLES)
 
 
+def test_measurements_that_changed_after_the_tables_are_named() -> None:
+    (path,) = (RUN / "efficiency").rglob("*.parquet")
+    line = f"{path}: changed after the tables were made"
+    assert line not in audited().findings
+    measured = pd.read_parquet(path)
+    measured.assign(device="cpu: another").to_parquet(path, index=False)
+    assert line in audited().findings
+    tabulate(Run.read(RUN / "config.json", made=True))
+    assert line not in audited().findings
+    path.unlink()
+    assert line in audited().findings
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_a_wrong_cell_of_each_column_is_named(table: str) -> None:
     lines = pd.read_csv(path_of(table), dtype=str)

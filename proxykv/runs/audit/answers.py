@@ -17,6 +17,7 @@ from proxykv.benchmarks.examples import Question, read_jsonl
 from proxykv.config import catalog
 from proxykv.config.jobs import Job
 from proxykv.config.run import Run
+from proxykv.runs.audit.efficiency import scans
 from proxykv.runs.audit.findings import Audit
 from proxykv.runs.audit.means import Row
 from proxykv.runs.audit.scores import second_scores
@@ -55,7 +56,7 @@ def check_answers(run: Run, folder: Path, audit: Audit) -> list[Row]:
 
 
 def check_digests(run: Run, folder: Path, audit: Audit) -> None:
-    """Compare the files of rows with those that the tables were made of.
+    """Compare the files of rows and measurements with those that the tables were made of.
 
     Args:
         run: the run.
@@ -66,13 +67,18 @@ def check_digests(run: Run, folder: Path, audit: Audit) -> None:
     if not path.is_file():
         audit.say(path, "missing; run `proxykv tabulate`")
         return
-    published = json.loads(path.read_text("utf-8"))["rows_sha256"]
-    planned = {"/".join(job.file("rows").parts[-3:]) for job in run.jobs()}
-    for name in sorted(planned | published.keys()):
-        file = folder / "rows" / name
-        now = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
-        if now != published.get(name):
-            audit.say(file, "changed after the tables were made")
+    facts = json.loads(path.read_text("utf-8"))
+    planned = {
+        "rows": {"/".join(job.file("rows").parts[-3:]) for job in run.jobs()},
+        "efficiency": {f"{family}/{scan}.parquet" for family, scan in scans(run.config)},
+    }
+    for kind, names in planned.items():
+        published = facts.get(f"{kind}_sha256", {})
+        for name in sorted(names | published.keys()):
+            file = folder / kind / name
+            now = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+            if now != published.get(name):
+                audit.say(file, "changed after the tables were made")
 
 
 def _grid(run: Run, scopes: Mapping[str, set[str]]) -> Iterator[tuple[str, float]]:

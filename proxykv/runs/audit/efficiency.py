@@ -25,6 +25,13 @@ BYTES = ("target_peak_bytes", "proxy_peak_bytes", "kv_bytes")
 SAME = 1 + 1e-9
 
 
+def scans(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Family and name of each scan of a config."""
+    for scan in config.get("efficiency", ()):
+        for family in scan.get("families", config["families"]):
+            yield family, scan["name"]
+
+
 def measurements(config: Mapping[str, Any], folder: Path) -> list[Row]:
     """The measurements of a config's scans, each with its `hardware`; empty if it has none.
 
@@ -33,11 +40,10 @@ def measurements(config: Mapping[str, Any], folder: Path) -> list[Row]:
         folder: the run's folder.
     """
     rows: list[Row] = []
-    for scan in config.get("efficiency", ()):
-        for family in scan.get("families", config["families"]):
-            path = folder / "efficiency" / family / f"{scan['name']}.parquet"
-            if path.is_file():
-                rows += pq.read_table(path).to_pylist()
+    for family, scan in scans(config):
+        path = folder / "efficiency" / family / f"{scan}.parquet"
+        if path.is_file():
+            rows += pq.read_table(path).to_pylist()
     return [{**row, "hardware": _hardware(row)} for row in rows]
 
 
