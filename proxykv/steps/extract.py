@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from proxykv.benchmarks.examples import Example, read_jsonl
 from proxykv.config import paths
 from proxykv.config.keys.code import code_digest
-from proxykv.config.keys.model_files import PROXY, SCORING
+from proxykv.config.keys.model_files import PROXY, READING, SCORING
 from proxykv.config.run import ROLES, Run
 from proxykv.config.settings.signals import Signal
 from proxykv.mapper import tensor_file
@@ -44,7 +45,8 @@ def extract(run: Run, family: str, shard: int) -> Path:
     A context's file, named by its id and a digest of its text, holds `target` [L, H, n] and `proxy`
     [L_p, H_p, n] in float32: in half precision, scores near 1 would be equal. All corpora of a pair
     share these files. Scores that the same weights and code made are not computed again: a killed
-    job continues at the next context.
+    job continues at the next context. The proxy's
+    scores are taken from another target's file if the same proxy made them.
 
     Args:
         run: the run.
@@ -57,12 +59,16 @@ def extract(run: Run, family: str, shard: int) -> Path:
     path = paths.score_lists(run, family)[shard]
     of_shard = _contexts(run, family, shard)
     target, proxy = _pair(run, family)
-    made_by = digest([*_keys(run, family), code_digest(f"{__name__}:_scores", LOADING)])
+    code = code_digest(f"{__name__}:_scores", f"{__name__}:_signal", LOADING)
+    made_by, proxy_by = digest([*_keys(run, family), code]), _proxy_by(run, family)
 
     def scores(example: Example, file: Path) -> Tensors:
-        return _scores(target, proxy, example)
+        of_proxy = _shared(file, proxy_by)
+        if of_proxy is None:
+            of_proxy = _signal(target, proxy, example, Signal())
+        return {"target": _scores(target, example), "proxy": of_proxy}
 
-    listed = _store(path, of_shard, lambda file: file, made_by, scores)
+    listed = _store(path, of_shard, lambda file: file, made_by, scores, {"proxy_by": proxy_by})
     files_of = {role: run.model(family, role) for role in ROLES}
     pair = {
         "family": family,
@@ -115,11 +121,16 @@ def extract_signal(run: Run, family: str, signal: Signal, shard: int) -> Path:
     of_shard = _contexts(run, family, shard)
     target, proxy = _pair(run, family)
     made_by = digest([*_keys(run, family), code_digest(f"{__name__}:_signal", LOADING)])
+    proxy_by = _proxy_by(run, family)
 
     def scores(example: Example, file: Path) -> Tensors:
-        return {"proxy": _signal(target, proxy, example, signal)}
+        found = _shared(file, proxy_by)
+        return {"proxy": _signal(target, proxy, example, signal) if found is None else found}
 
-    listed = _store(path, of_shard, lambda file: signal_file(file, signal.name), made_by, scores)
+    def file_of(scores: Path) -> Path:
+        return signal_file(scores, signal.name)
+
+    listed = _store(path, of_shard, file_of, made_by, scores, {"proxy_by": proxy_by})
     files.write_json(path, listed)
     return path
 
@@ -142,12 +153,20 @@ def _keys(run: Run, family: str) -> list[str]:
     return [run.model(family, "target").key(SCORING), run.model(family, "proxy").key(PROXY)]
 
 
+def _proxy_by(run: Run, family: str) -> str:
+    """Digest of what makes the proxy's scores: the proxy, what it reads, and code."""
+    read = run.model(family, "target").key(READING)
+    code = code_digest(f"{__name__}:_signal", LOADING)
+    return digest([run.model(family, "proxy").key(PROXY), read, code])
+
+
 def _store(
     listed: Path,
     examples: Sequence[Example],
     file_of: Callable[[Path], Path],
     made_by: str,
     compute: Callable[[Example, Path], Tensors],
+    about: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Make the files of contexts that are missing, damaged, or made by other weights or code.
 
@@ -157,18 +176,20 @@ def _store(
         file_of: from a context's score file to the file to make.
         made_by: digest of what makes the files.
         compute: makes the content of a file.
+        about: other metadata of the files.
 
     Returns:
         The list: names of all files, and what made them.
     """
     made = [file_of(listed.with_name(f"{context_name(e)}.safetensors")) for e in examples]
-    before = [_made_by(file) for file in made]
+    before = [_metadata(file).get("made_by") for file in made]
     if stale := sum(found not in (None, made_by) for found in before):
         log.info("%d stored contexts are of other weights or code: computed again", stale)
     for i, (example, file, found) in enumerate(zip(examples, made, before, strict=True)):
         if found != made_by:
             tensors = compute(example, file)
-            tensor_file.save(file, tensors, {"context": example.id, "made_by": made_by})
+            metadata = {"context": example.id, "made_by": made_by, **(about or {})}
+            tensor_file.save(file, tensors, metadata)
         log.info("%s: %d/%d contexts", listed.stem, i + 1, len(examples))
     return {"files": [file.name for file in made], "made_by": made_by}
 
@@ -199,28 +220,43 @@ def stored(lists: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
     return paths, contents[0]["pair"]
 
 
-def _made_by(path: Path) -> str | None:
-    """What made a file; None if it is missing or damaged."""
+def _metadata(path: Path) -> dict[str, str]:
+    """What is said of a file; empty if it is missing or damaged."""
     try:
         with tensor_file.opened(path) as file:
-            return (file.metadata() or {}).get("made_by")
+            return file.metadata() or {}
     except (FileNotFoundError, SafetensorError):
-        return None
+        return {}
 
 
-def _scores(target: Model, proxy: Model, example: Example) -> Tensors:
-    """KVzip scores of both models, each replaying what the target's tokenizer writes."""
+def _scores(target: Model, example: Example) -> Tensor:
+    """KVzip scores of the target."""
     ids = context_ids(target, example.context)
-    found = {}
-    for role, model in (("target", target), ("proxy", proxy)):
-        prefilled = prefill(model, ids.to(model.device), len(target.prefix))
-        found[role] = score_replays(prefilled, replays(target, prefilled.context)).float()
-    return found
+    prefilled = prefill(target, ids, len(target.prefix))
+    return score_replays(prefilled, replays(target, prefilled.context)).float()
 
 
 def _signal(target: Model, proxy: Model, example: Example, signal: Signal) -> Tensor:
+    """Scores of the proxy, which replays what the target's tokenizer writes."""
     ids = context_ids(target, example.context).to(proxy.device)
     return proxy_signals(target, proxy, ids, len(target.prefix), [signal])[signal].float()
+
+
+def _shared(file: Path, proxy_by: str) -> Tensor | None:
+    """The proxy's scores that are stored already, perhaps for another target.
+
+    They do not depend on the target's weights.
+
+    Args:
+        file: where they are to be stored. The files of other pairs have the same name.
+        proxy_by: digest of what makes them.
+    """
+    for other in sorted(file.parent.parent.glob(f"*/{file.name}")):
+        with suppress(PermissionError):  # another user's
+            if _metadata(other).get("proxy_by") == proxy_by:
+                with tensor_file.opened(other) as stored:
+                    return stored.get_tensor("proxy")
+    return None
 
 
 def _inputs(target: Model, example: Example, file: Path) -> Tensors:

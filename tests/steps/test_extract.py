@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from proxykv.benchmarks.examples import read_jsonl
 from proxykv.config import catalog, paths
@@ -155,6 +157,56 @@ def test_a_killed_job_goes_on_and_the_methods_are_fitted_on_complete_lists_only(
     lists = [*paths.score_lists(run, "tiny"), *paths.signal_lists(run, "tiny", signal)]
     assert paths.fitting_lists(run, "tiny", "by_prefill") == lists
     assert paths.fitting_lists(run, "tiny", "proxykv") == paths.score_lists(run, "tiny")
+
+
+def two_targets(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Run:
+    """A run of two families whose targets have other weights, and the same proxy."""
+    tiny = catalog.families()["tiny"]
+    shutil.copytree(tiny["target"]["path"], "second")
+    weights = load_file("second/model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, "second/model.safetensors")
+    second = {**tiny, "family": "second", "target": {**tiny["target"], "path": "second"}, **changes}
+    monkeypatch.setattr(catalog, "families", lambda: {"tiny": tiny, "second": second})
+    by_prefill = {"id": "by_prefill", "base": "proxykv", "params": {"signal": "prefill"}}
+    run = make_run(families=["tiny", "second"], methods=["full", by_prefill])
+    for data in run.datasets("second", "train"):
+        prepare(run, data)
+    return run
+
+
+def both_stored(run: Run, family: str) -> list[Path]:
+    """The family's files: of scores, then of the other signal."""
+    (signal,) = run.stored_signals
+    files, _ = stored([extract(run, family, 0)])
+    extract_signal(run, family, signal, 0)
+    return [*files, *(signal_file(file, signal.name) for file in files)]
+
+
+def test_a_proxy_scores_once_for_all_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = two_targets(monkeypatch)
+    first = both_stored(run, "tiny")
+    for file in first:  # marked: only who reads these has them
+        tensors = load_file(file)
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata()
+        save_file({**tensors, "proxy": torch.full_like(tensors["proxy"], 0.25)}, file, metadata)
+    second = both_stored(run, "second")
+    assert [file.name for file in second] == [file.name for file in first]
+    for of_first, of_second in zip(map(load_file, first), map(load_file, second), strict=True):
+        assert (of_second["proxy"] == 0.25).all()
+        if "target" in of_first:
+            assert not torch.allclose(of_first["target"], of_second["target"])
+
+
+def test_another_proxy_scores_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiny = catalog.families()["tiny"]
+    slower = {**tiny["proxy"], "dtype": "bfloat16"}
+    run = two_targets(monkeypatch, proxy=slower)
+    first, second = (both_stored(run, family) for family in ("tiny", "second"))
+    for pair in zip(map(load_file, first), map(load_file, second), strict=True):
+        assert not torch.equal(*(tensors["proxy"] for tensors in pair))
 
 
 @pytest.mark.parametrize("step", STORING, ids=lambda step: step.__name__)

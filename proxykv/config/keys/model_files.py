@@ -30,6 +30,8 @@ PROXY = ("weights", *PAIR, "dtype")
 have the same vocabulary."""
 SCORING = (*PROXY, "template")
 """Parts of a target that its scores depend on."""
+READING = (*MEASURING, "template")
+"""Parts of a target that decide what a proxy reads: ids of contexts and of replay requests."""
 ANSWERING = (*SCORING, "generation")
 """Parts of a target that its answers depend on."""
 
