@@ -20,6 +20,12 @@ def add_commands(add: Add) -> None:
     add_config(status)
     status.add_argument("--json", action="store_true", help="for programs")
     add(_audit).add_argument("folder", type=Path, help="results/<run>")
+    compared = add(_compare)
+    compared.add_argument("folders", type=Path, nargs="+", help="results/<run> of two or more runs")
+    compared.add_argument("--output", type=Path, default=Path("comparison"), help="folder to write")
+    merged = add(_merge)
+    merged.add_argument("folders", type=Path, nargs="+", help="results/<run> of two or more runs")
+    merged.add_argument("--output", type=Path, required=True, help="results/<new run>")
     archived = add(_archive)
     archived.add_argument("folder", type=Path, help="results/<run>")
     archived.add_argument("file", type=Path, help="the archive to write, *.zip")
@@ -55,6 +61,22 @@ def _audit(options: argparse.Namespace) -> None:
     print(*found.findings, found.summary, sep="\n")
     if found.findings:
         sys.exit(1)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    """write one page about several runs: what differs in them, and paired differences"""
+    from proxykv.report.compare import compare_runs
+
+    print(compare_runs(options.folders, options.output))
+
+
+def _merge(options: argparse.Namespace) -> None:
+    """unite parts of one run that several machines made, tasks or methods each, in a new folder"""
+    from proxykv.runs.merge import merge
+
+    config = merge(options.folders, options.output)
+    for step in ("tabulate", "plot", "report"):
+        print(f"proxykv {step} --config {config}")
 
 
 def _archive(options: argparse.Namespace) -> None:

@@ -58,7 +58,7 @@ def build_report(
     methods = MethodCards.read(run_dir)
     made = {name: table(rows, methods) for name, table in tables.TABLES.items()}
     styles = plots.looks(methods, plots.ranking(made["leaderboard"]))
-    page = _template().render(
+    page = page_template("index.html.j2").render(
         run=run_dir.name,
         facts=_facts(rows),
         verdicts=verdicts(made, methods),
@@ -83,7 +83,8 @@ def build_report(
     files.write_text(out, page)
 
 
-def _template() -> Template:
+def page_template(name: str) -> Template:
+    """A page's template by its file's name."""
     environment = Environment(
         loader=PackageLoader("proxykv.report"),
         autoescape=True,
@@ -91,7 +92,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("index.html.j2")
+    return environment.get_template(name)
 
 
 def _facts(rows: pd.DataFrame) -> dict[str, str]:
