@@ -33,8 +33,8 @@ Every file in `results/<run>/efficiency/` has these columns. A measurement is on
 Rows never hold times of measurements, and measurements never those of answers.
 """
 CLI = """
-The workflow calls the steps. You call `init`, `run`, `check`, `status`, `audit`, `archive`,
-`export`, `import`, `forget`, `recover`, `push`, `pull` and `lm-eval`.
+The workflow calls the steps. You call `init`, `run`, `check`, `status`, `audit`, `compare`,
+`merge`, `archive`, `export`, `import`, `forget`, `recover`, `push`, `pull` and `lm-eval`.
 `proxykv --print-completion bash` (or `zsh`) prints a completion script; `--version` prints what a
 bug report needs.
 
