@@ -192,8 +192,12 @@ def test_inputs_are_read_with_the_scores_of_their_tokens(
     inputs, target_scores = load_inputs(path, "hidden")
     assert torch.equal(target_scores, scores[..., stored["hidden_tokens"]])
     assert torch.equal(inputs, stored["hidden"].float())
-    inputs, target_scores = load_inputs(path, "embedding", crop=12)
-    assert inputs.shape[1] == target_scores.shape[-1] == 12
+    draws = torch.Generator().manual_seed(1)
+    inputs, target_scores = load_inputs(path, "embedding", crop=12, generator=draws)
+    windows = stored["embedding"].float().unfold(1, 12, 1).movedim(-1, 2)  # [1, start, token, width]
+    (start,) = [i for i in range(windows.shape[1]) if torch.equal(inputs, windows[:, i])]
+    assert start > 0
+    assert torch.equal(target_scores, scores[..., stored["embedding_tokens"][start : start + 12]])
 
 
 def test_an_even_kernel_is_refused(files: list[Path], tmp_path: Path) -> None:

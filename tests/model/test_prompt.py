@@ -203,6 +203,34 @@ def test_an_answers_start_is_part_of_the_prompt(name: str) -> None:
     assert ids == encoded_at_once(model, "The pass key\nWhat? Answer: 4711")
 
 
+@pytest.mark.parametrize(
+    ("start", "written"),
+    [("", "4711"), (" Answer:", " 4711"), (" Answer: ", "4711"), (" Answer:\n", "4711")],
+)
+def test_a_reference_is_measured_as_the_text_after_the_answers_start(
+    start: str, written: str
+) -> None:
+    model = MODELS["byte-level, none"]
+    question = Question("\nWhat?", ("4711",), 4, answer_start=start)
+    assert model.decode(list(tokenized(model, question).reference)) == written
+
+
+@pytest.mark.parametrize(
+    ("answer", "written"),
+    [
+        ("4711", "\nWhat? 4711\n\nAgain? Answer:"),
+        (" 4711", "\nWhat? 4711\n\nAgain? Answer:"),
+        ("", "\nWhat?\n\nAgain? Answer:"),
+    ],
+)
+def test_without_a_template_a_blank_precedes_an_answer_and_an_empty_line_follows(
+    answer: str, written: str
+) -> None:
+    model = MODELS["byte-level, none"]
+    ids = model.question("Again?", history=(("\nWhat?", answer),), start="Answer:")
+    assert model.decode(list(ids)) == written
+
+
 QWEN3 = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"

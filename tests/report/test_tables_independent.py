@@ -373,6 +373,19 @@ def test_p_is_corrected_over_the_references_where_pooled_and_over_the_retentions
     assert {len(family) for family in families.values()} == {3, 4, 5}
 
 
+def test_each_group_of_comparisons_is_corrected_alone():
+    methods = ("kvzip", "proxykv", "snapkv")
+    rows = make_rows(tasks=("single",), contexts=8, questions=1, methods=methods)
+    alone = tables.paired(rows, cards_of(rows))
+    more = [{"group": "more", "pairs": [["kvzip", "snapkv"]]}]
+    both = tables.paired(rows, cards_of(rows, comparisons=more))
+    main = both[both.group != "more"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(main, alone)
+    pooled = both[(both.group == "more") & (both.retention == "<=0.3")]
+    assert (pooled.p_holm == pooled.p).all()
+    assert (pooled.p_holm < 0.5).any()
+
+
 # --- costs and coverage ---------------------------------------------------------------------------
 
 
