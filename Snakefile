@@ -4,16 +4,14 @@ import sys
 
 from snakemake.utils import min_version
 
-from proxykv.config import paths
+from proxykv.config import job_keys, paths
 from proxykv.config.catalog import columns, module_of
 from proxykv.config.keys.code import (
     code_digest,
     files_digest,
     fit_digest,
-    method_digest,
     modules_of,
 )
-from proxykv.config.keys.model_files import ANSWERING, PROXY
 from proxykv.runtime.digest import digest
 from proxykv.runtime.lock import Lock
 from proxykv.config.run import ROLES, SPLITS, Run

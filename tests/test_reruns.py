@@ -17,6 +17,7 @@ import pytest
 from checkout import DATASET, TASKS, Checkout, copy_project
 
 from proxykv.config import catalog, paths
+from proxykv.config.efficiency import measuring_jobs
 from proxykv.config.run import Run
 
 CONFIG: dict[str, Any] = {
@@ -27,6 +28,7 @@ CONFIG: dict[str, Any] = {
     "benchmarks": [{**DATASET, "tasks": TASKS}],
     "corpus": [{**DATASET, "tasks": ["single"], "contexts": 3}],
     "training": {"steps": 3, "warmup": 1, "val_contexts": 1, "crop": 64},
+    "efficiency": [{"name": "latency", "methods": ["full", "snapkv"], "lengths": [64]}],
 }
 PAGES = ["plot", "report", "tabulate"]
 ROWS = [*(f"grade {task}" for task in TASKS), *PAGES]
@@ -56,6 +58,7 @@ def files(run: Run) -> list[Path]:
         paths.dropped(run, "tiny"),
         *(paths.fitted_dir(run, "tiny", fitted_id) / "card.json" for fitted_id in run.fitted_ids),
         *(job.file(kind) for kind in ("predictions", "rows") for job in run.jobs()),
+        *(job.file for job in measuring_jobs(run)),
         *(run.dir / "tables" / name for name in ("leaderboard.csv", "provenance.json")),
         *(run.dir / "figures" / f"{name}.svg" for name in ("accuracy_retention", "pareto")),
         run.dir / "report" / "index.html",
@@ -150,7 +153,8 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
     "a comment": (code("baselines/snapkv.py", "class SnapKV", "# Why.\nclass SnapKV"), []),
     "a docstring": (code("baselines/snapkv.py", '"""', '"""Also: '), []),
     "a method's code": (
-        code("baselines/snapkv.py", "class SnapKV", "E = 1\n\n\nclass SnapKV"), ANSWERS
+        code("baselines/snapkv.py", "class SnapKV", "E = 1\n\n\nclass SnapKV"),
+        ["efficiency", *ANSWERS],
     ),
     "a method's card": (code("baselines/snapkv.py", '"label": "', '"label": "The '), PAGES),
     "how a method is fitted": (
@@ -171,6 +175,9 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
     "the description of a column": (
         code(ROW, "index of the question", "number of the question"), []
     ),
+    "a table": (
+        inside("proxykv/report/tables/comparisons.py", "paired"), ["tabulate", "report"]
+    ),
     "a figure": (
         code("proxykv/report/plots/pareto.py", "\ndef ", "\nE = 1\n\n\ndef "), ["plot", "report"]
     ),
@@ -181,10 +188,12 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
         code("proxykv/report/templates/script.js", "\n", "\nconst e = 1;\n"), ["report"]
     ),
     "the verdict": (inside("proxykv/report/verdict.py", "verdicts"), ["report"]),
-    "a seed": (config(seed=1), DATA),
+    "a seed": (config(seed=1), ["efficiency", *DATA]),
     "the protocol": (config(protocol="query_aware"), ANSWERS),
-    "the training": (config(training={**CONFIG["training"], "steps": 4}), FITS),
-    "the loss": (config(training={**CONFIG["training"], "weights": {"mse": 1.0}}), FITS),
+    "the training": (config(training={**CONFIG["training"], "steps": 4}), ["efficiency", *FITS]),
+    "the loss": (
+        config(training={**CONFIG["training"], "weights": {"mse": 1.0}}), ["efficiency", *FITS]
+    ),
     "a retention": (config(retentions=[0.1, 0.3, 1.0]), ANSWERS),
     "a method": (config(methods=[*METHODS, "random"]), ANSWERS),
     "a method that shares a fit": (config(methods=[*METHODS, "prior_mean"]), ANSWERS),
@@ -204,9 +213,11 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
     "a family's device": (code(FAMILY, "device: cpu", "device: auto"), []),
     "a family's resources": (code(FAMILY, "mem_mb: ", "mem_mb: 1"), []),
     "EOS": (model("target", "generation_config.json", eos_token_id=[1, 2]), ANSWERS),
-    "RoPE of the target": (model("target", "config.json", rope_theta=5e5), SCORES),
-    "RoPE of the proxy": (model("proxy", "config.json", rope_theta=5e5), SCORES),
-    "the tokenizer": (model("target", "tokenizer_config.json", add_bos_token=True), DATA),
+    "RoPE of the target": (model("target", "config.json", rope_theta=5e5), ["efficiency", *SCORES]),
+    "RoPE of the proxy": (model("proxy", "config.json", rope_theta=5e5), ["efficiency", *SCORES]),
+    "the tokenizer": (
+        model("target", "tokenizer_config.json", add_bos_token=True), ["efficiency", *DATA]
+    ),
     "a template that is not used": (
         model("target", "tokenizer_config.json", chat_template="{{ messages }}"), []
     ),

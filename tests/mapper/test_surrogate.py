@@ -194,7 +194,9 @@ def test_inputs_are_read_with_the_scores_of_their_tokens(
     assert torch.equal(inputs, stored["hidden"].float())
     draws = torch.Generator().manual_seed(1)
     inputs, target_scores = load_inputs(path, "embedding", crop=12, generator=draws)
-    windows = stored["embedding"].float().unfold(1, 12, 1).movedim(-1, 2)  # [1, start, token, width]
+    windows = (
+        stored["embedding"].float().unfold(1, 12, 1).movedim(-1, 2)
+    )  # [1, start, token, width]
     (start,) = [i for i in range(windows.shape[1]) if torch.equal(inputs, windows[:, i])]
     assert start > 0
     assert torch.equal(target_scores, scores[..., stored["embedding_tokens"][start : start + 12]])

@@ -1,8 +1,5 @@
 # Time and memory: a job per scan and family. It has the machine's cores to itself, so that no other job
 # of this run changes what it measures; a GPU belongs to one job anyway.
-from dataclasses import asdict
-
-from proxykv.config.keys.code import timed_digest
 
 
 rule efficiency:
@@ -24,15 +21,7 @@ rule efficiency:
         mem_mb=measuring_asks("mem_mb", grows=True),
         runtime=measuring_asks("runtime", grows=True),
     params:
-        cases=lambda wildcards: digest(
-            [asdict(measuring(wildcards).scan), RUN.seed, dict(RUN.training)]
-        ),
-        methods=lambda wildcards: digest(
-            [
-                timed_digest(RUN.methods[name])
-                for name in measuring(wildcards).scan.methods
-            ]
-        ),
+        key=lambda wildcards: job_keys.measuring(RUN, measuring(wildcards)),
     shell:
         step(
             "efficiency {wildcards.family:q} {wildcards.scan:q} "

@@ -25,16 +25,7 @@ rule generate:
     resources:
         **asks("generate"),
     params:
-        methods=digest({m.id: method_digest(m) for m in RUN.methods.values()}),
-        retentions=digest(RUN.retentions),
-        how=digest([RUN.seed, RUN.protocol, RUN.schedule]),
-        limit=RUN.limit,
-        models=lambda wildcards: digest(
-            [
-                RUN.model(wildcards.family, "target").key(ANSWERING, planned=True),
-                RUN.model(wildcards.family, "proxy").key(PROXY, planned=True),
-            ]
-        ),
+        key=lambda wildcards: job_keys.answering(RUN, wildcards.family),
     shell:
         model_step(
             "generate {wildcards.family:q} {wildcards.benchmark:q} {wildcards.task:q}"

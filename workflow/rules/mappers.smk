@@ -118,12 +118,7 @@ for FAMILY in RUN.families:
             # Not in the command, which is made when the job runs: there FAMILY is the last one.
             family=FAMILY,
             code=code_digest("proxykv.steps.screen:screen"),
-            settings=digest(
-                [
-                    RUN.config["decontamination"],
-                    [d.held_out for d in RUN.datasets(FAMILY, "train")],
-                ]
-            ),
+            key=job_keys.screening(RUN, FAMILY),
         shell:
             step("screen {params.family:q}")
 
@@ -147,19 +142,7 @@ rule fit:
         **asks("fit"),
     params:
         code=lambda wildcards: fit_digest(RUN.methods[wildcards.method]),
-        settings=lambda wildcards: digest(
-            [
-                RUN.seed,
-                RUN.training,
-                RUN.methods[wildcards.method].params,
-                RUN.methods[wildcards.method].corpus,
-                RUN.methods[wildcards.method].lengths,
-                [
-                    (d.part, d.held_out)
-                    for d in RUN.datasets(wildcards.family, "train")
-                ],
-            ]
-        ),
+        key=lambda wildcards: job_keys.fitting(RUN, wildcards.family, wildcards.method),
     shell:
         model_step("fit {wildcards.family:q} {wildcards.method:q}")
 
