@@ -67,8 +67,7 @@ def _differences(
     means: pd.DataFrame, method: str, reference: str, metric: str, *, pool: bool
 ) -> Iterable[dict[str, Any]]:
     on = [*CELL, "retention", *UNIT]
-    pruned = means[means.retention < 1]
-    one, other = (pruned.loc[pruned.method == m, [*on, metric]] for m in (method, reference))
+    one, other = (means.loc[means.method == m, [*on, metric]] for m in (method, reference))
     pairs = one.merge(other, on=on, suffixes=("", "_reference")).dropna()
     pairs["difference"] = pairs[metric] - pairs[f"{metric}_reference"]
     if pool:
