@@ -7,6 +7,7 @@ has run, with a stand-in for its steps.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -196,6 +197,9 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
     "the loss": (
         config(training={**CONFIG["training"], "weights": {"mse": 1.0}}), ["efficiency", *FITS]
     ),
+    "what is held out": (
+        config(corpus=[{**CONFIG["corpus"][0], "held_out": 1}]), ["screen_tiny", *FITS]
+    ),
     "a retention": (config(retentions=[0.1, 0.3, 1.0]), ANSWERS),
     "a method": (config(methods=[*METHODS, "random"]), ANSWERS),
     "a method that shares a fit": (config(methods=[*METHODS, "prior_mean"]), ANSWERS),
@@ -224,6 +228,23 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
         model("target", "tokenizer_config.json", chat_template="{{ messages }}"), []
     ),
 }  # fmt: skip
+
+
+STEP = re.compile(r'step\(\s*"([a-z-]+)')
+BY_METHOD = {"generate": "job_keys.answering", "efficiency": "job_keys.measuring"}
+BY_METHOD["fit"] = "fit_digest"
+"""Steps whose code depends on the methods."""
+
+
+def test_every_step_is_run_again_after_a_change_of_its_code() -> None:
+    found = []
+    for path in (catalog.ROOT / "workflow" / "rules").glob("*.smk"):
+        for rule in re.split(r"\n(?=rule |for )", path.read_text("utf-8")):
+            for step in STEP.findall(rule):
+                entry = step.replace("-", "_")
+                assert BY_METHOD.get(step, f':{entry}"') in rule or step == "convert", step
+                found.append(step)
+    assert len(found) == len(set(found)) > 10
 
 
 @pytest.mark.parametrize("name", EDITS)
