@@ -66,6 +66,7 @@ def proxykv(**settings: Any) -> list[Any]:
         ({"protocol": "query_aware"}, {"answer"}),
         ({"schedule": "parallel"}, {"answer"}),
         ({"retentions": [0.3, 0.5, 1.0]}, {"answer"}),
+        ({"limit": 1}, {"answer"}),
         ({"methods": [*CONFIG["methods"], "random"]}, {"answer"}),
         ({"methods": proxykv(params={"mapper": {"width": 16}})}, {"answer", "fit"}),
         ({"methods": proxykv(corpus=["single"])}, {"fit"}),
