@@ -1,25 +1,21 @@
 """Any press of kvpress as a method: `kvpress:ExpectedAttentionPress` (github.com/NVIDIA/kvpress).
 
-A press works while its model prefills. So the context is prefilled once more, with transformers'
-own attention and the hooks of the press. From there come its scores or, under the scope `custom`,
-the pairs that it keeps at a retention. The harness prunes and decodes.
+The context is prefilled once more, under the press. From there come the press's scores or, under
+the scope `custom`, the pairs that it keeps at a retention. The harness prunes and decodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
-from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from proxykv.model.devices import clock
+from baselines.press import Press, PressFiles, attention_of
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Keep, Scores
 from proxykv.runtime.errors import ConfigError
@@ -46,14 +42,46 @@ CARDS = {
 class KVPress:
     """A press, by its name."""
 
-    def __init__(self, context: MethodContext, name: str, **params: Any) -> None:
-        """`params`: the press's own; a press among them is written `{name: SnapKVPress, …}`."""
-        self.name, self.kvpress, self.ledger = name, _kvpress(), context.ledger
-        self.press = self._made(name, **params)
-        try:
-            self.press.compression_ratio = 0.5
-        except AttributeError:
-            raise ConfigError(f"kvpress:{name}: it cannot be asked for a retention") from None
+    def __init__(
+        self,
+        context: MethodContext,
+        name: str,
+        at: Sequence[Mapping[str, Any]] = (),
+        attention: Literal["sdpa", "eager"] = "sdpa",
+        press_files: PressFiles | None = None,
+        **params: Any,
+    ) -> None:
+        """Make the press.
+
+        Args:
+            context: what the method may use.
+            name: the press's class in kvpress.
+            at: for a press that has thresholds in place of a compression ratio: its parameters at
+                each retention of the run, `{retention: 0.3, threshold: -2.5}`. What it keeps then
+                is the press's choice, and rows have the share in `achieved_retention`.
+            attention: transformers' attention under the press; `eager` for presses that read
+                attention weights, whose memory grows with the square of the length.
+            press_files: weights that the press loads besides the model's.
+            params: the press's own; a press among them is written `{name: SnapKVPress, …}`.
+
+        Raises:
+            ConfigError: if kvpress has no such press, or it cannot be asked for a retention.
+        """
+        self.name = name
+
+        def made(**more: Any) -> Press:
+            return Press(name, context.ledger, attention, press_files, **params, **more)
+
+        self.at = {
+            entry["retention"]: made(**{k: v for k, v in entry.items() if k != "retention"})
+            for entry in at
+        }
+        self.press = next(iter(self.at.values())) if at else made()
+        if not at and not _takes_a_ratio(self.press.press):
+            raise ConfigError(
+                f"kvpress:{name}: it cannot be asked for a retention; list its parameters at each "
+                "retention in `at`"
+            )
 
     def score(self, prefill: Prefill) -> Scores:
         """The press's scores, to be ranked under a scope of this harness.
@@ -64,7 +92,7 @@ class KVPress:
         Raises:
             ConfigError: if the press chooses by itself, or its scores depend on the retention.
         """
-        press = self.press
+        press = self.press.press
         layers: list[Tensor] = []
 
         def note(*layer: Any) -> tuple[Tensor, Tensor]:
@@ -72,12 +100,13 @@ class KVPress:
             _, _, keys, values, *_ = layer
             return keys, values
 
-        if getattr(type(press), "compress", None) is not self.kvpress.ScorerPress.compress:
+        if getattr(type(press), "compress", None) is not self.press.package.ScorerPress.compress:
             raise ConfigError(f"kvpress:{self.name}: it chooses by itself; set `scope: custom`")
         press.compress = note
         press.compression_ratio = object()  # nothing that a press could calculate with
         try:
-            self._prefill(prefill)
+            with self._its_errors():
+                self.press.prefill(prefill)
         except TypeError as error:
             raise ConfigError(
                 f"kvpress:{self.name}: its scores depend on the retention; set `scope: custom`"
@@ -89,7 +118,7 @@ class KVPress:
     def keep(self, prefill: Prefill, retention: float) -> Keep:
         """What the press keeps of the context.
 
-        Its budget covers the prefix as well, which stays in any case. So the press gets the
+        A budget covers the prefix as well, which stays in any case. So the press gets the
         prefix's size on top. Where it spends that on the context, it runs a second time with less.
 
         Args:
@@ -97,29 +126,43 @@ class KVPress:
             retention: share of the KV pairs to keep, below 1.
 
         Raises:
-            ConfigError: if the press keeps everything.
+            ConfigError: if the press keeps everything, or `at` lacks the retention.
         """
+        if self.at:
+            if retention not in self.at:
+                raise ConfigError(
+                    f"kvpress:{self.name}: `at` has no entry of retention {retention}"
+                )
+            return self._kept(prefill, self.at[retention])
         count = budget(retention, prefill.shape[2])
-        kept = self._kept(prefill, count + prefill.prefix_len)
+        kept = self._kept_of(prefill, count + prefill.prefix_len)
         surplus = kept.float().mean().item() * prefill.shape[2] - count
         if surplus > 0:
-            kept = self._kept(prefill, count + prefill.prefix_len - surplus)
+            kept = self._kept_of(prefill, count + prefill.prefix_len - surplus)
         if kept.all():
             raise ConfigError(f"kvpress:{self.name}: it keeps everything at retention {retention}")
         return kept
 
-    def _kept(self, prefill: Prefill, count: float) -> Keep:
-        """The context's part of what the press keeps of `count` tokens per head, on average."""
+    def _kept_of(self, prefill: Prefill, count: float) -> Keep:
+        """What the press keeps of `count` tokens per head, on average."""
+        ratio = 1 - (count + 0.5) / len(prefill.input_ids)  # it rounds down
+        self.press.press.compression_ratio = ratio
+        return self._kept(prefill, self.press)
+
+    def _kept(self, prefill: Prefill, press: Press) -> Keep:
+        """The context's part of what a press leaves."""
         before: dict[int, Int[Tensor, "kv_head token"]] = {}
 
         def mark(module: Any, _: Any, kwargs: Mapping[str, Any], __: Any) -> None:
             if module.layer_idx not in before:
                 before[module.layer_idx] = _marks(kwargs["past_key_values"], module.layer_idx)
 
-        hooks = [m.register_forward_hook(mark, with_kwargs=True) for m in _attention(prefill)]
-        self.press.compression_ratio = 1 - (count + 0.5) / len(prefill.input_ids)  # it rounds down
+        hooks = [m.register_forward_hook(mark, with_kwargs=True) for m in attention_of(prefill)]
         try:
-            cache, masked = self._prefill(prefill)
+            with self._its_errors():
+                cache, masked = press.prefill(prefill)
+        except TypeError as error:
+            raise ConfigError(f"kvpress:{self.name}: {error}") from error
         finally:
             for hook in hooks:
                 hook.remove()
@@ -137,69 +180,25 @@ class KVPress:
             layers.append(kept[:, prefill.prefix_len :])
         return torch.stack(layers)
 
-    @torch.inference_mode()
-    def _prefill(self, prefill: Prefill) -> tuple[DynamicCache, list[Any]]:
-        """Prefill under the press: its cache, and what each layer masks instead of dropping.
-
-        The time of a plain prefill is not the press's.
-        """
-        start = clock(prefill.model.device)
-        net, ids, cache = prefill.model.net, prefill.input_ids, DynamicCache()
-        with _borrowed(prefill):
-            with self.press(net):
-                positions = torch.arange(len(ids), device=ids.device)
-                prefill.model.hidden(ids[None], positions[None], cache)
-            masked = [getattr(m, "masked_key_indices", None) for m in _attention(prefill)]
-        self.ledger.waive(min(prefill.seconds, clock(prefill.model.device) - start))
-        return cache, masked
-
-    def _made(self, name: str, **params: Any) -> Any:
-        """A press from its name and parameters."""
-        kind = getattr(self.kvpress, name, None)
-        if not (isinstance(kind, type) and issubclass(kind, self.kvpress.BasePress)):
-            raise ConfigError(f"kvpress has no press {name!r}")
-        inner = {k: v for k, v in params.items() if isinstance(v, Mapping) and "name" in v}
+    @contextmanager
+    def _its_errors(self) -> Iterator[None]:
+        """Errors of the press as one line; lack of memory and wrong types are for the caller."""
         try:
-            return kind(**params | {k: self._made(**v) for k, v in inner.items()})
-        except (TypeError, AssertionError) as error:
-            raise ConfigError(f"kvpress:{name}: {error}") from error
+            yield
+        except (torch.OutOfMemoryError, TypeError):
+            raise
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ConfigError(f"kvpress:{self.name}: {reason or type(error).__name__}") from error
 
 
-def _kvpress() -> ModuleType:
-    """The package, without the effect of its import, which wraps all attention functions there are.
-
-    The wrappers do not know caches that are not tensors, and serve only to decode with kvpress.
-    """
-    functions = dict(ALL_ATTENTION_FUNCTIONS)
+def _takes_a_ratio(press: Any) -> bool:
+    """Whether a press can be asked for a compression ratio."""
     try:
-        return import_module("kvpress")
-    except ImportError as error:
-        how = VARIANTS["kvpress:"]["install"]
-        raise ConfigError(f"kvpress: {error}; it needs older packages: {how}") from error
-    finally:
-        for name, function in functions.items():
-            ALL_ATTENTION_FUNCTIONS[name] = function
-
-
-def _attention(prefill: Prefill) -> list[nn.Module]:
-    """The model's attention modules, by layer."""
-    return [layer.self_attn for layer in prefill.model.net.base_model.layers]  # type: ignore
-
-
-@contextmanager
-def _borrowed(prefill: Prefill) -> Iterator[None]:
-    """The model on transformers' attention; changes that a press makes to it are undone."""
-    net, modules = prefill.model.net, _attention(prefill)
-    implementation: Any = net.config._attn_implementation
-    before = [(set(vars(module)), set(module._modules)) for module in modules]
-    net.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        net.set_attn_implementation(implementation)
-        for module, (attributes, parts) in zip(modules, before, strict=True):
-            for name in [*(set(vars(module)) - attributes), *(set(module._modules) - parts)]:
-                delattr(module, name)
+        press.compression_ratio = 0.5
+    except AttributeError:
+        return False
+    return True
 
 
 def _marks(cache: DynamicCache, layer: int) -> Int[Tensor, "kv_head token"]:

@@ -40,11 +40,16 @@ def unset_variables(config: Mapping[str, Any]) -> list[str]:
 
 def missing_paths(config: Mapping[str, Any]) -> list[str]:
     """Folders and files of a config's sources that are not there, a line each."""
+    named = [(where, source.get("path")) for where, source in _sources(config)]
+    named += [
+        (f"config.methods[{i}].params.press_files", entry["params"]["press_files"]["folder"])
+        for i, entry in enumerate(config["methods"])
+        if isinstance(entry, Mapping) and "press_files" in entry.get("params", {})
+    ]
     return [
         f"{where}: path {path!r}: no such folder or file; create it or correct the path"
-        for where, source in _sources(config)
-        if (path := str(source.get("path", "")))
-        and not Path(os.path.expandvars(path)).expanduser().exists()
+        for where, path in named
+        if path and not Path(os.path.expandvars(path)).expanduser().exists()
     ]
 
 

@@ -14,6 +14,7 @@ from proxykv.config import catalog
 from proxykv.config.check import config_problems
 from proxykv.config.keys.code import method_digest
 from proxykv.config.run import Run
+from proxykv.config.sources import missing_paths
 from proxykv.runtime.errors import ConfigError
 
 SHIPPED = [catalog.ROOT / "config.yaml", *sorted((catalog.ROOT / "config").glob("*.yaml"))]
@@ -97,6 +98,18 @@ def test_a_variable_that_is_not_set_is_one_line_before_anything_runs(
     )
     (tmp_path / "x").mkdir()
     assert main(["check", str(path)]) == 0
+
+
+def test_the_folder_of_a_press_is_looked_for_before_anything_runs(tmp_path: Path) -> None:
+    files = {"folder": str(tmp_path / "x"), "model": "org/name", "sha256": "ab"}
+    press = {"id": "q", "base": "kvpress:QFilterPress", "params": {"press_files": files}}
+    config = valid() | {"methods": ["full", press]}
+    assert missing_paths(config) == [
+        f"config.methods[1].params.press_files: path '{tmp_path}/x': no such folder or file; "
+        "create it or correct the path"
+    ]
+    (tmp_path / "x").mkdir()
+    assert missing_paths(config) == []
 
 
 def test_presets_of_one_family_train_the_same_mapper() -> None:

@@ -448,6 +448,11 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
 }
 
+
+def dms(*at: Config) -> Config:
+    return {"press": {"name": "KnormPress"}, "at": list(at)}
+
+
 OF_PRESSES: dict[str, tuple[Callable[[Config], None], str]] = {
     "parameter that an inherited press lacks": (
         change(
@@ -472,6 +477,18 @@ OF_PRESSES: dict[str, tuple[Callable[[Config], None], str]] = {
         method(base="kvpress:SnapKVPress", params={"compression_ratio": 0.5}),
         "config.methods[1].params: unknown key 'compression_ratio'; "
         "known: kernel_size, window_size",
+    ),
+    "setting of the adapter": (
+        method(base="kvpress:SnapKVPress", params={"attention": "flash"}),
+        "config.methods[1].params.attention: 'flash' is not one of ['sdpa', 'eager']",
+    ),
+    "retention without a threshold": (
+        method(base="kvpress:DMSPress", scope="custom", params=dms({"retention": 0.9})),
+        "config.methods[1].params.at: no entry of retention 0.1",
+    ),
+    "threshold without a retention": (
+        method(base="kvpress:DMSPress", scope="custom", params=dms({"threshold": 1})),
+        "config.methods[1].params.at[0]: expected {retention: …, <parameter>: …}",
     ),
     "part of a press missing": (
         change(methods=["full", "kvpress:AdaKVPress"]),

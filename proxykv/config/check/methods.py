@@ -23,7 +23,7 @@ def method_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield from _base_problems(base, ids, i)
             continue
         settings, where = known[name], f"config.methods[{i}]"
-        if problems := list(_class_problems(settings, where)):
+        if problems := list(_class_problems(settings, config["retentions"], where)):
             yield from problems
             continue
         yield from _scope_problems(settings, where)
@@ -119,12 +119,17 @@ def _base_problems(base: str, ids: Sequence[str], i: int) -> Iterator[str]:
         yield f"config.methods: unknown method {base!r}; {hint}"
 
 
-def _class_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
+def _class_problems(
+    settings: Mapping[str, Any], retentions: Sequence[float], where: str
+) -> Iterator[str]:
     """Whether a method's class is there and takes the parameters."""
     root, base, params = settings["root"], settings["base"], settings["params"]
     given = ("context", "fitted")
-    if ":" in root and base != root:  # run by an adapter: the class's own parameters
-        params = {key: value for key, value in params.items() if key != "name"}
+    if ":" in root and base != root:  # run by an adapter
+        params, problems = _of_adapted(settings, retentions, f"{where}.params")
+        if problems:
+            yield from problems
+            return
         base, given = root, settings["sets"]
     module, name = catalog.module_of(base)
     if catalog.source(module) is None:
@@ -139,6 +144,31 @@ def _class_problems(settings: Mapping[str, Any], where: str) -> Iterator[str]:
         elif "fitted_id" in settings:
             accepted = _with_training(accepted)
         yield from departures(params, accepted, f"{where}.params")
+
+
+def _of_adapted(
+    settings: Mapping[str, Any], retentions: Sequence[float], where: str
+) -> tuple[Mapping[str, Any], list[str]]:
+    """Parameters of a class that an adapter runs, and what is wrong with the adapter's.
+
+    The parameter `at` of an adapter lists those of the class at each retention.
+    """
+    own = signature.parameters(*catalog.module_of(settings["base"]), ("context",)) or {}
+    params, known = settings["params"], own["properties"]
+    adapter = {key: value for key, value in params.items() if key in known}
+    problems = list(departures(adapter, own, where))
+    entries = [] if problems else adapter.get("at", ())
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, Mapping) or "retention" not in entry:
+            problems.append(f"{where}.at[{i}]: expected {{retention: …, <parameter>: …}}")
+    if entries and not problems:
+        listed = [entry["retention"] for entry in entries]
+        problems += repeated(map(str, listed), f"{where}.at")
+        missing = sorted({r for r in retentions if r < 1} - set(listed))
+        problems += [f"{where}.at: no entry of retention {value}" for value in missing]
+    varied = entries[0] if entries and not problems else {}
+    rest = {key: value for key, value in params.items() if key not in known}
+    return {**rest, **{k: v for k, v in varied.items() if k != "retention"}}, problems
 
 
 def _with_training(accepted: Mapping[str, Any]) -> Mapping[str, Any]:
