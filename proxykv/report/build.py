@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from proxykv.report.efficiency_cells import efficiency_tables
 from proxykv.report.explorer import examples
 from proxykv.report.paper import paper, paper_table
 from proxykv.report.plots import Look
+from proxykv.report.plots._emphasis import crowded, inline
 from proxykv.report.tables.columns import CELL, LOW_RETENTION
 from proxykv.report.tabulate import provenance
 from proxykv.report.verdict import verdicts
@@ -58,6 +58,7 @@ def build_report(
     methods = MethodCards.read(run_dir)
     made = {name: table(rows, methods) for name, table in tables.TABLES.items()}
     styles = plots.looks(methods, plots.ranking(made["leaderboard"]))
+    main = plots.main_methods(rows, methods)
     page = page_template("index.html.j2").render(
         run=run_dir.name,
         facts=_facts(rows),
@@ -74,7 +75,7 @@ def build_report(
         audited=audited,
         findings=findings,
         examples=examples(rows),
-        methods=[{"id": m, **_look(look)} for m, look in styles.items()],
+        methods=[{"id": m, **_look(look), "main": m in main} for m, look in styles.items()],
         subject=methods.only("subject"),
         names={role: methods.label(role) for role in ("subject", "oracle")},
         cards=[methods.cards[m] for m in methods.ids("oracle", "subject", "control", "crossed")],
@@ -218,15 +219,17 @@ def _coverage(table: pd.DataFrame, styles: dict[str, Look]) -> dict[str, Any]:
     }
 
 
-def _figures(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> list[dict[str, str]]:
+def _figures(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> list[dict[str, Any]]:
     figures = []
     for name in plots.names():
         figure = plots.draw(name, rows, methods, run_dir)
         if figure is None:
             continue
         title, caption = plots.describe(name)
-        data = base64.b64encode(plots.render(figure, ".svg")).decode("ascii")
-        figures.append({"name": name, "title": title, "caption": caption, "data": data})
+        label = f"{title}; the numbers are in the tables of this page"
+        svg = inline(plots.render(figure, ".svg"), name, label)
+        shown = {"name": name, "title": title, "caption": caption, "svg": svg}
+        figures.append(shown | {"crowded": crowded(figure)})
     return figures
 
 
@@ -244,7 +247,7 @@ def _config(run_dir: Path) -> str:
 
 
 def _look(look: Look) -> dict[str, str]:
-    return {"label": look.label, "color": look.color}
+    return {"label": look.label, "color": look.color, "role": look.role}
 
 
 def _span(values: pd.Series, to: str = "–") -> str:

@@ -159,6 +159,24 @@ def test_the_explorer_shows_the_outcome_that_is_asked_for(
     assert list(filter(None, shown)) == [outcome] * expected and expected > 0
 
 
+def test_the_reader_chooses_which_methods_of_the_figures_are_in_colour(
+    visit: Callable[..., Any], report: str
+):
+    pale = "nodes => [...new Set(nodes.map((node) => node.dataset.method))].sort()"
+    tab = visit(report)
+    boxes = tab.locator("#figure-methods")
+    others = {"full", "kvzip", "prior", "proxykv_shuffled", "random", "snapkv"}
+    assert tab.locator("figure .pale").count() == 0  # few methods: all are in colour
+    for name in ("Full cache", "KVzip", "SnapKV"):
+        boxes.get_by_label(name, exact=True).press("Space")
+    for one in (tab, visit(tab.url)):
+        assert set(one.eval_on_selector_all("figure .pale", pale)) == others
+    boxes.get_by_role("button", name="All").click()
+    assert tab.locator("figure .pale").count() == 0
+    boxes.get_by_role("button", name="Main ones").click()
+    tab.wait_for_function("!location.hash.includes('figures.methods')")
+
+
 # --- what others wrote ----------------------------------------------------------------------------
 
 
@@ -204,6 +222,8 @@ def test_axe_finds_no_barrier_and_nothing_sticks_out(
 ):
     tab = visit(report, viewport=viewport, color_scheme=scheme)
     assert fits(tab)
+    # To axe a figure is one image, as its role says, not ten thousand strokes.
+    tab.eval_on_selector_all("figure svg", "figures => figures.map((svg) => svg.replaceChildren())")
     found = axe.Axe().run(tab).response["violations"]
     assert [(fault["id"], fault["nodes"][0]["html"]) for fault in found] == []
 

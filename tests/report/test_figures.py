@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from rows_fixture import METHODS as ROW_METHODS
 from rows_fixture import cards_of, make_rows, write_run
 
 from proxykv.config import catalog
 from proxykv.config.cards import method_cards
 from proxykv.report import plots, tables
+from proxykv.report.plots._emphasis import GID, GREY, GREY_TEXT, crowded, inline, mute
 from proxykv.runtime.errors import ConfigError
 
 METHODS = ("kvzip", "proxykv", "snapkv", "random", "prior")
@@ -283,6 +286,52 @@ def test_training_draws_the_log(rows: pd.DataFrame, run_dir: Path):
     }
 
 
+# --- many methods ---------------------------------------------------------------------------------
+
+
+def test_many_methods_are_grey_but_for_the_main_ones():
+    rows = make_rows(methods=tuple(ROW_METHODS), contexts=2, tasks=("single",))
+    cards = cards_of(rows)
+    main = plots.main_methods(rows, cards)
+    assert set(main) >= {"full", "kvzip", "proxykv", "snapkv"}
+    styles = plots.looks(cards, rows.method.unique())
+    for name in ("accuracy_retention", "pareto", "quality_cost"):
+        figure = plots.draw(name, rows, cards, Path())
+        assert figure is not None and crowded(figure)
+        mute(figure, main)
+        for axis in figure.axes:
+            for line in axis.lines:
+                method = str(line.get_gid()).removeprefix(GID)
+                if method in styles:
+                    look = styles[method]
+                    assert to_hex(line.get_color()) == (
+                        look.color.lower() if method in main else GREY
+                    )
+        (legend,) = figure.legends
+        names = {text.get_text(): to_hex(text.get_color()) for text in legend.get_texts()}
+        assert {look.label for m, look in styles.items() if m not in main} == {
+            name for name, color in names.items() if color == GREY_TEXT
+        } & {look.label for look in styles.values()}
+
+
+def test_few_methods_keep_their_colours(rows: pd.DataFrame, run_dir: Path):
+    figure = drawn("accuracy_retention", rows, run_dir)
+    before = [line.get_color() for line in figure.axes[0].lines]
+    mute(figure, [])
+    assert [line.get_color() for line in figure.axes[0].lines] == before
+
+
+def test_a_figure_in_a_page_has_names_of_its_own(rows: pd.DataFrame, run_dir: Path):
+    svg = plots.render(drawn("pareto", rows, run_dir), ".svg")
+    text = inline(svg, "one", "What it <shows>")
+    names = set(re.findall(r'\bid="([^"]+)"', text))
+    assert names and all(name.startswith("one-") for name in names)
+    used = set(re.findall(r'href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text))
+    assert used and used <= names
+    assert set(re.findall(r'data-method="([^"]+)"', text)) == {"full", *METHODS}
+    assert 'aria-label="What it &lt;shows&gt;"' in text and "<style" not in text
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -295,7 +344,7 @@ def test_every_plot_is_found_described_and_drawn_reproducibly(rows: pd.DataFrame
     for name in plots.names():
         title, caption = plots.describe(name)
         assert title and not title.endswith(".") and len(caption) > 60
-    figures = [plots.draw("training", rows, cards_of(rows), run_dir) for _ in range(2)]
+    figures = [plots.draw("kl_retention", rows, cards_of(rows), run_dir) for _ in range(2)]
     for suffix, start in {".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF"}.items():
         first, second = (plots.render(figure, suffix) for figure in figures if figure)
         assert first == second and first.startswith(start)

@@ -184,7 +184,7 @@ def test_numbers(value: float, text: str):
 )  # fmt: skip
 def test_a_cell(row: dict[str, Any], text: str, spread: str, hover: str, share: float | None):
     line = {"method": "m", "scope": "head", "retention": 0.5, "n_contexts": 9} | row
-    look = plots.Look("M", "#000000", "o", "rival")
+    look = plots.Look("M", "#000000", "o", "rival", "m")
     (table,) = cells.matrix(
         pd.DataFrame([line], dtype=object), [cells.SCORE], id="i", caption="c", styles={"m": look}
     )
@@ -245,7 +245,7 @@ def test_page_holds_verdict_tables_figures_and_provenance(page: str):
     ):  # fmt: skip
         assert text in page
     drawn = set(plots.names()) - NOT_OF_THIS_RUN
-    assert page.count("data:image/svg+xml;base64,") == len(drawn)
+    assert page.count("<svg ") == len(drawn)
 
 
 def test_report_of_two_families_without_mapper_or_oracle(tmp_path: Path):

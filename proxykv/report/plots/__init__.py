@@ -27,8 +27,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from proxykv.config.cards import MethodCards
+from proxykv.report.plots._emphasis import GID, mute
 from proxykv.report.tables import read_rows
-from proxykv.report.tables.columns import LOW_RETENTION
+from proxykv.report.tables.columns import CELL, LOW_RETENTION
 from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
 
@@ -42,12 +43,19 @@ class Look:
         color: a hex colour.
         marker: marker of Matplotlib.
         role: of the method's card.
+        method: its id.
     """
 
     label: str
     color: str
     marker: Any
     role: str
+    method: str
+
+    @property
+    def gid(self) -> str:
+        """Name of what is drawn of the method, from which figures and page find it again."""
+        return GID + self.method
 
     @property
     def strong(self) -> bool:
@@ -64,6 +72,7 @@ class Look:
         """Keyword arguments of `Axes.plot`."""
         width = 2.6 if self.role == "subject" else 2.0 if self.strong else 1.3
         return {
+            "gid": self.gid,
             "color": self.color,
             "marker": self.marker,
             "markersize": 6 if self.strong else 4.5,
@@ -83,6 +92,8 @@ class Look:
 
 
 SUFFIXES = (".svg", ".png", ".pdf")
+RIVALS = 3
+"""The strongest ones are in colour where a figure shows many methods."""
 MAIN = ("accuracy_retention", "kl_retention", "pareto")
 
 
@@ -105,7 +116,9 @@ def looks(methods: MethodCards, ids: Iterable[str]) -> dict[str, Look]:
     for method in ids:
         card = cards[method]
         color, marker = derived.get(method, (card.color, card.marker))
-        found[method] = Look(card.label, str(card.color or color), card.marker or marker, card.role)
+        found[method] = Look(
+            card.label, str(card.color or color), card.marker or marker, card.role, method
+        )
     return found
 
 
@@ -124,6 +137,21 @@ def ranking(table: pd.DataFrame, column: str = "mean") -> list[str]:
     best = (low if len(low) else pruned).groupby("method")[column].mean()
     rest = [str(m) for m in best.sort_values(ascending=column == "kl", kind="stable").index]
     return [str(m) for m in table.loc[table.retention == 1, "method"].unique()] + rest
+
+
+def main_methods(rows: pd.DataFrame, methods: MethodCards) -> list[str]:
+    """Methods in colour: the full cache, the oracle, the subject and the strongest rivals.
+
+    Args:
+        rows: rows of the run.
+        methods: cards of its methods.
+    """
+    main = methods.ids("reference", "oracle", "subject")
+    if rows.empty:
+        return main
+    means = rows.groupby([*CELL, "task", "method", "retention"]).score.mean()
+    order = ranking(means.reset_index(name="mean"))
+    return main + [m for m in order if methods.card(m).role == "rival"][:RIVALS]
 
 
 @contextmanager
@@ -243,9 +271,11 @@ def draw_figure(name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path) -> 
     Returns:
         The files that were written: none if the run has nothing to show.
     """
-    figure = draw(name, rows, MethodCards.read(run_dir), run_dir)
+    methods = MethodCards.read(run_dir)
+    figure = draw(name, rows, methods, run_dir)
     if figure is None:
         return []
+    mute(figure, main_methods(rows, methods))
     written = [out_dir / f"{name}{suffix}" for suffix in SUFFIXES]
     for path in written:
         files.write_bytes(path, render(figure, path.suffix))

@@ -76,7 +76,9 @@ def draw_curves(
     for method in reversed(ranking(table, value)):
         curve, style = table[table.method == method], styles[method]
         if method in set(full.method):
-            axis.axhline(curve[value].iloc[0], color=style.color, lw=1, ls=":", zorder=1)
+            axis.axhline(
+                curve[value].iloc[0], color=style.color, gid=style.gid, lw=1, ls=":", zorder=1
+            )
             axis.plot(curve.retention.map(place), curve[value], **style.line)
             continue
         if value != "kl":
@@ -85,7 +87,9 @@ def draw_curves(
         x = curve.retention.map(place)
         if style.strong or faint_bands:
             alpha = 0.16 if style.strong else 0.05
-            axis.fill_between(x, curve[low], curve[high], color=style.color, alpha=alpha, lw=0)
+            axis.fill_between(
+                x, curve[low], curve[high], color=style.color, alpha=alpha, lw=0, gid=style.gid
+            )
         axis.plot(x, curve[value], **style.line)
     axis.set_xticks(list(place.values()), [f"{rho:g}" for rho in place])
     axis.set_xlim(-0.25, len(place) - 0.75)
@@ -110,9 +114,24 @@ def legend(figure: Figure, styles: Mapping[str, Look], order: Sequence[str], tit
         title: of the legend.
     """
     handles = [_handle(styles[method]) for method in order]
-    figure.legend(
+    add_legend(figure, handles, title)
+
+
+def add_legend(figure: Figure, handles: Sequence[Line2D], title: str) -> None:
+    """Legend at the right of the panels.
+
+    Args:
+        figure: the figure.
+        handles: its entries, which carry the names of their methods.
+        title: of the legend.
+    """
+    made = figure.legend(
         handles=handles, loc="outside right upper", title=title, alignment="left", handlelength=3.2
     )
+    for entry, handle, text in zip(handles, made.legend_handles, made.get_texts(), strict=True):
+        for artist in (handle, text):
+            if artist is not None:
+                artist.set_gid(str(entry.get_gid()))
 
 
 def _handle(look: Look) -> Line2D:

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from proxykv.config.cards import MethodCards
 from proxykv.report.efficiency import SCAN
 from proxykv.report.plots import looks
+from proxykv.report.plots._curves import add_legend
 
 COMPARED_AT = 0.3
 """Retention at which lengths are compared (the paper's), or the measured one nearest to it."""
@@ -81,7 +82,7 @@ def draw_range(axis: Axes, tokens: Sequence[int], values: pd.DataFrame, line: Ma
     """
     axis.plot(tokens, values["median"], **line)
     low, high = values["min"], values["max"]
-    axis.fill_between(tokens, low, high, color=line["color"], alpha=0.14, lw=0)
+    axis.fill_between(tokens, low, high, color=line["color"], alpha=0.14, lw=0, gid=line["gid"])
 
 
 def length_axis(axis: Axes, lengths: Sequence[int]) -> None:
@@ -106,6 +107,4 @@ def legend_of(figure: Figure, styles: Mapping[Any, Mapping[str, Any]], title: st
         title: of the legend.
     """
     handles = [Line2D([], [], **style) for style in styles.values()]
-    figure.legend(
-        handles=handles, loc="outside right upper", title=title, alignment="left", handlelength=3.2
-    )
+    add_legend(figure, handles, title)

@@ -75,4 +75,5 @@ def draw_latency(axis: Axes, of_case: pd.DataFrame, line: dict) -> None:
     draw_range(axis, list(found.index), found, line)
     for tokens in of_case.tokens[of_case.status != "ok"].unique():
         at = axis.get_xaxis_transform()
-        axis.plot([tokens], [0.97], marker="x", color=line["color"], transform=at, zorder=6)
+        cross = {name: line[name] for name in ("color", "gid")}
+        axis.plot([tokens], [0.97], marker="x", transform=at, zorder=6, **cross)

@@ -59,6 +59,7 @@ def _scatter(axis: Axes, cell: pd.DataFrame, cost: str, styles: Mapping[str, Loo
             points[cost],
             points.score,
             s=18 + 60 * points.retention,
+            gid=look.gid,
             color=look.color,
             marker=look.marker,
             edgecolor="white",

@@ -97,6 +97,7 @@ def _marks(axis: Axes, points: pd.DataFrame, line: dict) -> None:
         points.request_seconds,
         points["mean"],
         s=18 + 60 * points.retention,
+        gid=line["gid"],
         color=line["color"],
         marker=line["marker"],
         edgecolor="white",

@@ -61,12 +61,14 @@ def _points(
     for point in cell.to_dict("records"):
         value, look = point[quality], styles[point["method"]]
         ends = (value - point[f"{quality}_low"], point[f"{quality}_high"] - value)
-        axis.errorbar(
+        drawn = axis.errorbar(
             point[cost],
             value,
             yerr=[[max(0.0, end)] for end in ends],
             elinewidth=1,
             **look.line | {"linestyle": ""},
         )
+        for artist in drawn.get_children():
+            artist.set_gid(look.gid)
     if quality == "kl" and (cell.kl > 0).all() and len(cell):
         log_scale(axis)

@@ -107,6 +107,26 @@
   };
   $$(".group, :not(.group) > .table").forEach((host) => equip(host, $("table", host).closest(".table").id));
 
+  // Figures: the chosen methods in colour, the others pale. Unasked, only in crowded figures.
+  const palette = $("#figure-methods");
+  const boxes = $$("input", palette);
+  const chosen = () => boxes.filter((box) => box.checked).map((box) => box.value).join() || "none";
+  const usual = chosen();
+  const paint = () => {
+    const inColour = new Set(chosen().split(","));
+    const asked = chosen() !== usual;
+    for (const card of $$("figure .card")) for (const part of $$("[data-method]", card))
+      part.classList.toggle("pale", (asked || "crowded" in card.dataset) && !inColour.has(part.dataset.method));
+    remember("figures.methods", asked ? chosen() : "");
+  };
+  const wanted = state.get("figures.methods")?.split(",");
+  if (wanted) for (const box of boxes) box.checked = wanted.includes(box.value);
+  palette.addEventListener("change", paint);
+  palette.addEventListener("reset", () => setTimeout(paint)); // after the boxes have been reset
+  $("[value=all]", palette).addEventListener("click", () => { for (const box of boxes) box.checked = true; paint(); });
+  palette.addEventListener("submit", (event) => event.preventDefault());
+  paint();
+
   // Example explorer.
   const { examples, methods, subject } = JSON.parse($("#data").textContent);
   const label = Object.fromEntries(methods.map((m) => [m.id, m.label]));
