@@ -177,7 +177,7 @@ class KVPress:
             if without is not None:
                 _, heads, tokens = without
                 kept[heads, tokens] = False
-            layers.append(kept[:, prefill.prefix_len :])
+            layers.append(kept[:, prefill.prefix_len :].to(prefill.input_ids.device))
         return torch.stack(layers)
 
     @contextmanager

@@ -108,11 +108,13 @@ def _score(
     observed = min(window, n)
     # Finite, above every other score, the most recent highest: a budget below the window keeps the
     # latest tokens of it.
-    recency = torch.arange(1, observed + 1, device=prefill.input_ids.device) / observed
+    device = prefill.input_ids.device
+    recency = torch.arange(1, observed + 1, device=device) / observed
     if n <= window:  # nothing but the window
         return recency.expand(prefill.shape).clone()
     layers = [
-        _layer_scores(layer, window, kernel, pooling, reduce) for layer in prefill.cache.layers
+        _layer_scores(layer, window, kernel, pooling, reduce).to(device)
+        for layer in prefill.cache.layers
     ]
     scores = torch.stack(layers)[..., prefill.prefix_len :]
     last = (scores.max() + recency).expand(*scores.shape[:2], window)

@@ -11,6 +11,7 @@ from proxykv.config.cards import methods_table
 from proxykv.config.check import card_problems
 from proxykv.config.cost.estimate import device_of, estimate, table, total
 from proxykv.config.cost.operations import Operations
+from proxykv.config.cost.placement import memory_table
 from proxykv.config.cost.requests import requests_table
 from proxykv.runtime.errors import ConfigError
 
@@ -55,3 +56,5 @@ def _check(options: argparse.Namespace) -> None:
     for family in run.families:
         longest, device = run.family(family)["max_context"], device_of(run, family, "generate")
         print(*requests_table(Operations.of(run, family), family, longest, device), sep="\n")
+        for line in memory_table(run.with_shapes(family)):
+            print(line)

@@ -257,6 +257,12 @@ class Run:
         """
         return model_shape(self.family(family), role, self.cache)
 
+    def with_shapes(self, family: str) -> Mapping[str, Any]:
+        """Contents of a family's file, with the shape of both models."""
+        found = self.family(family)
+        shapes = {role: self.model_shape(family, role) for role in ROLES}
+        return {**found, **{role: {**found[role], "shape": shapes[role]} for role in ROLES}}
+
     @property
     def stored_signals(self) -> tuple[Signal, ...]:
         """The proxy's signals that methods are fitted on, besides its KVzip scores."""

@@ -158,7 +158,7 @@ def _answering(
 
 
 def _kept_bytes(cache: SlottedCache) -> int:
-    return sum(t.nbytes for entry in cache.since.entries for t in (entry.keys, entry.values))
+    return sum(t.nbytes for entry in cache.entries for t in (entry.keys, entry.values))
 
 
 def _memory(course: Course | None, pair: MeasuredPair, case: Case) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -85,8 +86,7 @@ def answer(
     full: dict[int, Tensor] = {}  # each question's distributions, from its first row
     answers: list[Answer] = []
     if batch_rows is None:
-        free = free_bytes(prefill.model.device)
-        batch_rows = CPU_ROWS if free is None else rows_that_fit(prefill, questions, free)
+        batch_rows = _most_rows(prefill, questions)
     for start in range(0, len(grid), batch_rows):
         batch = _Batch(prefill, shown, questions, grid[start : start + batch_rows])
         answers += batch.run(full)
@@ -94,8 +94,20 @@ def answer(
     return [answers[i : i + width] for i in range(0, len(answers), width)]
 
 
-def rows_that_fit(prefill: Prefill, questions: Sequence[TokenizedQuestion], free: int) -> int:
-    """How many rows can decode together in the free memory, at least one.
+def _most_rows(prefill: Prefill, questions: Sequence[TokenizedQuestion]) -> int:
+    """Rows that fit on every device that holds layers; a fixed number where none tells."""
+    held = Counter(prefill.model.layer_devices)
+    free = {device: free_bytes(device) for device in held}
+    return min(
+        CPU_ROWS if room is None else rows_that_fit(prefill, questions, room, held[device])
+        for device, room in free.items()
+    )
+
+
+def rows_that_fit(
+    prefill: Prefill, questions: Sequence[TokenizedQuestion], free: int, layers: int
+) -> int:
+    """How many rows can decode together in a device's free memory, at least one.
 
     A row takes its own keys and values, a bit for each entry of the context, and, of the forward
     that reads its question, the activations of a layer and the widest of logits or MLP. The logits
@@ -105,9 +117,10 @@ def rows_that_fit(prefill: Prefill, questions: Sequence[TokenizedQuestion], free
         prefill: the prefilled context.
         questions: questions to answer.
         free: free memory in bytes.
+        layers: layers of the model on this device.
     """
     config = prefill.model.net.config
-    layers, heads, n = prefill.shape
+    _, heads, n = prefill.shape
     size = prefill.cache.layers[0].keys.element_size()
     dim = prefill.cache.layers[0].keys.shape[3]
     read = max(len(question.prompt) + len(question.reference) for question in questions)

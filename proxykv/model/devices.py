@@ -1,13 +1,17 @@
-"""The machine's accelerator: its name, its clock, and a second stream of work."""
+"""The machine's accelerators: names, clocks, a second stream of work, layers on several of them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
+from torch import nn
+from transformers import PreTrainedModel
 
 STREAMED = ("cuda", "xpu")
 """Devices with streams, which can be waited for one by one; others are waited for as a whole."""
@@ -56,7 +60,43 @@ def side_stream(device: torch.device) -> Iterator[None]:
         stream.synchronize()
 
 
+def spread(net: PreTrainedModel, home: torch.device, layers: Sequence[torch.device] = ()) -> None:
+    """Move a network's weights, and let what enters a layer follow them.
+
+    Embeddings, RoPE, the last norm and the LM head are at home. A forward therefore begins and ends
+    there, wherever its layers are.
+
+    Args:
+        net: a causal language model of transformers.
+        home: where forwards begin and end.
+        layers: device of each layer; `home` for all by default.
+
+    Raises:
+        ValueError: if there are more or fewer devices than layers.
+    """
+    body: Any = net.base_model
+    for layer, device in zip(body.layers, layers or [home] * len(body.layers), strict=True):
+        layer.to(device)
+        if device != home:
+            _fetch(layer, device)
+    if set(layers) - {home}:
+        _fetch(body.norm, home)
+    for part in (*body.children(), *net.children()):
+        if part not in (body, body.layers):
+            part.to(home)
+
+
 @cache
 def _second(device: torch.device) -> torch.Stream:
     """Return one stream for all requests: freed memory stays with the stream that allocated it."""
     return torch.Stream(device)
+
+
+def _fetch(module: nn.Module, device: torch.device) -> None:
+    """Move the tensors that enter a module to its device; a cache has its layers there already."""
+
+    def fetched(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        there = send_to_device(kwargs, device, skip_keys="past_key_values")
+        return send_to_device(args, device), there
+
+    module.register_forward_pre_hook(fetched, with_kwargs=True)

@@ -167,7 +167,7 @@ class Captured:
 
         `pool`: memory of another graph, which never replays at the same time, or None.
         """
-        since = cache.since
+        (since,) = cache.parts
         before = since.table(), since.index, since.used
         self.steps = Steps(*(each.clone() for each in steps))
         self.table, self.index = copy.copy(before[0]), since.index.clone()
@@ -196,7 +196,7 @@ class Captured:
             steps: memory of the rows; it receives what the steps wrote.
             count: number of steps.
         """
-        since = cache.since
+        (since,) = cache.parts
         pairs = [(self.table.layers, since.table().layers), (self.index, since.index)]
         pairs += list(zip(self.steps, steps, strict=True))
         for graph_side, cache_side in pairs:
@@ -223,11 +223,11 @@ def captured(model: Model, cache: SlottedCache, steps: Steps, most: int) -> Capt
         most: the most tokens that a row may still get.
 
     Returns:
-        None where steps run operation by operation: off CUDA, without kernels, for few tokens, and
-        after a capture that failed, which logs one warning.
+        None where steps run operation by operation: off CUDA, on several devices, without kernels,
+        for few tokens, and after a capture that failed, which logs one warning.
     """
-    since = cache.since
-    if since.index.device.type != "cuda" or since.kernels.kernels != "triton":
+    since, *others = cache.parts
+    if others or since.index.device.type != "cuda" or since.kernels.kernels != "triton":
         return None
     return graph_of(model.net, since.shape, most, lambda pool: Captured(model, cache, steps, pool))
 

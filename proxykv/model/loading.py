@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from proxykv.config.cost.placement import devices_of, layer_devices
 from proxykv.config.keys.model_files import weights_digest
 from proxykv.config.run import Run
 from proxykv.kernels.linear import for_few_rows
 from proxykv.model.context_cache import ATTENTION
-from proxykv.model.devices import device_of
+from proxykv.model.devices import device_of, spread
 from proxykv.model.prompt.template import Template, Turns, chat_template
 from proxykv.model.prompt.tokenizer import continuation, load_tokenizer, opening_ids, special_ids
 from proxykv.model.tensors import Ids
@@ -60,8 +61,14 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where token ids, hidden states and logits are; usually the device of all layers, too."""
         return self.net.device
+
+    @property
+    def layer_devices(self) -> list[torch.device]:
+        """Where each layer and its keys and values are."""
+        layers: Any = self.net.base_model.layers
+        return [next(layer.parameters()).device for layer in layers]
 
     def with_template(self, options: Mapping[str, Any] | None = None) -> Model:
         """The same model for prompts in its tokenizer's chat template.
@@ -146,6 +153,7 @@ def load_model(
     *,
     dtype: str = "float32",
     device: str = "cpu",
+    layers: Sequence[str] = (),
     chat: bool = False,
     chat_options: Mapping[str, Any] | None = None,
     rope_scaling: Mapping[str, Any] | None = None,
@@ -156,6 +164,7 @@ def load_model(
         folder: config.json, *.safetensors and tokenizer files.
         dtype: name of a torch dtype.
         device: a device string, or `auto` for the machine's accelerator if it has one.
+        layers: device of each layer, where they are not all on `device`.
         chat: put the prompt into the tokenizer's chat template.
         chat_options: variables for the template (for example `enable_thinking: false`).
         rope_scaling: changes the config's `rope_parameters` (for example YaRN's).
@@ -180,7 +189,8 @@ def load_model(
     except (OSError, SafetensorError) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"{folder}: the weights cannot be read: {why}") from error
-    net = net.to(device_of(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
+    spread(net, device_of(device), [device_of(each) for each in layers])
+    net = net.eval().requires_grad_(False)
     if net.device.type == "cpu":
         for_few_rows(net)
     model = Model(net, tokenizer, prefix=(), suffix=(), digest=digest)
@@ -197,10 +207,12 @@ def load(run: Run, family: str, role: str, device: str | None = None) -> Model:
         device: where to load it, if not where the family's file says.
     """
     model = run.family(family)[role]
+    home, *others = [device] if device else devices_of(model)
     return load_model(
         local(run.model(family, role).folder),
         dtype=model["dtype"],
-        device=device or model["device"],
+        device=home,
+        layers=layer_devices(run.with_shapes(family)) if others else (),
         chat=model["chat"],
         chat_options=model.get("chat_options"),
         rope_scaling=model.get("rope_scaling"),

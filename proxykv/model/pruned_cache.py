@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from jaxtyping import Bool
+from torch import Tensor
+
 from proxykv.kernels.layout import Entries
 from proxykv.kernels.ragged_attention import ragged_attention
-from proxykv.model.context_cache import ContextCache
-from proxykv.model.slotted_cache import Since, SlottedCache
+from proxykv.model.context_cache import ContextCache, ContextLayer
+from proxykv.model.slotted_cache import SlottedCache
 from proxykv.model.tensors import Keep
 
 
@@ -22,13 +27,18 @@ class PrunedCache(SlottedCache):
         visible = context.visible(prefix_len, keep)
         counts = visible.sum(dim=-1).tolist()
         entries = [
-            Entries(layer.keys[0][heads], layer.values[0][heads], kept)
+            _kept(layer, heads.to(layer.keys.device), kept)
             for layer, heads, kept in zip(context.layers, visible, counts, strict=True)
         ]
-        since = Since(entries, rows=1, padded=False)
-        super().__init__(since, context.layers[0].length, ragged_attention)
+        super().__init__(entries, context.layers[0].length, ragged_attention)
 
     @property
     def context_bytes(self) -> int:
         """Bytes that hold the context's keys and values."""
-        return sum(t.nbytes for each in self.since.entries for t in (each.keys, each.values))
+        return sum(t.nbytes for each in self.entries for t in (each.keys, each.values))
+
+
+def _kept(
+    layer: ContextLayer, visible: Bool[Tensor, "kv_head key"], counts: Sequence[int]
+) -> Entries:
+    return Entries(layer.keys[0][visible], layer.values[0][visible], counts)

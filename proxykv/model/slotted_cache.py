@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby, islice
 
 import torch
 from jaxtyping import Int
@@ -20,13 +21,13 @@ Attention = Callable[[Queries, Entries, Slots, Place, float], Queries]
 
 
 class Since:
-    """The tokens since a context: slots of every layer and row, and how many are taken.
+    """The tokens since a context on one device: slots of its layers, and how many are taken.
 
     That number is on the host and on the device: kernels write and read at the device's, so that a
     captured step stays the same from token to token.
 
     Attributes:
-        entries: the context's entries, by layer.
+        entries: the context's entries, by layer of this device.
         rows: texts that are read together.
         used: slots taken, as far as the host knows.
         index: the same on the device, int64 [1].
@@ -41,6 +42,11 @@ class Since:
         self.valid = self._all_valid(0) if padded else None
         self._storage = self._allocated(0)
         self._table: LayerTable | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where these layers are."""
+        return self.index.device
 
     @property
     def kernels(self) -> Choice:
@@ -74,7 +80,7 @@ class Since:
         """Write the next tokens of every row into a layer's slots.
 
         Args:
-            layer: index of the layer.
+            layer: index of the layer among this device's.
             keys: keys of the new tokens, after RoPE.
             values: their values.
 
@@ -161,7 +167,7 @@ class SlottedLayer(Layer):
     """One layer of a `SlottedCache`."""
 
     def __init__(self, since: Since, number: int, context: int, attention: Attention) -> None:
-        """`context`: tokens that count as read before the slots'."""
+        """`number`: among the layers of `since`; `context`: tokens before the slots'."""
         super().__init__()
         self.since, self.number, self.context, self.attention = since, number, context, attention
 
@@ -193,30 +199,73 @@ class SlottedLayer(Layer):
         since = self.since
         place = since.place(self.number)
         out = self.attention(query, self.entries, since.slots(self.number), place, scaling)
-        if self.number == len(since.entries) - 1:  # the end of a forward
+        if self.number == len(since.entries) - 1:  # the end of a forward here
             since.took(query.shape[2])
         return out
 
 
 class SlottedCache(Cache):
-    """A context's entries, and the tokens since in slots that all layers share a count of."""
+    """A context's entries, and the tokens since in slots.
+
+    Attributes:
+        parts: the tokens since, for the layers of each device; usually one part.
+    """
 
     layers: list[SlottedLayer]
 
-    def __init__(self, since: Since, context: int, attention: Attention) -> None:
-        """`context`: tokens of the context; `attention`: the operation that reads its entries."""
-        numbers = range(len(since.entries))
-        super().__init__(layers=[SlottedLayer(since, i, context, attention) for i in numbers])
-        self.since = since
+    def __init__(
+        self,
+        entries: Sequence[Entries],
+        context: int,
+        attention: Attention,
+        rows: int = 1,
+        padded: bool = False,
+    ) -> None:
+        """Start without room.
+
+        Args:
+            entries: of the context, by layer.
+            context: tokens of the context.
+            attention: the operation that reads the entries.
+            rows: texts that are read together.
+            padded: rows may differ in length.
+        """
+        by_device = groupby(entries, key=lambda each: each.keys.device)
+        self.parts = [Since(list(layers), rows, padded) for _, layers in by_device]
+        super().__init__(
+            layers=[
+                SlottedLayer(part, number, context, attention)
+                for part in self.parts
+                for number in range(len(part.entries))
+            ]
+        )
+
+    @property
+    def entries(self) -> list[Entries]:
+        """The context's entries, by layer."""
+        return [each for part in self.parts for each in part.entries]
 
     def reserve(self, tokens: int) -> None:
         """Make room for so many more tokens of every row."""
-        self.since.reserve(self.since.used + tokens)
+        for part in self.parts:
+            part.reserve(part.used + tokens)
 
     def reset(self) -> None:
         """Forget everything after the context, so that the next question starts clean."""
-        self.since.forget()
+        for part in self.parts:
+            part.forget()
 
     def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only these rows, in this order."""
-        self.since.keep_rows(rows, self.since.entries)
+        self.keep_rows(rows, self.entries)
+
+    def keep_rows(self, rows: Int[Tensor, " kept"], entries: Sequence[Entries]) -> None:
+        """Keep only the tokens of some rows.
+
+        Args:
+            rows: indices of the rows to keep.
+            entries: the context's entries as these rows see them, by layer.
+        """
+        each = iter(entries)
+        for part in self.parts:
+            part.keep_rows(rows.to(part.device), list(islice(each, len(part.entries))))

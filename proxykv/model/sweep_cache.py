@@ -11,7 +11,7 @@ from torch import Tensor
 from proxykv.kernels.layout import Entries
 from proxykv.kernels.masked_attention import masked_attention, pack
 from proxykv.model.context_cache import ContextCache
-from proxykv.model.slotted_cache import Since, SlottedCache
+from proxykv.model.slotted_cache import SlottedCache
 from proxykv.model.tensors import Keep
 
 
@@ -34,26 +34,27 @@ class SweepCache(SlottedCache):
         """`keeps`: kept sets of the context's tokens; `row_keep`: each row's index into them."""
         self.context, self.prefix_len, self.keeps = context, prefix_len, keeps
         self.row_keep = list(row_keep)
-        since = Since(self._entries(), len(row_keep), padded=True)
-        super().__init__(since, 0, masked_attention)
+        super().__init__(self._entries(), 0, masked_attention, len(row_keep), padded=True)
 
     def admit(self, valid: Bool[Tensor, "row new"]) -> None:
         """Announce the tokens of the next forward, of which some are padding (False)."""
         self.reserve(valid.shape[1])
-        used = self.since.used
-        assert self.since.valid is not None
-        self.since.valid[:, used : used + valid.shape[1]] = valid
+        for part in self.parts:
+            assert part.valid is not None
+            part.valid[:, part.used : part.used + valid.shape[1]] = valid.to(part.device)
 
     def truncate(self, lengths: Int[Tensor, " row"]) -> None:
         """Forget each row's own tokens from index `lengths[row]` on."""
-        assert self.since.valid is not None
-        used = torch.arange(self.since.used, device=lengths.device)
-        self.since.valid[:, : self.since.used] &= (used < lengths[:, None]).to(torch.int8)
+        for part in self.parts:
+            assert part.valid is not None
+            used = torch.arange(part.used, device=part.device)
+            mine = used < lengths[:, None].to(part.device)
+            part.valid[:, : part.used] &= mine.to(torch.int8)
 
     def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only these rows, in this order."""
         self.row_keep = [self.row_keep[row] for row in rows.tolist()]
-        self.since.keep_rows(rows, self._entries())
+        self.keep_rows(rows, self._entries())
 
     def _entries(self) -> list[Entries]:
         """The whole context, with the bits of these rows."""
@@ -64,7 +65,7 @@ class SweepCache(SlottedCache):
                 layer.keys[0].flatten(0, 1),
                 layer.values[0].flatten(0, 1),
                 [layer.length] * layer.keys.shape[1],
-                row_bits,
+                row_bits.to(layer.keys.device),
             )
             for layer, row_bits in zip(self.context.layers, bits, strict=True)
         ]

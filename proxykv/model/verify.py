@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from proxykv.config import catalog, check
+from proxykv.config.cost.placement import DeviceNeed, advice, fits, memory_table, needs, room
 from proxykv.config.keys.model_files import refuse_pickles
 from proxykv.config.models import (
     Shape,
@@ -31,9 +31,6 @@ from proxykv.runtime.errors import ConfigError
 
 LENGTHS = (4_096, 8_192, 16_384, 32_768, 65_536, 131_072, 170_000, 262_144)
 """Context lengths that memory is estimated for, as far as the family may see them."""
-
-HEADROOM = 1.1
-"""Activations and the allocator's slack, over what is counted."""
 
 
 def verify(name: str, cache: Path) -> Iterator[str]:
@@ -85,23 +82,6 @@ def verify(name: str, cache: Path) -> Iterator[str]:
     yield from _memory(family)
 
 
-def bytes_needed(model: Mapping[str, Any], tokens: int) -> dict[str, int]:
-    """Bytes of a model at a context length: weights, KV cache, float32 scores.
-
-    Args:
-        model: its entry in a family, with `shape` and `dtype`.
-        tokens: of the context.
-    """
-    shape = model["shape"]
-    size = getattr(torch, model["dtype"]).itemsize
-    pairs = shape["layers"] * shape["kv_heads"] * tokens
-    return {
-        "weights": shape["parameters"] * size,
-        "cache": 2 * pairs * shape["head_dim"] * size,
-        "scores": 4 * pairs,
-    }
-
-
 def _kernels(model: Mapping[str, Any]) -> Choice:
     """Which implementation of the kernels a model runs on here, and why."""
     dtype = getattr(torch, model["dtype"])
@@ -138,45 +118,45 @@ def _by_file(family: Mapping[str, Any], no_hub: str) -> Iterator[str]:
         f"config/families/{family['family']}.yaml"
     )
     devices = []
-    for device, roles, room in _devices(family):
-        fitting = [n for n in _lengths(family) if _gigabytes(family, roles, n) <= room]
-        fits = f"{fitting[-1]:,} tokens fit" if fitting else "DOES NOT FIT"
-        devices.append(f"{device} ({' + '.join(roles)}), {room:.0f} GB: {fits}")
+    for found in _by_device(family):
+        fitting = [n for n, need in found.items() if need.total <= room(family, need.device)]
+        said = f"{fitting[-1]:,} tokens fit" if fitting else "DOES NOT FIT"
+        devices.append(f"{_named(family, next(iter(found.values())))}: {said}")
     yield f"by the shapes in that file, of at most {_lengths(family)[-1]:,} tokens: " + "; ".join(
         devices
     )
+    yield from memory_table(family)
 
 
 def _memory(family: Mapping[str, Any]) -> Iterator[str]:
     """Per device and length: what models that share it need, and whether they fit."""
-    for device, roles, room in _devices(family):
-        yield f"device {device} ({' + '.join(roles)}), {room:.0f} GB:"
-        for tokens in _lengths(family):
-            parts = [bytes_needed(family[role], tokens) for role in roles]
-            kinds = {kind: sum(part[kind] for part in parts) / 1e9 for kind in parts[0]}
-            shown = " + ".join(f"{kind} {gigabytes:.1f}" for kind, gigabytes in kinds.items())
-            total = _gigabytes(family, roles, tokens)
-            fits = "fits" if total <= room else "DOES NOT FIT"
-            yield f"  {tokens:>7,} tokens: {shown}, with headroom {total:.1f} GB: {fits}"
+    for found in _by_device(family):
+        yield f"device {_named(family, next(iter(found.values())))}:"
+        for tokens, need in found.items():
+            shown = " + ".join(f"{kind} {size / 1e9:.1f}" for kind, size in need.parts.items())
+            said = "fits" if need.total <= room(family, need.device) else "DOES NOT FIT"
+            total = need.total / 1e9
+            yield f"  {tokens:>7,} tokens: {shown}, with headroom {total:.1f} GB: {said}"
+    if not fits(family, family["max_context"]):
+        yield advice(family, family["max_context"])
+    yield from memory_table(family)
 
 
-def _devices(family: Mapping[str, Any]) -> Iterator[tuple[str, list[str], float]]:
-    """Each device, the roles that share it, and its memory in GB."""
-    shared = defaultdict(list)
-    for role in ROLES:
-        shared[family[role]["device"]].append(role)
-    resources = family["resources"]
-    for device, roles in shared.items():
-        on_gpu = resources["gpu"] > 0 and device != "cpu"
-        yield device, roles, (resources.get("gpu_mb", 0) if on_gpu else resources["mem_mb"]) / 1000
+def _by_device(family: Mapping[str, Any]) -> list[dict[int, DeviceNeed]]:
+    """For each device, what it must hold at each length."""
+    lengths = _lengths(family)
+    by_length = zip(*(needs(family, n) for n in lengths), strict=True)
+    return [dict(zip(lengths, found, strict=True)) for found in by_length]
+
+
+def _named(family: Mapping[str, Any], need: DeviceNeed) -> str:
+    """A device with what it holds, and its memory."""
+    layers = family["target"]["shape"]["layers"]
+    part = "target" if need.layers == layers else f"{need.layers} of the target's {layers} layers"
+    holds = [part] * (need.layers > 0) + ["proxy"] * (need.proxy > 0)
+    return f"{need.device} ({' + '.join(holds)}), {room(family, need.device) / 1e9:.0f} GB"
 
 
 def _lengths(family: Mapping[str, Any]) -> list[int]:
     """Context lengths that the family may see."""
     return [n for n in LENGTHS if n <= family["max_context"]] or [family["max_context"]]
-
-
-def _gigabytes(family: Mapping[str, Any], roles: Sequence[str], tokens: int) -> float:
-    """GB that models need together at a context length, with headroom."""
-    needed = sum(sum(bytes_needed(family[role], tokens).values()) for role in roles)
-    return needed / 1e9 * HEADROOM

@@ -63,9 +63,9 @@ class LayerScores:
             inputs: hidden states of prefix + context.
         """
         for key, score_layer in self.scorers.items():
-            start = clock(self.model.device)
+            start = clock(inputs.device)
             self.parts[key].append(score_layer(layer, inputs))
-            self.seconds[key] += clock(self.model.device) - start
+            self.seconds[key] += clock(inputs.device) - start
 
     def scores(self, key: Hashable, prefilled: Prefill) -> Scores:
         """Return a scorer's scores of the context.
@@ -77,7 +77,8 @@ class LayerScores:
         Returns:
             Scores [layer, kv_head, token], float32.
         """
-        rows = torch.cat(self.parts[key])[:, prefilled.prefix_len :]
+        device = self.model.device
+        rows = torch.cat([part.to(device) for part in self.parts[key]])[:, prefilled.prefix_len :]
         return rows.unflatten(0, prefilled.shape[:2]).float()
 
     def settle(self, prefilled: Prefill, ledger: Ledger) -> Prefill:

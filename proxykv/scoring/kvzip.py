@@ -141,7 +141,7 @@ def score_chunk(
     positions = torch.arange(first, first + len(ids), device=model.device)
     with observed(model, cache.note) if plus else nullcontext(), suppress(_Scored):
         model.hidden(ids.to(positions.device)[None], positions[None], cache)
-    return torch.stack([layer.scores for layer in cache.layers])
+    return torch.stack([layer.scores.to(model.device) for layer in cache.layers])
 
 
 class ReplayCache(Cache):

@@ -98,7 +98,8 @@ def prefill_signal(target: Model, prefilled: Prefill, signal: Signal) -> ProxySi
     for layer in prefilled.cache.layers:
         assert layer.queries is not None
         heads = window_attention(layer.queries[0], layer.keys[0])
-        layers.append(torch.stack([weights.amax(dim=(0, 1)) for weights in heads]))
+        best = torch.stack([weights.amax(dim=(0, 1)) for weights in heads])
+        layers.append(best.to(prefilled.input_ids.device))
     return torch.stack(layers)[..., prefilled.prefix_len :]
 
 

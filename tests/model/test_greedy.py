@@ -76,7 +76,7 @@ def ready(model: Model, context: Prefill, cache: SlottedCache, rows: int, room: 
 def test_a_step_finds_everything_where_the_last_one_did(model: Model) -> None:
     context = prefilled(model, seed=1)
     for cache, rows in caches(context):
-        steps, since = ready(model, context, cache, rows), cache.since
+        steps, (since,) = ready(model, context, cache, rows), cache.parts
         slots = [t for i in range(len(cache.layers)) for t in since.slots(i) if t is not None]
         memory = [*slots, since.index, *steps]
         before = [(t.data_ptr(), t.shape, t.stride()) for t in memory]
@@ -149,15 +149,16 @@ def test_a_step_serves_another_context_through_its_table(small: Model) -> None:
     for (one, rows), (other, _) in zip(*map(caches, contexts), strict=True):
         ready(small, contexts[0], one, rows)
         steps = ready(small, contexts[1], other, rows)
-        assert one.since.shape == other.since.shape
+        (since,), (others,) = one.parts, other.parts
+        assert since.shape == others.shape
         stepped = Steps(*(t.clone() for t in steps))
-        table, index = one.since.table(), one.since.index
-        table.layers.copy_(other.since.table().layers)
-        index.copy_(other.since.index)
+        table, index = since.table(), since.index
+        table.layers.copy_(others.table().layers)
+        index.copy_(others.index)
         step(small, one, stepped)
         step(small, other, steps)
         assert torch.equal(stepped.tokens, steps.tokens)
-        assert index.item() == other.since.used
+        assert index.item() == others.used
 
 
 def test_decoding_warns_of_nothing_without_cuda(

@@ -13,7 +13,7 @@ import pytest
 
 from proxykv.cli import main
 from proxykv.config import catalog
-from proxykv.model.verify import bytes_needed, verify
+from proxykv.model.verify import verify
 from proxykv.runtime.errors import ConfigError
 
 TINY = catalog.ROOT / "models" / "tiny"
@@ -98,12 +98,13 @@ def test_without_the_hub_the_familys_file_answers_at_once(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     began = time.monotonic()
-    first, second = verify(name, tmp_path)
+    first, second, *plan = verify(name, tmp_path)
     assert time.monotonic() - began < 5
     assert first.startswith("hub not reached (")
     assert first.endswith(f"not compared with config/families/{name}.yaml")
     assert "\n" not in first + second
     assert second.startswith("by the shapes in that file, of at most ")
+    assert bool(plan) == (name == "qwen-3")  # whose target is on several devices
 
 
 def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -111,27 +112,22 @@ def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
-    first, _ = verify("qwen-3", tmp_path)
+    first, *_ = verify("qwen-3", tmp_path)
     assert time.monotonic() - began < 8
     assert "refused" in first
 
 
 def test_the_familys_file_says_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Qwen3-32B in bfloat16 takes 73.3 GB at 4,096 tokens and 81.6 GB at 32,768, of 80 GB."""
+    """Two GPUs share Qwen3-32B; the one that has the proxy, too, holds fewer layers."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    _, line = verify("qwen-3", tmp_path)
+    _, line, *_ = verify("qwen-3", tmp_path)
     assert line == (
         "by the shapes in that file, of at most 32,768 tokens: "
-        "cuda:0 (target), 80 GB: 16,384 tokens fit; cuda:1 (proxy), 80 GB: 32,768 tokens fit"
+        "cuda:0 (37 of the target's 64 layers), 80 GB: 32,768 tokens fit; "
+        "cuda:1 (27 of the target's 64 layers + proxy), 80 GB: 32,768 tokens fit"
     )
 
 
 def test_unknown_family(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--family", "tinny"]) == 2
     assert "did you mean 'tiny'?" in capsys.readouterr().err
-
-
-def test_bytes_by_hand() -> None:
-    shape = {"layers": 2, "kv_heads": 3, "head_dim": 4, "parameters": 1000}
-    expected = {"weights": 2000, "cache": 2 * 2 * 3 * 10 * 4 * 2, "scores": 2 * 3 * 10 * 4}
-    assert bytes_needed({"shape": shape, "dtype": "bfloat16"}, 10) == expected

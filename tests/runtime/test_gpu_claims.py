@@ -132,6 +132,16 @@ def test_a_killed_job_gives_its_gpu_back() -> None:
         assert gpus == ("4", "GPU-7")
 
 
+def test_a_family_whose_target_is_on_two_gpus_holds_both_until_it_ends() -> None:
+    with claim(catalog.families()["qwen-3"]["resources"]["gpu"]) as gpus:
+        assert gpus == ("4", "GPU-7")
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,GPU-7"  # cuda:0 and cuda:1 of the job
+        other = holder(1)
+        assert waits(other)
+    assert given(other) == "4"
+    other.communicate()
+
+
 def test_a_job_without_gpus_sees_none() -> None:
     with claim(0) as gpus:
         assert gpus == ()

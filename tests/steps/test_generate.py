@@ -314,11 +314,15 @@ def test_rows_follow_from_free_memory() -> None:
     model = load_model(MODELS / "tiny" / "target")
     prefilled = prefill(model, torch.arange(1, 200), 3)
     asks = [TokenizedQuestion((5, 6, 7), (8,), 20)]
-    assert rows_that_fit(prefilled, asks, 0) == 1
-    some, more = (rows_that_fit(prefilled, asks, free) for free in (1 << 28, 1 << 29))
+    layers = len(prefilled.cache.layers)
+    assert rows_that_fit(prefilled, asks, 0, layers) == 1
+    some, more = (rows_that_fit(prefilled, asks, free, layers) for free in (1 << 28, 1 << 29))
     assert 1.8 < more / some < 2.2
     longer = [replace(asks[0], max_new_tokens=2000)]
-    assert rows_that_fit(prefilled, longer, 1 << 28) < some / 4
+    assert rows_that_fit(prefilled, longer, 1 << 28, layers) < some / 4
     keys = prefilled.cache.layers[0].keys
-    slots = 2 * len(prefilled.cache.layers) * keys[0, :, 0].nbytes * 2004
-    assert rows_that_fit(prefilled, longer, 1 << 28) * slots < 1 << 28
+    slots = 2 * layers * keys[0, :, 0].nbytes * 2004
+    assert rows_that_fit(prefilled, longer, 1 << 28, layers) * slots < 1 << 28
+    # A device with half of the layers has room for more rows.
+    half = rows_that_fit(prefilled, longer, 1 << 28, layers // 2)
+    assert half > 1.5 * rows_that_fit(prefilled, longer, 1 << 28, layers)

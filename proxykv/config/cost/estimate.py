@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from proxykv.config.benchmarks import Task, tasks
 from proxykv.config.catalog import Method
 from proxykv.config.cost.operations import Operations
+from proxykv.config.cost.placement import devices_of
 from proxykv.config.cost.speed import CPU, GPU, Device
 from proxykv.config.jobs import Dataset
 from proxykv.config.run import Run
@@ -61,6 +62,7 @@ class _Family:
         self.run, self.name = run, name
         self.cost = Operations.of(run, name)
         self.target, self.proxy = self.cost.target, self.cost.proxy
+        self.captured = len(devices_of(run.family(name)["target"])) == 1
         self.mappers = len(self._that("mapper"))
         self.signals = {
             Signal.of({**run.training, **method.params}) for method in self._that("proxy")
@@ -156,7 +158,7 @@ class _Family:
             rows = min(left, most)
             read = QUESTION_TOKENS + answer * REFERENCE_SHARE
             answering += self.target.read(n, rows, read, device)
-            answering += answer * self.target.step(n, rows, device)
+            answering += answer * self.target.step(n, rows, device, captured=self.captured)
             left -= rows
         return prefill + scoring + answering
 

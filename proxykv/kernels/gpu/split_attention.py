@@ -112,19 +112,21 @@ def attention(
         "GROUP": group, "PLAN": READ if reading else DECODE, "D": dim, "WIDTH": width(dim),
     }  # fmt: skip
     tile_count = tiles.count(rows)
-    split_kernel[(slot_programs + number * tile_count,)](
-        query, table, place.index, parts, lse, since, since_lse,
-        scaling * math.log2(math.e), first_row, rows, new, heads, slot_programs, slot_chunks,
-        tile_count, tiles.rows, tiles.chunks, *query.stride()[:3],
-        SPAN=SLOT_SPAN, BLOCK_M=cut.rows, BLOCK_N=cut.keys, STAGES=cut.stages, SLOT_M=slot_rows,
-        SLOT_N=32 if query.dtype == torch.float32 else 64, BITTED=entries.bits is not None,
-        VALIDATED=slots.valid is not None,
-        PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
-        num_warps=cut.warps, num_stages=cut.stages, **shape,
-    )  # fmt: skip
-    _join_kernel[(rows * heads * size,)](
-        table, parts, lse, since, since_lse, out, rows, new, heads, splits,
-        *out.stride()[:3], AT_ONCE=16 if reading else 64,
-        SPLITS=triton.next_power_of_2(splits), num_warps=8, **shape,
-    )  # fmt: skip
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(query):
+        split_kernel[(slot_programs + number * tile_count,)](
+            query, table, place.index, parts, lse, since, since_lse,
+            scaling * math.log2(math.e), first_row, rows, new, heads, slot_programs, slot_chunks,
+            tile_count, tiles.rows, tiles.chunks, *query.stride()[:3],
+            SPAN=SLOT_SPAN, BLOCK_M=cut.rows, BLOCK_N=cut.keys, STAGES=cut.stages, SLOT_M=slot_rows,
+            SLOT_N=32 if query.dtype == torch.float32 else 64, BITTED=entries.bits is not None,
+            VALIDATED=slots.valid is not None,
+            PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
+            num_warps=cut.warps, num_stages=cut.stages, **shape,
+        )  # fmt: skip
+        _join_kernel[(rows * heads * size,)](
+            table, parts, lse, since, since_lse, out, rows, new, heads, splits,
+            *out.stride()[:3], AT_ONCE=16 if reading else 64,
+            SPLITS=triton.next_power_of_2(splits), num_warps=8, **shape,
+        )  # fmt: skip
     return out

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -44,7 +45,9 @@ def write(keys: Tensor, values: Tensor, slots: Slots, place: Place) -> None:
     """
     rows, heads, new, dim = keys.shape
     table, _ = place.found()
-    _store_kernel[(rows * heads * new,)](
-        keys, values, table, place.index, rows, new, heads,
-        *keys.stride()[:3], *values.stride()[:3], D=dim, WIDTH=width(dim), num_warps=1,
-    )  # fmt: skip
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(keys):
+        _store_kernel[(rows * heads * new,)](
+            keys, values, table, place.index, rows, new, heads,
+            *keys.stride()[:3], *values.stride()[:3], D=dim, WIDTH=width(dim), num_warps=1,
+        )  # fmt: skip
