@@ -67,7 +67,7 @@ class DeviceNeed:
 
 def devices_of(model: Mapping[str, Any]) -> list[str]:
     """Devices that share a model's layers, in order; usually one."""
-    return model["device"].split(",")
+    return list(dict.fromkeys(model["device"].split(",")))
 
 
 def layer_devices(family: Family) -> list[str]:
