@@ -20,6 +20,7 @@ SHAPED = {
     "kernels": (
         "attention",
         "layout",
+        "likelihood",
         "masked_attention",
         "ragged_attention",
         "replay",

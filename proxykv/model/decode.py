@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import inf
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from proxykv.config.settings import CPU_ROWS
+from proxykv.kernels.likelihood import TILE_COPIES, likelihoods, tile_bytes
 from proxykv.model.devices import clock, free_bytes
 from proxykv.model.greedy import decode
 from proxykv.model.loading import Model
@@ -83,7 +85,7 @@ def answer(
     """
     shown = [torch.ones_like(keeps[0]), *keeps]
     grid = [(question, keep) for question in range(len(questions)) for keep in range(len(shown))]
-    full: dict[int, Tensor] = {}  # each question's distributions, from its first row
+    full: dict[int, Tensor] = {}  # the full cache's hidden states along each question's reference
     answers: list[Answer] = []
     if batch_rows is None:
         batch_rows = _most_rows(prefill, questions)
@@ -111,7 +113,7 @@ def rows_that_fit(
 
     A row takes its own keys and values, a bit for each entry of the context, and, of the forward
     that reads its question, the activations of a layer and the widest of logits or MLP. The logits
-    along a reference exist for one row at a time.
+    along references exist in tiles.
 
     Args:
         prefill: the prefilled context.
@@ -128,10 +130,9 @@ def rows_that_fit(
     slot_bytes = 2 * layers * heads * slots * dim * size
     bits = layers * heads * n // 8
     forward = read * (8 * config.hidden_size + 3 * config.intermediate_size) * size
-    reference = 1 + max(len(question.reference) for question in questions)
     float32 = 4 * config.vocab_size
-    # Logits, their logarithms and two more of that size, and each question's full distributions.
-    along = (4 + len(questions)) * reference * float32
+    reference = max(len(question.reference) for question in questions)
+    along = TILE_COPIES * tile_bytes(reference, config.vocab_size, prefill.model.device)
     return max(1, int(FREE_SHARE * free - along) // (slot_bytes + bits + forward + 2 * float32))
 
 
@@ -177,6 +178,7 @@ class _Batch:
     ) -> None:
         self.model: Model = prefill.model
         self.device = prefill.model.device
+        self.vocabulary: int = prefill.model.net.config.vocab_size
         self.first = len(prefill.input_ids)
         self.indices = [q for q, _ in grid]
         self.rows = [questions[q] for q in self.indices]
@@ -189,7 +191,8 @@ class _Batch:
         """Read questions and references, then decode from the questions' ends."""
         start = clock(self.device)
         hidden = self._read()
-        nll, kl, first_tokens = self._along_reference(hidden, full)
+        nll, kl = self._along_reference(hidden, full)
+        first_tokens = self._first_tokens(hidden)
         self.cache.truncate(self.prompts)
         limits = [question.max_new_tokens for question in self.rows]
         positions = self.first + self.prompts
@@ -212,32 +215,35 @@ class _Batch:
 
     def _along_reference(
         self, hidden: Tensor, full: dict[int, Tensor]
-    ) -> tuple[list[float | None], list[float | None], Int[Tensor, " row"]]:
-        """NLL and KL along the reference, and the first token of each row's own answer."""
+    ) -> tuple[list[float | None], list[float | None]]:
+        """NLL and KL along the reference; the rows of a question stand side by side."""
         nll: dict[int, Tensor] = {}
         kl: dict[int, Tensor] = {}
-        tokens: list[Tensor] = []
-        for row, question in enumerate(self.rows):
-            first = len(question.prompt) - 1
-            # A row at a time: a batch of vocabulary-wide distributions would dwarf the cache.
-            logits = self.model.logits(hidden[row, first : first + len(question.reference) + 1])
-            tokens.append(self._first(logits[0], row))
+        for index, group in groupby(range(len(self.rows)), key=self.indices.__getitem__):
+            rows = [*group]
+            question = self.rows[rows[0]]
             if not question.reference:
                 continue
-            log_p = logits[: len(question.reference)].log_softmax(dim=-1)
-            log_full = full.setdefault(self.indices[row], log_p)
-            reference = self._tensor(question.reference)[:, None]
-            nll[row] = -log_p.gather(1, reference).mean()
-            kl[row] = ((log_full - log_p) * log_full.exp()).sum(dim=-1).mean()
+            first = len(question.prompt) - 1
+            along = hidden[rows, first : first + len(question.reference) + 1]
+            reference = self._tensor(question.reference)
+            found = likelihoods(
+                self.model.logits, reference, along, self.vocabulary, full.get(index)
+            )
+            full.setdefault(index, along[0].clone())
+            nll |= zip(rows, found.nll, strict=True)
+            kl |= zip(rows, found.kl, strict=True)
         # Rounding may leave a full cache just below 0.
-        return _read(nll, len(self.rows)), _read(kl, len(self.rows), 0.0), torch.stack(tokens)
+        return _read(nll, len(self.rows)), _read(kl, len(self.rows), 0.0)
 
-    def _first(self, logits: Float[Tensor, " vocabulary"], row: int) -> Int[Tensor, ""]:
-        """The answer's first token, which does not end it where the question has its own stops."""
-        if self.rows[row].stop:
-            logits = logits.clone()
-            logits[self._tensor(sorted(self.stops[row]))] = -torch.inf
-        return logits.argmax()
+    def _first_tokens(self, hidden: Tensor) -> Int[Tensor, " row"]:
+        """The first token of each row's own answer, which does not end it where it may not."""
+        rows = torch.arange(len(self.rows), device=self.device)
+        logits = self.model.logits(hidden[rows, self.prompts - 1])
+        for row, question in enumerate(self.rows):
+            if question.stop:
+                logits[row, self._tensor(sorted(self.stops[row]))] = -torch.inf
+        return logits.argmax(dim=-1)
 
     def _tensor(self, values: Sequence[int]) -> Tensor:
         return torch.tensor(values, device=self.device)
