@@ -33,7 +33,7 @@ def provenance(run: Run, family: str, target: Model, entry: str) -> dict[str, An
         "config_hash": run.digest,
         "code_hash": code_digest(entry),
         "commit": commit(),
-        "device": device_name(target.device),
+        "device": device_name(target.device, len(set(target.layer_devices))),
         "dtype": str(target.net.dtype).removeprefix("torch."),
         "kernels": kernels_of(target),
         "threads": torch.get_num_threads(),
@@ -54,10 +54,15 @@ def commit() -> str:
     return found.stdout.strip()
 
 
-def device_name(device: torch.device) -> str:
-    """What a person calls the device: its type and the model of the processor."""
+def device_name(device: torch.device, count: int = 1) -> str:
+    """What a person calls devices: their type and the model of the processor.
+
+    Args:
+        device: one of them.
+        count: how many alike there are.
+    """
     if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
+        return f"cuda: {torch.cuda.get_device_name(device)}" + (f" x {count}" if count > 1 else "")
     return f"{device.type}: {platform.processor() or platform.machine()}"
 
 

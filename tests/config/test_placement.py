@@ -6,9 +6,10 @@ from itertools import product
 from typing import Any
 
 import pytest
+from valid_config import valid
 
 from proxykv.cli import main
-from proxykv.config import catalog
+from proxykv.config import catalog, check
 from proxykv.config.cost.placement import (
     HEADROOM,
     balanced,
@@ -103,6 +104,19 @@ def test_a_family_on_several_gpus_asks_for_as_many() -> None:
         if len(devices) > 1:
             assert known["resources"]["gpu"] == len(devices), name
             assert fits(known, known["max_context"]), name
+
+
+def test_fewer_gpus_than_devices_are_a_mistake_of_the_family(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = catalog.families()
+    changed = {**known["qwen-3"], "resources": {**known["qwen-3"]["resources"], "gpu": 1}}
+    monkeypatch.setattr(catalog, "families", lambda: {**known, "qwen-3": changed})
+    problems = check.config_problems(valid() | {"families": ["qwen-3"]})
+    assert problems == [
+        "config/families/qwen-3.yaml.resources.gpu: 1, but the models are on cuda:0, cuda:1; "
+        "ask for 2"
+    ]
 
 
 def test_what_does_not_fit_names_what_to_lower() -> None:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from two_devices import FIRST, SECOND, Elsewhere, TwoDevices, devices
 
 from baselines.snapkv import window_scores
+from proxykv.config import catalog
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.decode import TokenizedQuestion, answer, answer_from
 from proxykv.model.devices import spread
-from proxykv.model.loading import Model, bare_model
+from proxykv.model.loading import Model, bare_model, load_model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.tensors import Scores
@@ -138,6 +139,16 @@ def test_a_layer_without_its_seam_is_refused() -> None:
     assert isinstance(next(layers[1].parameters()), Elsewhere)
     with pytest.raises(RuntimeError, match="meets tensors of 2 devices"):
         context(bare_model(net))
+
+
+def test_a_loaded_model_is_where_its_plan_says() -> None:
+    folder = catalog.ROOT / "models" / "tiny" / "target"
+    plan = ["cpu", "cpu", "cpu:1", "cpu:1"]
+    one, two = load_model(folder), load_model(folder, layers=plan)
+    assert [str(device) for device in two.layer_devices] == plan
+    ids = random_ids(PREFIX + CONTEXT, seed=2)
+    keys, others = (prefill(m, ids, PREFIX).cache.layers[-1].keys for m in (one, two))
+    torch.testing.assert_close(keys, others.to(FIRST), rtol=0, atol=0)
 
 
 def test_a_plan_of_other_layers_is_refused() -> None:

@@ -52,10 +52,21 @@ def _family_problems(config: Mapping[str, Any]) -> Iterator[str]:
             continue
         family = catalog.families()[name]
         where = f"config/families/{name}.yaml"
-        yield from schema_problems(family, "family", where)
+        yield from schema_problems(family, "family", where) or _device_problems(family, where)
         if isinstance(family, Mapping) and family.get("family") != name:
             yield f"{where}.family: {family.get('family')!r} is not the file's name {name!r}"
     yield from repeated(config["families"], "config.families")
+
+
+def _device_problems(family: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Fewer GPUs asked for than a target needs that is on several of them."""
+    several, asked = family["target"]["device"].split(","), family["resources"]["gpu"]
+    named = sorted({*several, family["proxy"]["device"]})
+    if len(several) > 1 and asked < len(named):
+        yield (
+            f"{where}.resources.gpu: {asked}, but the models are on {', '.join(named)}; "
+            f"ask for {len(named)}"
+        )
 
 
 def _retention_problems(config: Mapping[str, Any]) -> Iterator[str]:
