@@ -1,6 +1,7 @@
 # Trains mappers, runs every method over retentions and tasks, writes tables, plots and a report.
 # `snakemake --cores all` runs config.yaml; `--configfile config/<preset>.yaml` runs a preset.
 import sys
+from pathlib import Path
 
 from snakemake.utils import min_version
 
@@ -14,6 +15,7 @@ from proxykv.config.keys.code import (
 )
 from proxykv.runtime.digest import digest
 from proxykv.runtime.lock import Lock
+from proxykv.runtime.yaml_file import read_yaml
 from proxykv.config.run import ROLES, SPLITS, Run
 from proxykv.runtime.errors import ConfigError
 
@@ -25,6 +27,8 @@ if not workflow.configfiles:
 
 
 try:
+    for file in workflow.configfiles:
+        read_yaml(Path(file))  # snakemake takes the last of two equal keys
     RUN = Run(config)
     RUN.require_sources()
     RUN.require_models()

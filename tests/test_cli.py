@@ -29,6 +29,13 @@ from proxykv.config.run import Run
         ),
         (["screen", "tinny", "--config", "run.json"], "no family 'tinny'; did you mean 'tiny'?"),
         (["fit", "tiny", "kvzip", "--config", "run.json"], "no fitted method 'kvzip'; known: p"),
+        (["fit", "tiny", "../x", "--config", "run.json"], "no fitted method '../x'; known: p"),
+        (["fit", "..", "proxykv", "--gpus", "0", "--config", "run.json"], "no family '..'; kn"),
+        (["extract", "tiny", "0", "--config", "run.json"], "no shard '0'; the corpus has 1, num"),
+        (["extract", "tiny", "x", "--config", "run.json"], "no shard 'x'"),
+        (["extract-inputs", "tiny", "2", "--config", "run.json"], "no shard '2'"),
+        (["check", "--family", ""], "no family ''; known: "),
+        (["check", "twice.yaml"], "the key 'run' is listed twice"),
         (["prepare", "cache/x", "--config", "run.json"], "run 'test' has no dataset 'cache/x"),
         (["status", "--config", "nowhere.json"], "nowhere.json: no such file"),
         (["forget", "--config", "run.json", "--method", "kvzipp"], "did you mean 'kvzip'?"),
@@ -48,12 +55,24 @@ def test_mistakes_on_the_command_line_are_one_line(
     monkeypatch.chdir(tmp_path)
     Path("bad.yaml").write_text("run: [unclosed\nfamilies: :", "utf-8")
     Path("list.yaml").write_text("[full]", "utf-8")
+    Path("twice.yaml").write_text("run: a\nrun: b\n", "utf-8")
     Run(valid()).write().rename("run.json")
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert message in err
     assert len(err.splitlines()) == 1
     assert not out
+    assert not list(Path().rglob("*.lock"))
+
+
+@pytest.mark.parametrize("option", ["--gpus=-1", "--gpus=x", "--threads=0", "--threads=1.5"])
+def test_numbers_that_no_machine_has_are_refused(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "tiny", "proxykv", "--config", "run.json", option])
+    assert end.value.code == 2
+    assert "is no whole number from" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_planning_a_bad_config_prints_the_line_and_no_traceback(tmp_path: Path) -> None:

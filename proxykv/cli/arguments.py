@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-import yaml
-
 from proxykv.config.run import Run
-from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.gpu_claims import VISIBLE, claim
 from proxykv.runtime.lock import Lock
+from proxykv.runtime.yaml_file import read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +38,20 @@ def add_config(command: argparse.ArgumentParser) -> None:
 
 def add_hardware(command: argparse.ArgumentParser) -> None:
     """Add the options of `hardware`."""
-    command.add_argument("--threads", type=int, help="CPU threads for torch")
+    command.add_argument("--threads", type=_whole(1), help="CPU threads for torch")
     claimed = "GPUs to claim, 0 to hide all; by default what the family's file requests"
-    command.add_argument("--gpus", type=int, help=claimed)
+    command.add_argument("--gpus", type=_whole(0), help=claimed)
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    """Reads a whole number that is not too small."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+        return int(text)
+
+    return number
 
 
 def read_run(path: Path) -> Run:
@@ -51,14 +60,7 @@ def read_run(path: Path) -> Run:
     Raises:
         ConfigError: if it cannot be read, or is no valid config.
     """
-    try:
-        return Run(yaml.safe_load(path.read_text("utf-8")))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return Run(read_yaml(path))
 
 
 def alone(path: Path) -> AbstractContextManager[None]:

@@ -35,7 +35,7 @@ def _check(options: argparse.Namespace) -> None:
     """check a config and print its jobs and estimated hours, or verify a family's models"""
     if (options.family is None) == (options.configfile is None):
         raise ConfigError("proxykv check: give a config file, or --family with a family's name")
-    if options.family:
+    if options.family is not None:
         from proxykv.model.verify import verify
 
         cache = Path(catalog.schema("config")["properties"]["cache"]["default"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from proxykv.cli.arguments import Add, Command, add_config, add_hardware, alone, hardware
 from proxykv.config import paths
 from proxykv.config.run import ROLES, Run
+from proxykv.runtime.errors import ConfigError
 
 
 def add_commands(add: Add) -> None:
@@ -45,8 +47,9 @@ def _extract(options: argparse.Namespace) -> None:
     """store both models' scores of the training contexts"""
     from proxykv.steps.extract import extract
 
-    run, shard = Run.read(options.config), int(options.shard) - 1
-    with hardware(options, run), alone(paths.score_lists(run, options.family)[shard]):
+    run = Run.read(options.config)
+    shard, path = _shard(options, paths.score_lists(run, options.family))
+    with hardware(options, run), alone(path):
         extract(run, options.family, shard)
 
 
@@ -54,8 +57,9 @@ def _extract_inputs(options: argparse.Namespace) -> None:
     """store inputs of the target's layers on the training contexts"""
     from proxykv.steps.extract import extract_inputs
 
-    run, shard = Run.read(options.config), int(options.shard) - 1
-    with hardware(options, run), alone(paths.input_lists(run, options.family)[shard]):
+    run = Run.read(options.config)
+    shard, path = _shard(options, paths.input_lists(run, options.family))
+    with hardware(options, run), alone(path):
         extract_inputs(run, options.family, shard)
 
 
@@ -63,11 +67,19 @@ def _extract_signal(options: argparse.Namespace) -> None:
     """store a signal of the proxy on the training contexts"""
     from proxykv.steps.extract import extract_signal
 
-    run, shard = Run.read(options.config), int(options.shard) - 1
+    run = Run.read(options.config)
     signal = run.stored_signal(options.signal)
-    path = paths.signal_lists(run, options.family, signal)[shard]
+    shard, path = _shard(options, paths.signal_lists(run, options.family, signal))
     with hardware(options, run), alone(path):
         extract_signal(run, options.family, signal, shard)
+
+
+def _shard(options: argparse.Namespace, files: Sequence[Path]) -> tuple[int, Path]:
+    """Index and file of the shard that the command line names, by its number."""
+    for index, file in enumerate(files):
+        if options.shard == str(index + 1):
+            return index, file
+    raise ConfigError(f"no shard {options.shard!r}; the corpus has {len(files)}, numbered from 1")
 
 
 def _screen(options: argparse.Namespace) -> None:
@@ -82,6 +94,8 @@ def _fit(options: argparse.Namespace) -> None:
     from proxykv.steps.fit import fit
 
     run = Run.read(options.config)
+    run.family(options.family)  # before the lock's file is called after them
+    run.fitted_method(options.method)
     with hardware(options, run), alone(paths.fitted_dir(run, options.family, options.method)):
         fit(run, options.family, options.method)
 

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from proxykv.config.settings.training import TrainingSettings, schema_of
+from proxykv.runtime.yaml_file import read_yaml
 
 
 def _root() -> Path:
@@ -192,7 +193,7 @@ def module_of(base: str) -> tuple[str, str]:
 def families() -> Mapping[str, Mapping[str, Any]]:
     """Families to the contents of their files in config/families/."""
     folder = ROOT / "config" / "families"
-    return {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in sorted(folder.glob("*.yaml"))}
+    return {path.stem: read_yaml(path) for path in sorted(folder.glob("*.yaml"))}
 
 
 @cache

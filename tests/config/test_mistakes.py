@@ -46,6 +46,30 @@ def compare(*groups: list[list[str]]) -> Callable[[Config], None]:
 
 
 MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
+    "too many contexts": (
+        dataset(contexts=10**30),
+        "config.benchmarks[0].contexts: larger than 4294967295, the most that a number may be",
+    ),
+    "an integer with more digits than a float has": (
+        method(base="proxykv", params={"seed": 10**400}),
+        "config.methods[1].params.seed: larger than 4294967295, the most that a number may be",
+    ),
+    "no number": (
+        change(training={"val_contexts": 1, "lr": float("nan")}),
+        "config.training.lr: nan is not a finite number",
+    ),
+    "an endless number": (
+        dataset(options={"share": -float("inf")}),
+        "config.benchmarks[0].options.share: -inf is not a finite number",
+    ),
+    "more jobs than a scheduler holds": (
+        dataset(shards=10**6),
+        "config.benchmarks[0].shards: 1000000 is greater than the maximum of 10000",
+    ),
+    "more jobs that store scores": (
+        change(score_shards=10**6),
+        "config.score_shards: 1000000 is greater than the maximum of 10000",
+    ),
     "unknown key": (
         change(retention=[0.1]),
         "config: unknown key 'retention'; did you mean 'retentions'?",
@@ -398,7 +422,7 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
     "retention NaN": (
         change(retentions=[float("nan"), 1.0]),
-        "config.retentions[0]: nan is not a share of the context in (0, 1]",
+        "config.retentions[0]: nan is not a finite number",
     ),
     "retention as text": (
         change(retentions=["10%", 1.0]),

@@ -45,9 +45,11 @@ def _fitted_on(config: Mapping[str, Any], settings: Mapping[str, Any]) -> int | 
             if not count:
                 return None
             entry_lengths = entry.get("lengths", [None])
-            left = range(max(0, count - entry.get("held_out", 0)))
+            left = max(0, count - entry.get("held_out", 0))
             if not parts or entry.get("part", task) in parts:
                 total += sum(
-                    not lengths or entry_lengths[i % len(entry_lengths)] in lengths for i in left
+                    len(range(i, left, len(entry_lengths)))  # lengths are taken in turn
+                    for i, length in enumerate(entry_lengths)
+                    if not lengths or length in lengths
                 )
     return total

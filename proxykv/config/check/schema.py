@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +12,9 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 from proxykv.config import catalog
+
+LARGEST = 2**32 - 1
+"""The largest seed that every library takes; no count is larger."""
 
 
 def _whole_match(
@@ -31,6 +35,8 @@ Validator = validators.extend(Draft202012Validator, {"pattern": _whole_match})
 def schema_problems(document: Any, name: str, where: str) -> list[str]:
     """Where a document departs from a schema of workflow/schemas/, in the document's order.
 
+    Numbers that nothing can count with are refused everywhere: bounds do not exclude NaN.
+
     Args:
         document: the parsed YAML or JSON.
         name: name of the schema, such as "config".
@@ -39,7 +45,22 @@ def schema_problems(document: Any, name: str, where: str) -> list[str]:
     Returns:
         One line for each mistake.
     """
-    return departures(document, catalog.schema(name), where)
+    return [*_unusable_numbers(document, where), *departures(document, catalog.schema(name), where)]
+
+
+def _unusable_numbers(part: Any, where: str) -> Iterator[str]:
+    """Numbers that are not finite, and integers that are too large for a seed or an index."""
+    match part:
+        case Mapping():
+            for key, value in part.items():
+                yield from _unusable_numbers(value, f"{where}.{key}")
+        case list():
+            for i, value in enumerate(part):
+                yield from _unusable_numbers(value, f"{where}[{i}]")
+        case float() if not math.isfinite(part):
+            yield f"{where}: {part} is not a finite number"
+        case int() if abs(part) > LARGEST:
+            yield f"{where}: larger than {LARGEST}, the most that a number may be"
 
 
 def departures(document: Any, schema: Mapping[str, Any], where: str) -> list[str]:
