@@ -63,8 +63,8 @@ class _Case:
         many = self.sizes.tokens
         answer(1 + many)
         spent = [1e3 * (answer(1 + many) - answer(1)) / many for _ in range(self.sizes.repeats)]
-        pairs = sum(sum(entries.counts) for entries in cache.since.entries)
-        own = len(cache.layers) * len(cache.since.entries[0].counts) * (len(question) + many // 2)
+        pairs = sum(sum(entries.counts) for entries in cache.entries)
+        own = len(cache.layers) * len(cache.entries[0].counts) * (len(question) + many // 2)
         least = token_bytes(self.model, pairs + own)
         return Row(f"a token: {what}", "ms", spent, self.kernels, bytes=least)
 
