@@ -242,7 +242,8 @@ def _cell(row: pd.Series | None, metric: Metric) -> TableCell:
         parts.append(f"95 % CI {number(low, metric.digits)} to {number(high, metric.digits)}")
     elif metric.low:
         parts.append("interval undefined")
-    parts.append(f"{row.n_contexts} contexts")
+    kept = number(100 * row.achieved_retention, metric.digits)
+    parts.append(f"{row.n_contexts} contexts, {kept} % of the pairs kept")
     share = min(1.0, max(0.0, value / metric.bar)) if metric.bar else None
     return TableCell(number(value, metric.digits), value, spread, "\n".join(parts), share)
 

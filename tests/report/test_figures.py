@@ -22,6 +22,7 @@ from rows_fixture import cards_of, make_rows, write_run
 from proxykv.config import catalog
 from proxykv.config.cards import method_cards
 from proxykv.report import plots, tables
+from proxykv.report.plots._curves import draw_curves
 from proxykv.report.plots._emphasis import GID, GREY, GREY_TEXT, crowded, inline, mute
 from proxykv.runtime.errors import ConfigError
 
@@ -151,6 +152,25 @@ def assert_curves(
     levels = [line for line in axis.lines if line.get_linestyle() == ":"]
     assert [points(line)[0][1] for line in levels] == [pytest.approx(y) for _, y in ends]
     assert_bands(axis, part, rows, value, bands or set(METHODS))
+
+
+def test_a_curve_of_a_self_pruning_method_stands_at_what_it_kept():
+    line = {"method": "own", "scope": "custom", "ci_low": 0.0, "ci_high": 1.0}
+    table = pd.DataFrame(
+        [
+            {**line, "retention": 0.1, "achieved_retention": 0.2, "mean": 0.5},
+            {**line, "retention": 0.3, "achieved_retention": 0.3, "mean": 0.7},
+            {**line, "method": "full", "retention": 1.0, "achieved_retention": 1.0, "mean": 0.9},
+        ]
+    )
+    styles = {
+        "own": plots.Look("Own", "#000000", "o", "rival", "own"),
+        "full": plots.Look("Full", "#111111", "s", "baseline", "full"),
+    }
+    axis = Figure().subplots()
+    draw_curves(axis, table, styles, "mean", "ci_low", "ci_high")
+    (curve,) = [drawn for drawn in axis.lines if len(drawn.get_xdata()) == 3]
+    assert points(curve) == near([(0.5, 0.5), (1, 0.7), (2, 0.9)])
 
 
 def assert_bands(

@@ -106,7 +106,7 @@ def test_every_cell_of_the_leaderboard(
             assert float(cell.get("data-v")) == pytest.approx(value)
             _, interval, contexts = cell.get("title").split("\n")
             assert interval == minus(f"95 % CI {low:.{digits}f} to {high:.{digits}f}")
-            assert contexts == "12 contexts"
+            assert contexts == f"12 contexts, {100 * rho:.{digits}f} % of the pairs kept"
             shown += 1
     assert shown == 19
 
@@ -174,16 +174,17 @@ def test_numbers(value: float, text: str):
     ("row", "text", "spread", "hover", "share"),
     [
         ({"mean": 0.5, "ci_low": 0.4, "ci_high": 0.7}, "0.500", "±0.150",
-         "Score 0.500\n95 % CI 0.400 to 0.700\n9 contexts", 0.5),
+         "Score 0.500\n95 % CI 0.400 to 0.700\n9 contexts, 42.000 % of the pairs kept", 0.5),
         ({"mean": 1.5, "ci_low": None, "ci_high": None}, "1.500", "",
-         "Score 1.500\ninterval undefined\n9 contexts", 1.0),
+         "Score 1.500\ninterval undefined\n9 contexts, 42.000 % of the pairs kept", 1.0),
         ({"mean": -1.0, "ci_low": None, "ci_high": None}, "−1.000", "",
-         "Score −1.000\ninterval undefined\n9 contexts", 0.0),
+         "Score −1.000\ninterval undefined\n9 contexts, 42.000 % of the pairs kept", 0.0),
         ({"mean": None, "ci_low": None, "ci_high": None}, "–", "", "undefined", None),
     ],
 )  # fmt: skip
 def test_a_cell(row: dict[str, Any], text: str, spread: str, hover: str, share: float | None):
-    line = {"method": "m", "scope": "head", "retention": 0.5, "n_contexts": 9} | row
+    line = {"method": "m", "scope": "head", "retention": 0.5, "n_contexts": 9}
+    line |= {"achieved_retention": 0.42} | row
     look = plots.Look("M", "#000000", "o", "rival", "m")
     (table,) = cells.matrix(
         pd.DataFrame([line], dtype=object), [cells.SCORE], id="i", caption="c", styles={"m": look}

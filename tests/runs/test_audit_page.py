@@ -164,7 +164,8 @@ def test_a_row_a_cell_or_a_head_too_many_or_too_few_is_named(
     [
         ("board-0-mean", r"<small>±\d\.\d\d(\d)"),
         ("board-0-mean", r"95 % CI \d\.\d\d(\d) to"),
-        ("tasks-0-mean", r"(\d) contexts\""),
+        ("tasks-0-mean", r"(\d) contexts, "),
+        ("board-0-mean", r" contexts, (\d+)\.\d+ %"),
         ("cost-0", r"\[\d+\.(\d)"),
         ("cases", r"<small>\d\.\d\d(\d)–"),
         ("cases", r"95 % CI \d\.\d\d(\d) to"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -84,7 +85,9 @@ def draw_curves(
         if value != "kl":
             curve = pd.concat([curve, full])
         curve = curve.sort_values("retention")
-        x = curve.retention.map(place)
+        # A method under the scope `custom` keeps what it chooses; others miss by rounding only.
+        kept = curve.retention.where(curve["scope"] != "custom", curve.achieved_retention)
+        x = np.interp(kept, list(place), list(place.values()))
         if style.strong or faint_bands:
             alpha = 0.16 if style.strong else 0.05
             axis.fill_between(

@@ -13,7 +13,7 @@ MODELS = ["target_digest", "proxy_digest"]
 STATE = ["family", "method", "method_digest", *MODELS]
 ROW_KEY = [*CELL, *UNIT, "question", *METHOD, "retention"]
 SPENT = ["seconds", "operations"]
-VALUES = ["score", "score_fixed", "nll", "kl", "kv_bytes", *SPENT]
+VALUES = ["score", "score_fixed", "nll", "kl", "achieved_retention", "kv_bytes", *SPENT]
 LEADERBOARD_COLUMNS = [
     "family",
     "benchmark",
@@ -30,5 +30,6 @@ LEADERBOARD_COLUMNS = [
     "kl",
     "kl_low",
     "kl_high",
+    "achieved_retention",
 ]
 FIXED = ["fixed", "fixed_low", "fixed_high"]

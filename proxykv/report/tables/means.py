@@ -53,6 +53,8 @@ def pool(means: pd.DataFrame, limit: float) -> pd.DataFrame:
 def aggregate(means: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Mean score, recovery, KL, NLL and corrected score of each group, with their intervals.
 
+    Adds the mean share of the KV pairs that was kept.
+
     Args:
         means: of `context_means` or `pool`.
         by: columns that make a group.
@@ -65,6 +67,8 @@ def aggregate(means: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         record = dict(zip(by, key, strict=True))
         record |= _columns("mean", mean_ci(strata(group, "score")), prefix="ci")
         record["n_contexts"] = len(group)
+        kept = [part.mean() for part in strata(group, "achieved_retention")]
+        record["achieved_retention"] = float(np.mean(kept))
         recovery = ratio_ci(strata(both, "numerator"), strata(both, "oracle"))
         record |= _columns("recovery", recovery)
         record |= _columns("kl", mean_ci(strata(group, "kl")))

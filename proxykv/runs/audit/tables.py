@@ -273,6 +273,7 @@ def _scores(means: Means, pairs: Mapping[Unit, tuple[float, float]]) -> dict[str
         "n_contexts": Known(len(means)),
         **ratio_cells("recovery", above, below),
         **mean_cells("kl", column(means, "kl")),
+        "achieved_retention": Known(mean(column(means, "achieved_retention"))),
     }
 
 

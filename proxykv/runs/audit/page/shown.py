@@ -135,7 +135,9 @@ class ShownMetric:
                 size = max(size, abs(low), abs(high))
                 small = f"±{(high - low) / 2:.12f}"
                 parts.append(f"95 % CI {low:.12f} to {high:.12f}")
-        hover = "\n".join([*parts, f"{line['n_contexts']} contexts"])
+        kept = 100 * known(line, "achieved_retention")
+        about = f"{line['n_contexts']} contexts, {kept:.12f} % of the pairs kept"
+        hover = "\n".join([*parts, about])
         return Shown(
             value, fixed(self.digits), small=small, hover=hover, digits=self.digits, size=size
         )
