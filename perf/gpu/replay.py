@@ -35,13 +35,20 @@ def measure(sizes: Sizes) -> Iterator[Row]:
         yield from _prefill(f"{name} target, {label}", family.target, sizes.lengths[label], sizes)
 
 
-def _chunk(case: str, config: PreTrainedConfig, tokens: int, sizes: Sizes) -> Iterator[Row]:
-    """A replay's layer and chunk, and the scores' part of it where a kernel computes them."""
-    device = device_of("auto")
-    dtype = getattr(torch, sizes.dtype)
+def chunk(
+    config: PreTrainedConfig, tokens: int, sizes: Sizes
+) -> tuple[torch.Tensor, ReplayKeyValues]:
+    """Random queries, keys and values of a replay in the middle of a context.
+
+    Args:
+        config: the model's shape.
+        tokens: of the context.
+        sizes: the chunk's size and the dtype.
+    """
 
     def normal(heads: int, count: int) -> torch.Tensor:
-        return torch.randn(heads, count, config.head_dim, device=device, dtype=dtype)
+        made = torch.randn(heads, count, config.head_dim, device=device_of("auto"))
+        return made.to(getattr(torch, sizes.dtype))
 
     heads, replay = config.num_key_value_heads, sizes.chunk + REQUEST
     start = (tokens - sizes.chunk) // 2
@@ -53,16 +60,22 @@ def _chunk(case: str, config: PreTrainedConfig, tokens: int, sizes: Sizes) -> It
         0,
         slice(start, start + sizes.chunk),
     )
-    query, scaling = normal(config.num_attention_heads, replay), config.head_dim**-0.5
+    return normal(config.num_attention_heads, replay), layer
+
+
+def _chunk(case: str, config: PreTrainedConfig, tokens: int, sizes: Sizes) -> Iterator[Row]:
+    """A replay's layer and chunk, and the scores' part of it where a kernel computes them."""
+    query, layer = chunk(config, tokens, sizes)
+    device, scaling = query.device, config.head_dim**-0.5
     attend_and_score(query, layer, scaling)
     spent = [
         1e3 * device_seconds(device, lambda: attend_and_score(query, layer, scaling))
         for _ in range(sizes.repeats)
     ]
-    flops = replay_flops(config, replay, sizes.chunk, tokens)
+    flops = replay_flops(config, query.shape[1], sizes.chunk, tokens)
     ran = kernels(config, sizes)
     yield Row(f"replay of a layer and chunk: {case}", "ms", spent, ran, flops=flops)
-    if choose(device, dtype, config.head_dim).kernels != "triton":
+    if choose(device, query.dtype, config.head_dim).kernels != "triton":
         return
     from proxykv.kernels.gpu import replay_scores  # noqa: PLC0415 (needs Triton)
 

@@ -26,6 +26,7 @@ SECTIONS = {
     "decoding": 60,
     "sweeps": 60,
     "versus_kvpress": 60,
+    "candidates": 40,
     "long_requests": 120,
 }
 """In order of worth: each section's module, and the most seconds that it may take."""

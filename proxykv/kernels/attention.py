@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import Lock
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
+
+PLAN_FROM = 16_384
+"""Tokens from which cuDNN's plan pays. A plan is made for every length, in 50 to 100 ms on an H100;
+the faster kernel then saves about 85 ms in the 32 layers of an 8B model, and more with the square
+of the length."""
+
+_PRIORITY = Lock()
+"""Which of PyTorch's kernels may run is a setting of the process, and a request has two threads."""
 
 
 class PartialAttention(NamedTuple):
@@ -77,9 +87,40 @@ def causal_attention(
     """
     # The only public way to a fused kernel for this mask; PyTorch calls it a prototype.
     mask = causal_lower_right(query.shape[2], keys.shape[2])
-    return scaled_dot_product_attention(
-        query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True
-    )
+
+    def attend() -> Tensor:
+        return scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True
+        )
+
+    preferred = fused_kernels(query.device, query.shape[2], keys.shape[2])
+    if not preferred:
+        return attend()
+    with _PRIORITY, sdpa_kernel(preferred, set_priority=True):
+        return attend()
+
+
+def fused_kernels(device: torch.device, queries: int, keys: int) -> list[SDPBackend]:
+    """PyTorch's kernels for causal attention, the best one first.
+
+    On CUDA, cuDNN is the fastest for a whole text (about 600 TFLOP/s on an H100, FlashAttention-2
+    350), but makes a plan for each length. It has no kernel for queries that are the last tokens
+    of the keys; there PyTorch takes FlashAttention by itself.
+
+    Args:
+        device: of the tensors.
+        queries: number of queries.
+        keys: number of keys.
+
+    Returns:
+        Kernels that may run, in order; empty where PyTorch's own choice is right.
+    """
+    if device.type != "cuda" or queries != keys:
+        return []
+    planned = [SDPBackend.CUDNN_ATTENTION] if keys >= PLAN_FROM else []
+    # The last two take what the others cannot: float32, large heads.
+    unplanned = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return planned + unplanned
 
 
 def window_attention(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
 
+from proxykv.kernels.attention import PLAN_FROM, fused_kernels
 from proxykv.kernels.choice import choose
 from proxykv.runtime.errors import ConfigError
 
@@ -28,3 +30,21 @@ def test_a_mistyped_override_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PROXYKV_KERNELS", "tritn")
     with pytest.raises(ConfigError, match="triton or to reference"):
         choose(CPU, torch.float32, 64)
+
+
+@pytest.mark.parametrize(
+    ("device", "queries", "keys", "first"),
+    [
+        ("cpu", PLAN_FROM, PLAN_FROM, None),
+        ("cuda", 2024, PLAN_FROM, None),  # a replay: no kernel but one has this mask
+        ("cuda", PLAN_FROM - 1, PLAN_FROM - 1, SDPBackend.FLASH_ATTENTION),
+        ("cuda", PLAN_FROM, PLAN_FROM, SDPBackend.CUDNN_ATTENTION),
+    ],
+)
+def test_only_long_texts_pay_for_a_plan(
+    device: str, queries: int, keys: int, first: SDPBackend | None
+) -> None:
+    kernels = fused_kernels(torch.device(device), queries, keys)
+    assert (kernels[0] if kernels else None) == first
+    assert not kernels or SDPBackend.MATH in kernels  # float32 finds a kernel, too
+    assert first == SDPBackend.CUDNN_ATTENTION or SDPBackend.CUDNN_ATTENTION not in kernels
