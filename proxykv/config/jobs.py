@@ -105,6 +105,11 @@ class Job:
         """Where this job writes the timelines of its parallel schedule."""
         return self.file("predictions").with_suffix(".timelines.jsonl")
 
+    @property
+    def kept(self) -> Path:
+        """Where this job writes which pairs each method keeps of its first contexts."""
+        return self.file("predictions").with_suffix(".kept.jsonl")
+
     def journals(self) -> list[Path]:
         """Journals of the task: of all shards, also of another number of shards."""
         folder, name = self.journal.parent, f"{self.task}{{}}.journal.jsonl"

@@ -9,10 +9,14 @@ from typing import Any
 from proxykv.benchmarks.examples import Example, Question
 from proxykv.model.decode import Answer, TokenizedQuestion
 from proxykv.model.loading import Model
+from proxykv.model.tensors import Keep
 from proxykv.runtime.digest import digest
 
 REFERENCE_TOKENS = 128
 """Tokens of the reference answer along which NLL and KL are measured."""
+
+POSITIONS = 20
+"""Equal parts of a context for which the share of kept pairs is recorded."""
 
 Key = tuple[str, str, str, float]
 """A row's key: (context id, prompt hash, method digest, retention)."""
@@ -73,3 +77,28 @@ def prompt_hash(example: Example, question: Question, donor: str | None = None) 
     """
     others = [] if donor is None else [donor]
     return digest([example.context, example.chat, asdict(question), *others])
+
+
+def kept_where(keep: Keep, oracle: Keep | None) -> dict[str, Any]:
+    """Where the kept pairs lie: shares of a head's, a part's and the oracle's pairs.
+
+    Args:
+        keep: the kept set [layer, kv_head, token].
+        oracle: what the oracle keeps at the same retention; None if it was not computed with it.
+
+    Returns:
+        `heads`: kept share by layer and head. `positions`: by part of the context, from its start.
+        `overlap`: by layer, the share of the oracle's kept pairs that are kept here, too; None
+        where the oracle keeps none.
+    """
+    parts = keep.tensor_split(min(POSITIONS, keep.shape[-1]), dim=-1)
+    found: dict[str, Any] = {
+        "heads": [
+            [round(share, 4) for share in layer] for layer in keep.double().mean(-1).tolist()
+        ],
+        "positions": [round(float(part.double().mean()), 4) for part in parts],
+    }
+    if oracle is not None:
+        both, own = ((kept.sum(dim=(1, 2))).tolist() for kept in (keep & oracle, oracle))
+        found["overlap"] = [round(b / o, 4) if o else None for b, o in zip(both, own, strict=True)]
+    return found

@@ -36,7 +36,10 @@ from proxykv.scoring.engine import ContextAtWork, Engine, Pruning
 from proxykv.scoring.ledger import Ledger
 from proxykv.scoring.provenance import provenance
 from proxykv.scoring.proxy import Proxy
-from proxykv.scoring.rows import Key, key_of, outcome, prompt_hash, tokenized
+from proxykv.scoring.rows import Key, kept_where, key_of, outcome, prompt_hash, tokenized
+
+SHOWN = 16
+"""Contexts of a job, from its first on, of which the report shows what is kept."""
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ class Generator:
         self.run, self.job = run, job
         self.examples = read_jsonl(job.dataset.path)
         self.journal = Journal(job.journal)
-        self.timelines = Journal(job.timelines)
+        self.timelines, self.kept = Journal(job.timelines), Journal(job.kept)
         target, proxy = (run.model(job.family, role) for role in ROLES)
         self.pair = target.pair_entries("target") | proxy.pair_entries("proxy")
         self.models = {
@@ -135,6 +138,7 @@ class Generator:
         if self.run.protocol == "query_agnostic":
             work = self._read(example, model, grid)
             prunings = list(work.prunings(grid))
+            self._note_kept(example, prunings)
             answered = self._answer(work, prunings, questions)
         else:
             answered = self._query_aware(example, model, questions, grid)
@@ -167,6 +171,24 @@ class Generator:
             # The first answer is the full cache's, which `answers` always gives.
             yield work, prunings, answers[1:]
 
+    def _note_kept(self, example: Example, prunings: list[Pruning]) -> None:
+        """Journal where the kept pairs of one of the first contexts lie."""
+        if example not in self.job.part(self.examples)[:SHOWN]:
+            return
+        oracle = self.run.cards.only("oracle")
+        oracles = {p.retention: p.keep for p in prunings if p.method.id == oracle}
+        self.kept.append(
+            {
+                "context_id": example.id,
+                "method": pruning.method.id,
+                "method_digest": self.digests[pruning.method.id],
+                "retention": pruning.retention,
+                **kept_where(pruning.keep, oracles.get(pruning.retention)),
+            }
+            for pruning in prunings
+            if pruning.retention < 1
+        )
+
     def _query_aware(
         self,
         example: Example,
@@ -179,6 +201,7 @@ class Generator:
         for question in questions:
             work = self._read(example, model, grid, question.prompt)
             prunings = list(work.prunings(grid))
+            self._note_kept(example, prunings)
             yield from self._answer(alone, prunings, [question])
 
     def _read(

@@ -211,8 +211,9 @@ def test_a_plain_table_shows_numbers_texts_and_gaps():
 # --- what else is on the page ---------------------------------------------------------------------
 
 MEASURED = {"latency", "latency_real", "memory_timeline", "pareto_total", "time_shares"}
-NOT_OF_THIS_RUN = {"ablation", "transfer", *MEASURED}
-"""Plots of data that this run does not have: it measures no times."""
+RECORDED = {"kept_heads", "kept_overlap", "kept_positions"}
+NOT_OF_THIS_RUN = {"ablation", "transfer", *MEASURED, *RECORDED}
+"""Plots of data that this run does not have: times, and which pairs are kept."""
 
 
 def test_mappers_and_figures_are_this_runs(page: str, document: HtmlElement):

@@ -29,6 +29,7 @@ from proxykv.model.loading import Model
 from proxykv.model.parallel import Cancelled, SideError, check, run_in_parallel
 from proxykv.model.prefill import prefill
 from proxykv.model.tensors import ProxySignal, Scores
+from proxykv.runtime.journal import Journal
 from proxykv.scoring.proxy import ProxyMap, Request, prefill_and_score
 from proxykv.scoring.selection import select
 from proxykv.scoring.signals import proxy_signals
@@ -297,6 +298,13 @@ def test_a_run_in_parallel_differs_in_its_timings_alone(
         assert one[column].tolist() == other[column].tolist()
     passes = 1 if protocol == "query_agnostic" else len(one.question.unique())
     assert len(timelines) == 3 * passes
+    # What the four methods keep at 0.3 is recorded, and the oracle agrees with itself.
+    kept = Journal(
+        trained / f"results/one-{protocol}/predictions/tiny/tiny/single.kept.jsonl"
+    ).read()
+    assert len(kept) == 3 * passes * 4 and {line["retention"] for line in kept} == {0.3}
+    overlaps = [line["overlap"] for line in kept if line["method"] == "kvzip"]
+    assert {share for layers in overlaps for share in layers} <= {1.0, None}
     for line in timelines:
         assert line["schedule"] == "parallel"
         assert {span["phase"] for span in line["spans"]} == {

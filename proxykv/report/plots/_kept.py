@@ -1,0 +1,82 @@
+"""Which pairs the methods of a run keep, as its jobs recorded it."""
+
+# pandas ships no types; the unions that pyright infers for it are too wide to check against.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from proxykv.runtime.journal import Journal
+
+SHOWN_AT = 0.1
+"""Retention that is shown, or the measured one nearest to it: there methods differ most."""
+
+
+def read_kept(rows: pd.DataFrame, run_dir: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """What was recorded of the methods as they are in the rows, at one retention.
+
+    Args:
+        rows: rows of the run.
+        run_dir: folder of the run.
+
+    Yields:
+        Title of a family, and its records: `benchmark`, `task`, `context_id`, `method`, `heads`,
+        `positions` and, where the oracle was computed with it, `overlap`.
+    """
+    found = []
+    for path in sorted(run_dir.glob("predictions/*/*/*.kept.jsonl")):
+        family, benchmark, name = path.parts[-3:]
+        task = name.removesuffix(".kept.jsonl").partition("@")[0]
+        of_job = {"family": family, "benchmark": benchmark, "task": task}
+        found += [of_job | record for record in Journal(path).read()]
+    if not found:
+        return
+    known = rows[["family", "method", "method_digest"]].drop_duplicates()
+    records = pd.DataFrame(found).merge(known, on=list(known.columns))
+    for family, part in records.groupby("family"):
+        at = min(part.retention.unique(), key=lambda rho: (abs(rho - SHOWN_AT), rho))
+        yield f"{family}, ρ {at:g}", part[part.retention == at]
+
+
+def mean_of(lists: pd.Series) -> np.ndarray:
+    """Mean of equally long lists of numbers; None, the unknown, does not count."""
+    known = np.ma.masked_invalid(np.array(lists.tolist(), dtype=float))
+    return known.mean(axis=0).filled(np.nan)
+
+
+def heat(
+    axis: Axes, values: np.ndarray, *, x: str, y: str, names: Sequence[str] | None = None
+) -> None:
+    """Draw shares as a heat map, from 0 to 1.
+
+    Args:
+        axis: where to draw.
+        values: shares [line, column].
+        x: label of the columns.
+        y: label of the lines.
+        names: of the lines; their numbers by default.
+    """
+    axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
+    axis.grid(visible=False)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    if names is not None:
+        axis.set_yticks(range(len(names)), names)
+
+
+def scale(figure: Figure, axes: Sequence[Axes], label: str) -> None:
+    """Add the colour scale of heat maps.
+
+    Args:
+        figure: with the heat maps.
+        axes: their axes.
+        label: of the scale.
+    """
+    figure.colorbar(axes[0].images[0], ax=list(axes), label=label, shrink=0.8)
