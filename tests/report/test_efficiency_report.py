@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from measurements_fixture import OTHERS, make_measurements, seconds, write_measu
 from rows_fixture import cards_of, make_rows, write_run
 
 from proxykv.report import build_report, plots
-from proxykv.report.efficiency import PREFILL, cases, read_measurements, speedups
+from proxykv.report.efficiency import PREFILL, cases, hardware, read_measurements, speedups
 from proxykv.report.tabulate import write_efficiency
 
 FIGURES = ("latency", "latency_real", "time_shares", "memory_timeline", "pareto_total")
@@ -70,6 +71,49 @@ def test_speedups_name_their_hardware(rows: pd.DataFrame, run_dir: Path) -> None
     assert proxykv.lengths == 2
     assert found.loc[("kvzip", PREFILL, 0.1)]["mean"] == pytest.approx(1 / 3)
     assert ("full", PREFILL, 1.0) not in found.index
+
+
+def test_lengths_that_differ_in_their_speedup_and_a_repeat_that_failed(
+    rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    measured = make_measurements(failed=("none", 0)).assign(batch=4)
+    lengths = sorted(measured.tokens.unique())
+    slower = measured.tokens.map(dict(zip(lengths, (1.0, 5.0, 3.5), strict=True)))
+    times = ["cache_seconds", "request_seconds"]
+    measured.loc[measured.method == "kvzip", times] = measured[times].mul(slower, axis=0)
+    lost = (measured.repeat == 5) & (measured.tokens == lengths[0])
+    measured.loc[lost, "status"] = "out of memory"
+    measured.loc[lost, times] = float("nan")
+    write_measurements(tmp_path, measured)
+    found = speedups(read_measurements(tmp_path), cards_of(rows))
+    line = found.set_index(["method", "against", "retention"]).loc[("proxykv", "kvzip", 0.3)]
+    # Alike, KVzip would take twice as long at every length.
+    assert [line["mean"], line["median"], line["best"]] == [
+        pytest.approx(2 * factor) for factor in ((1 + 5 + 3.5) / 3, 3.5, 5)
+    ]
+    assert line.best_tokens == lengths[1]
+    table = cases(read_measurements(tmp_path))
+    assert set(table.repeats[table.tokens == lengths[0]]) == {4}
+    assert (table.contexts_per_second * table.request_seconds).tolist() == pytest.approx(
+        [4] * len(table)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "CPU (Xeon), 8 threads"),
+        ({"schedule": "sequential"}, "CPU (Xeon), 4 threads"),
+        ({"spans": [{"phase": "scoring"}]}, "CPU (Xeon), 4 threads"),
+        ({"schedule": "sequential", "threads": 1}, "CPU (Xeon), 1 thread"),
+        ({"device": "cuda: H100"}, "1 × H100"),
+        ({"device": "cuda: H100", "proxy_device": "cuda: A10", "devices": 2}, "H100 + A10"),
+    ],
+)
+def test_hardware_is_what_was_at_work(changes: dict[str, Any], said: str) -> None:
+    row = {"device": "cpu: Xeon", "proxy_device": "cpu: Xeon", "devices": 1, "threads": 4}
+    row |= {"schedule": "parallel", "spans": [{"phase": "proxy_scoring"}]}
+    assert hardware(row | changes) == said
 
 
 def test_tables_are_written(rows: pd.DataFrame, run_dir: Path, tmp_path: Path) -> None:

@@ -159,6 +159,25 @@ def test_paired_cells(document: HtmlElement, rows: pd.DataFrame):
             ]
 
 
+def test_cells_of_quality_and_cost(document: HtmlElement, rows: pd.DataFrame):
+    lines = lines_of(document, "cost-0")
+    made = tables.quality_cost(rows, cards_of(rows)).to_dict("records")
+    for record, (name, prefills, _, seconds, *quality) in zip(made, lines, strict=True):
+        assert words(name).startswith(LABELS[record["method"]])
+        assert [words(prefills), words(seconds)] == [
+            f"{record['prefills']:.2f}", f"{record['seconds']:.3f}"
+        ]  # fmt: skip
+        shown = [("recovery", "recovery"), ("kl", "kl"), ("mean", "ci")]
+        assert [words(cell) for cell in quality] == [
+            *(
+                minus(f"{record[value]:.3f} [{record[f'{ends}_low']:.3f}, ")
+                + minus(f"{record[f'{ends}_high']:.3f}]")
+                for value, ends in shown
+            ),
+            str(record["n_contexts"]),
+        ]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.12345, "0.123"), (-0.0004, "0.000"), (-1.5, "−1.500"), (float("nan"), "–")],

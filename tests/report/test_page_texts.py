@@ -55,6 +55,8 @@ def test_examples_are_drawn_whatever_the_outcome(rows: pd.DataFrame):
         return [(e["task"], e["context"], e["question"]) for e in examples(rows)]
 
     assert drawn(rows) == drawn(rows.assign(score=1 - rows.score, prediction="another"))
+    no_method_answers = (rows.question == 1) & (rows.context_id.str[-1].astype(int) % 2 == 0)
+    assert drawn(rows) == drawn(rows.assign(score=rows.score.mask(no_method_answers, 0.0)))
     assert drawn(rows) == drawn(rows.sample(frac=1, random_state=1))
     assert len(set(drawn(rows))) == 2 * QUESTIONS_PER_TASK
     assert len({question for _, _, question in drawn(rows)}) > 1

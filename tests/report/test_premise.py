@@ -63,19 +63,20 @@ def test_an_interval_around_the_margin_decides_nothing_and_says_what_would() -> 
 
 
 @pytest.mark.parametrize(
-    ("points", "spread", "said"),
+    ("points", "spread", "tone", "said"),
     [
-        (6.0, 2.0, "The premise is falsified: KVzip scores +6.0 points"),
-        (1.0, 2.0, "The premise is upheld: KVzip scores +1.0 points"),
-        (2.0, 20.0, "The premise is undecided: KVzip scores +2.0 points"),
+        (6.0, 2.0, "bad", "The premise is falsified: KVzip scores +6.0 points"),
+        (1.0, 2.0, "good", "The premise is upheld: KVzip scores +1.0 points"),
+        (2.0, 20.0, "tie", "The premise is undecided: KVzip scores +2.0 points"),
     ],
 )
-def test_the_verdict_begins_with_it(points: float, spread: float, said: str) -> None:
+def test_the_verdict_begins_with_it(points: float, spread: float, tone: str, said: str) -> None:
     rows = rows_with(dict.fromkeys(LENGTHS, points), spread)
     cards = replace(cards_of(rows), comparisons={"premise": (("kvzip", "proxykv"),)})
     made = {name: table(rows, cards) for name, table in tables.TABLES.items()}
     (findings,) = verdicts(made, cards).values()
     for length, finding in zip(made["premise"].tokens, findings, strict=False):
+        assert finding.tone == tone
         assert finding.text.startswith(said)
         assert f"against ProxyKV at about {length:,} tokens and ρ ≤ 0.3" in finding.text
     decided = {"falsified": "more than 3.", "upheld": "less than 3."}
