@@ -36,6 +36,7 @@ from mutmut.mutation.mutators import mutation_operators, operator_string
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results" / "mutants.md"
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.yaml")
+BY_HAND = Path(__file__).with_name("edits_by_hand.md")  # a section of the page
 JOURNAL = ROOT / "results" / "mutants.jsonl"
 LOGGING = m.Call(m.Attribute(m.Name("log")))
 SLOWEST = 900  # seconds; a test that hangs has noticed the mutant
@@ -307,6 +308,7 @@ def page(tried: dict[str, list[tuple[Mutant, str]]], equivalent: dict[str, str],
     for name, count in [*counts.items(), ("**all**", total)]:
         cells = " | ".join(str(count[kind]) for kind in kinds)
         lines.append(f"| {name} | {count.total()} | {cells} |")
+    lines += ["", BY_HAND.read_text("utf-8").rstrip()]
     for kind in ("survived", "equivalent", "not tried", "timeout", "killed"):
         lines += ["", f"## {kind.capitalize()}", ""]
         for pairs in shown.values():
