@@ -100,6 +100,7 @@ def _unencodable(value: Any, field: str) -> Iterator[str]:
                 yield f"{field}: expected text, found half of a surrogate pair (\\u{ord(half):04x})"
         case dict():
             for name, part in value.items():
+                yield from _unencodable(name, f"{field}.{name!a} (the key)".lstrip("."))
                 yield from _unencodable(part, f"{field}.{name}".lstrip("."))
         case list():
             for i, part in enumerate(value):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -15,8 +17,8 @@ from zipfile import BadZipFile, ZipFile
 
 from proxykv.benchmarks.record_schema import problems, record
 from proxykv.runtime import hub
-from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.files import missing
 
 FORMATS = (".jsonl", ".json", ".parquet")
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -107,7 +109,8 @@ def files_below(folder: Path) -> list[Path]:
         # A link to a folder that holds the link would be followed without end.
         above = {inside[parent] for parent in here.parents if parent in inside} | {inside[here]}
         folders[:] = [name for name in folders if (here / name).resolve() not in above]
-        found += [p for name in names if (p := here / name).is_file() or p.is_symlink()]
+        # A broken link is an error where it is read; a pipe would be read without end.
+        found += [p for name in names if (p := here / name).is_file() or not p.exists()]
     return sorted(found)
 
 
@@ -141,20 +144,19 @@ def check(
             raise ConfigError(f"{place}: {problem}")
         if not unique or None in values:
             continue
-        if (other := first.setdefault(digest(values), place)) != place:
+        if (other := first.setdefault(repr(values), place)) != place:
             same = " and ".join(unique)
             raise ConfigError(f"{place}: the same {same} as {other}; correct one or remove it")
 
 
 def _place(path: str) -> Path:
     """The folder or file of a path, which may hold $VARIABLES."""
-    place = Path(os.path.expandvars(path)).expanduser()
-    if "$" in str(place):
+    expanded = os.path.expandvars(path)
+    if "$" in expanded:
         raise ConfigError(f"source {path}: set the environment variable that it names")
-    if not place.exists():
-        broken = f"a link to {place.readlink()}, which is not there" if place.is_symlink() else None
-        raise ConfigError(f"source {path}: {broken or 'no such folder or file'}")
-    return place
+    if problem := missing(path):
+        raise ConfigError(f"source {path}: {problem}")
+    return Path(expanded).expanduser()
 
 
 def _local(place: Path) -> Files:
@@ -185,6 +187,9 @@ def _archives(files: Files, where: str) -> Iterator[Files]:
                     f"{where}: {name} is not a complete zip file; fetch it again"
                 ) from error
             members = [member for member in archive.namelist() if not member.endswith("/")]
+            for member, times in Counter(members).items():
+                if times > 1:
+                    raise ConfigError(f"{where}: {name} holds {member} {times} times; keep one")
             yield {member: partial(archive.open, member) for member in members}
 
 
@@ -234,7 +239,9 @@ def parse(name: str, opener: Callable[[], IO[bytes]], where: str) -> list[Any]:
         if not document.strip():
             continue
         try:
-            content = json.loads(document, parse_constant=_refuse)
+            content = json.loads(
+                document, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_object
+            )
         except (ValueError, RecursionError) as error:  # also of integers that are too long
             raise ConfigError(f"{where}, line {number}: not JSON ({_line(error)})") from error
         records += content if isinstance(content, list) else [content]
@@ -249,6 +256,22 @@ def _rows(file: IO[bytes]) -> list[Any]:
         return pyarrow.parquet.read_table(file).to_pylist()
     except pyarrow.ArrowException as error:
         raise OSError(f"not a complete Parquet file: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of two equal keys JSON's reader would take the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} is listed twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        _refuse(text)
+    return number
 
 
 def _refuse(constant: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.files import missing
 from proxykv.runtime.hub import require_commit
 from proxykv.runtime.wheels import Pin
 
@@ -47,9 +47,9 @@ def missing_paths(config: Mapping[str, Any]) -> list[str]:
         if isinstance(entry, Mapping) and "press_files" in entry.get("params", {})
     ]
     return [
-        f"{where}: path {path!r}: no such folder or file; create it or correct the path"
+        f"{where}: path {path!r}: {problem}; create it or correct the path"
         for where, path in named
-        if path and not Path(os.path.expandvars(path)).expanduser().exists()
+        if path is not None and (problem := missing(str(path)))
     ]
 
 

@@ -94,3 +94,20 @@ def _sync(path: Path) -> None:
     """Wait until the file's content is on the disk: a rename may reach it earlier."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def missing(path: str) -> str | None:
+    """Why nothing is at a path that a user gives, with $VARIABLES or `~`; None if something is."""
+    text = os.path.expandvars(path)
+    try:
+        place = Path(text).expanduser()
+        if text and place.exists():
+            return None
+        broken = text and place.is_symlink()
+        return (
+            f"a link to {place.readlink()}, which is not there"
+            if broken
+            else "no such folder or file"
+        )
+    except (OSError, RuntimeError) as error:  # a name that is too long, a user that is not known
+        return str(error)

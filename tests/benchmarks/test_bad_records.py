@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -21,6 +22,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from proxykv.benchmarks import contract, longbench
 from proxykv.benchmarks import sources as text_sources
 from proxykv.benchmarks.records import read_records
+from proxykv.config.sources import missing_paths
 from proxykv.runtime.errors import ConfigError
 
 RECORD: dict[str, Any] = {
@@ -426,3 +428,66 @@ def test_texts_behind_links(tmp_path: Path) -> None:
     assert "broken.txt: cannot be read" in refused(
         lambda: text_sources.load([source], "eval", tmp_path)
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"_id": 1, "_id": 2}', "line 1: not JSON (the key '_id' is listed twice)"),
+        ('{"_id": 1, "m": {"x": 1, "x": 1}}', "not JSON (the key 'x' is listed twice)"),
+        ('{"_id": 1, "x": 1e999}', "not JSON (1e999 is no JSON number)"),
+        ('{"_id": 1, "\\ud800": 1}', "'\\ud800' (the key): expected text, found half of a surr"),
+    ],
+)
+def test_json_that_readers_take_in_several_ways(tmp_path: Path, line: str, problem: str) -> None:
+    (tmp_path / "t.jsonl").write_text(line + "\n", "utf-8")
+    assert problem in refused(lambda: read_records({"path": str(tmp_path)}, "t"))
+
+
+@pytest.mark.parametrize(
+    "path", ["", "~nobody-of-this-name/x", "x" * 5000, "a\0b", 3], ids=lambda path: str(path)[:9]
+)
+def test_paths_that_cannot_be_are_one_line(path: Any) -> None:
+    line = refused(lambda: read_records({"path": path}, "t"))
+    assert line.startswith(f"source {path}: ")
+    options = {"source": {"path": path}}
+    config = {"benchmarks": [{"benchmark": "scbench", "options": options}], "methods": []}
+    (missing,) = missing_paths(config)
+    assert missing.startswith(f"config.benchmarks[0].options: path {path!r}: ")
+
+
+def test_a_link_to_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "t.jsonl").symlink_to("pipe")
+    assert "no t.jsonl, .json" in refused(lambda: read_records({"path": str(tmp_path)}, "t"))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_that_holds_a_file_twice(tmp_path: Path) -> None:
+    with ZipFile(tmp_path / "a.zip", "w") as archive:
+        for text in ("first", "second"):
+            archive.writestr("t.jsonl", json.dumps({"_id": text}))
+    line = refused(lambda: read_records({"path": str(tmp_path)}, "t"))
+    assert line.endswith("a.zip holds t.jsonl 2 times; keep one")
+
+
+def test_ids_of_any_type_are_compared(tmp_path: Path) -> None:
+    days = [date(2026, 1, 1), date(2026, 1, 1)]
+    pq.write_table(pa.table({"id": days}), tmp_path / "t.parquet")
+    line = refused(lambda: read_records({"path": str(tmp_path)}, "t", unique=["id"]))
+    assert "record 2 (id datetime.date(2026, 1, 1)): the same id as" in line
+
+
+def test_each_task_of_scbench_refuses_an_id_that_occurs_twice(
+    tmp_path: Path, offered: dict[str, Any]
+) -> None:
+    for task, records in scbench_corpus.corpus().items():
+        lines = [json.dumps({**record, "id": 7}) + "\n" for record in records]
+        (tmp_path / f"scbench_{task}.jsonl").write_text("".join(lines), "utf-8")
+        options = {"source": {"path": str(tmp_path)}}
+        line = refused(
+            lambda task=task, options=options: contract.make(
+                "scbench", task, offered=offered, options=options
+            )
+        )
+        assert f"scbench_{task}.jsonl, record 2 (id 7): the same id as source " in line
