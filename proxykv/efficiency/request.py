@@ -13,7 +13,7 @@ from proxykv.efficiency.memory import Course, free_unused, watched
 from proxykv.efficiency.pair import MeasuredPair
 from proxykv.model.decode import answer_from
 from proxykv.model.devices import clock
-from proxykv.model.parallel import SideError
+from proxykv.model.parallel import out_of_memory
 from proxykv.model.slotted_cache import SlottedCache
 from proxykv.model.sweep_cache import SweepCache
 from proxykv.model.tensors import Ids
@@ -116,14 +116,6 @@ def timed(pair: MeasuredPair, case: Case, inputs: RequestInputs) -> dict[str, An
         "request_seconds": cached + all_answers,
         "kv_bytes": sum(_kept_bytes(cache) for cache in caches),
     }
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or the one that a side of a request failed with, is of lacking memory."""
-    if isinstance(error, SideError) and error.__cause__:
-        error = error.__cause__
-    typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return typed or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
 def _cache(work: ContextAtWork, case: Case) -> SlottedCache:

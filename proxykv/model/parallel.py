@@ -20,6 +20,14 @@ class SideError(RuntimeError):
     """One side of a request failed; its own error is the cause."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or the one that a side of a request failed with, is of lacking memory."""
+    if isinstance(error, SideError) and error.__cause__:
+        error = error.__cause__
+    typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return typed or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+
+
 class Cancelled(Exception):  # noqa: N818  (not an error of this thread)
     """The other side failed, so nobody waits for this side's result."""
 

@@ -24,7 +24,7 @@ from proxykv.config.run import ROLES, Run
 from proxykv.mapper.fitted import load_card
 from proxykv.model.decode import Answer, TokenizedQuestion
 from proxykv.model.loading import Model, context_ids, load
-from proxykv.model.parallel import SideError
+from proxykv.model.parallel import out_of_memory
 from proxykv.model.prefill import Prefill
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary, vocabulary_hash
 from proxykv.runtime.digest import digest
@@ -100,8 +100,8 @@ class Generator:
         """Name what to lower if a context does not fit; those before it are in the journal."""
         try:
             yield
-        except (torch.OutOfMemoryError, SideError) as error:
-            if not isinstance(error.__cause__ or error, torch.OutOfMemoryError):
+        except (RuntimeError, MemoryError) as error:  # an accelerator's, a thread's, the CPU's
+            if not out_of_memory(error):
                 raise
             rows = self.run.config["batch_rows"]
             raise ConfigError(

@@ -19,6 +19,7 @@ from proxykv.config import catalog
 from proxykv.config.run import Run
 from proxykv.model.decode import TokenizedQuestion, answer, rows_that_fit
 from proxykv.model.loading import load_model
+from proxykv.model.parallel import SideError, out_of_memory
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Scores
 from proxykv.runtime.errors import ConfigError
@@ -307,6 +308,23 @@ def test_too_little_memory_loses_no_finished_context(
     table = rows(examples, batch_rows=4)
     assert len(answered) == len(examples) + 1
     assert set(table.context_id) == {example.id for example in examples}
+
+
+@pytest.mark.parametrize(
+    ("error", "lacking"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("shapes do not match"), False),
+        (SideError("the proxy's side failed"), False),
+    ],
+)
+def test_every_devices_lack_of_memory_is_known(error: Exception, lacking: bool) -> None:
+    """Also where it ended one side of a request."""
+    side = SideError("a side failed")
+    side.__cause__ = error
+    assert [out_of_memory(error), out_of_memory(side)] == [lacking, lacking]
 
 
 def test_rows_follow_from_free_memory() -> None:
