@@ -22,7 +22,7 @@ from proxykv.report.explorer import examples
 from proxykv.report.paper import paper, paper_table
 from proxykv.report.plots import Look
 from proxykv.report.plots._emphasis import crowded, inline
-from proxykv.report.tables.columns import CELL, LOW_RETENTION
+from proxykv.report.tables.columns import CELL, LOW_RETENTION, SYNTHETIC
 from proxykv.report.tabulate import provenance
 from proxykv.report.verdict import verdicts
 from proxykv.runtime import files
@@ -61,6 +61,7 @@ def build_report(
     main = plots.main_methods(rows, methods)
     page = page_template("index.html.j2").render(
         run=run_dir.name,
+        synthetic=bool((rows.code_hash == SYNTHETIC).any()),
         facts=_facts(rows),
         verdicts=verdicts(made, methods),
         boards=_boards(made, styles),

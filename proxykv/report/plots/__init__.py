@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from proxykv.config.cards import MethodCards
 from proxykv.report.plots._emphasis import GID, mute
 from proxykv.report.tables import read_rows
-from proxykv.report.tables.columns import CELL, LOW_RETENTION
+from proxykv.report.tables.columns import CELL, LOW_RETENTION, SYNTHETIC
 from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
 
@@ -217,7 +217,11 @@ def draw(name: str, rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> 
         run_dir: folder of the run.
     """
     with style():
-        return load(name).draw(rows, methods, run_dir)
+        figure = load(name).draw(rows, methods, run_dir)
+        if figure is not None and (rows.code_hash == SYNTHETIC).any():
+            mark = {"color": "#c62828", "alpha": 0.3, "weight": "bold", "rotation": 20}
+            figure.text(0.5, 0.5, SYNTHETIC, size=48, ha="center", va="center", **mark)
+        return figure
 
 
 def render(figure: Figure, suffix: str) -> bytes:

@@ -33,3 +33,5 @@ LEADERBOARD_COLUMNS = [
     "achieved_retention",
 ]
 FIXED = ["fixed", "fixed_low", "fixed_high"]
+SYNTHETIC = "SYNTHETIC"
+"""The `code_hash` of made-up rows; what is made of them carries this mark."""
