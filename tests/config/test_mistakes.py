@@ -9,7 +9,9 @@ import pytest
 from method_fixture import HAS_KVPRESS, needs_kvpress
 from valid_config import Config, valid
 
+from proxykv.config import catalog
 from proxykv.config.check import config_problems
+from proxykv.config.check.schema import schema_problems
 from proxykv.config.run import Run
 from proxykv.runtime.errors import ConfigError
 
@@ -557,3 +559,10 @@ def refused(spoil: Callable[[Config], None], line: str) -> None:
 def test_all_mistakes_are_reported_at_once() -> None:
     config = valid() | {"families": ["tini"], "retentions": [0.5, 0.1], "methods": ["kvzip"]}
     assert len(config_problems(config)) == 3
+
+
+def test_models_may_have_billions_of_parameters() -> None:
+    families = catalog.families()
+    assert max(f["target"].get("shape", {}).get("parameters", 0) for f in families.values()) > 2**32
+    for name, family in families.items():
+        assert schema_problems(family, "family", name) == []

@@ -14,7 +14,9 @@ from jsonschema import Draft202012Validator, ValidationError, validators
 from proxykv.config import catalog
 
 LARGEST = 2**32 - 1
-"""The largest seed that every library takes; no count is larger."""
+"""The largest seed that every library takes; no count but `COUNTED` is larger."""
+COUNTED = "parameters"
+"""The count that may be larger: how many weights a model has."""
 
 
 def _whole_match(
@@ -53,7 +55,8 @@ def _unusable_numbers(part: Any, where: str) -> Iterator[str]:
     match part:
         case Mapping():
             for key, value in part.items():
-                yield from _unusable_numbers(value, f"{where}.{key}")
+                if key != COUNTED:
+                    yield from _unusable_numbers(value, f"{where}.{key}")
         case list():
             for i, value in enumerate(part):
                 yield from _unusable_numbers(value, f"{where}[{i}]")
