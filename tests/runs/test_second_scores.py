@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import random
+import shlex
+import textwrap
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 from scbench_corpus import corpus
@@ -11,8 +16,9 @@ from scbench_corpus import corpus
 from proxykv.benchmarks import contract, needles, ruler, tiny
 from proxykv.benchmarks.examples import Question
 from proxykv.benchmarks.longbench import subsets
+from proxykv.benchmarks.scbench import repoqa
 from proxykv.benchmarks.scbench.tasks import TASKS as SCBENCH
-from proxykv.runs.audit.scores import second_scores
+from proxykv.runs.audit.scores import functions, second_scores
 from tests.parity.authors.predictions import predictions, words
 
 COUNT = 30
@@ -73,6 +79,20 @@ def test_both_computations_agree(benchmark: str, task: str) -> None:
             assert second == pytest.approx(first, abs=1e-9), (text, question)
             positive += first["score"] > 0
     assert positive > 5
+
+
+@pytest.mark.parametrize("module", [shlex, textwrap, contextlib], ids=lambda m: m.__name__)
+def test_both_find_the_same_function(module: ModuleType) -> None:
+    lines, rng = inspect.getsource(module).splitlines(), random.Random(0)
+    for _ in range(60):
+        start = rng.randrange(len(lines))
+        code = textwrap.dedent("\n".join(lines[start : start + rng.randrange(2, 60)]))
+        text = f"Here:\n```{rng.choice(('python', '', 'py'))}\n{code}\n```\nand ```more```"
+        first, second = (
+            repoqa.first_function(text, "python"),
+            functions.first_function(text, "python"),
+        )
+        assert first.split() == second.split(), text
 
 
 @pytest.mark.parametrize("task", ["gov_report", "vcsum"])

@@ -1,7 +1,7 @@
 """Scores of answers, by other code than the benchmarks' own: plain loops over characters and words.
 
 One part is shared: the function in an answer to a RepoQA question is found by the benchmark's
-parser. A user's benchmark has no second computation.
+parser, unless Python's own parses the answer's code. A user's benchmark has no second computation.
 """
 
 from __future__ import annotations

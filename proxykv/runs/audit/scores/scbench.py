@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxykv.benchmarks.examples import Question
-from proxykv.benchmarks.scbench.repoqa import first_function
+from proxykv.runs.audit.scores.functions import first_function
 from proxykv.runs.audit.scores.matching import MARKS, bleu, f1, in_word, path, shared
 
 Turn = Mapping[str, Any]
