@@ -120,6 +120,43 @@ class Pair:
         tokens = len(work.prefill.input_ids)
         return PrunedContext(self.target, cache, tokens, keep, work.timeline)
 
+    def __call__(
+        self,
+        context: str,
+        *,
+        compression_ratio: float,
+        question: str | None = None,
+        questions: Sequence[str] | None = None,
+        answer_prefix: str = "",
+        max_new_tokens: int = 50,
+        method: str = METHOD,
+    ) -> dict[str, str] | dict[str, list[str]]:
+        """Prune a context and answer, in the form of kvpress' text-generation pipeline.
+
+        So code that evaluates a press evaluates this pair as well.
+
+        Args:
+            context: the text that is pruned.
+            compression_ratio: share of its KV pairs to drop, in [0, 1): 1 − retention.
+            question: one question about it; or several in `questions`.
+            questions: each is answered as if it were the only one.
+            answer_prefix: text that every answer is made to begin with.
+            max_new_tokens: the most tokens of an answer.
+            method: `proxykv`, or one of the rivals that the pair was loaded with.
+
+        Returns:
+            `{"answer": text}` for one question, `{"answers": texts}` for several.
+
+        Raises:
+            ValueError: if both or none of question and questions are given, or as `prune`.
+        """
+        if (question is None) == (questions is None):
+            raise ValueError("give either question or questions")
+        pruned = self.prune(context, 1 - compression_ratio, method=method)
+        asked = [question] if question is not None else questions or []
+        answers = [pruned.ask(text, max_new_tokens, answer_prefix) for text in asked]
+        return {"answer": answers[0]} if question is not None else {"answers": answers}
+
 
 @dataclass(frozen=True)
 class PrunedContext:
@@ -144,17 +181,18 @@ class PrunedContext:
         """Share of the context's KV pairs that is left."""
         return self.keep.float().mean().item()
 
-    def ask(self, question: str, max_new_tokens: int = 128) -> str:
+    def ask(self, question: str, max_new_tokens: int = 128, start: str = "") -> str:
         """Answer a question greedily; questions do not influence one another.
 
         Args:
             question: text of the question.
             max_new_tokens: the most tokens of the answer.
+            start: text that the answer is made to begin with; it is not returned.
 
         Raises:
             ValueError: if there is nothing to read after the context.
         """
-        prompt = self.model.question(question)
+        prompt = self.model.question(question, start=start)
         if not prompt:
             raise ValueError("the question is empty: there is nothing to answer")
         ids = answer_from(self.model, self.cache, self.tokens, prompt, max_new_tokens)

@@ -224,3 +224,16 @@ def test_a_missing_folder_is_named(copies: Path, part: str, message: str) -> Non
     shutil.rmtree(copies / part)
     with pytest.raises(ConfigError, match=f"{copies / part}: {message}"):
         load(copies)
+
+
+def test_a_pair_is_called_as_kvpress_pipeline_is(pair: proxykv.Pair, text: str) -> None:
+    asked, ratio = ["Question : code", "Question : color"], 1 - RETENTION
+    pruned = pair.prune(text, RETENTION)
+    expected = [pruned.ask(question, 6, "The") for question in asked]
+    given: Any = {"compression_ratio": ratio, "max_new_tokens": 6, "answer_prefix": "The"}
+    assert pair(text, questions=asked, **given) == {"answers": expected}
+    assert pair(text, question=asked[0], **given) == {"answer": expected[0]}
+    assert pruned.ask(asked[0], 6) != expected[0]
+    for both in ({}, {"question": asked[0], "questions": asked}):
+        with pytest.raises(ValueError, match="either question or questions"):
+            pair(text, **given, **both)
