@@ -42,11 +42,11 @@ def add_commands(add: Add) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    """show the progress of each fit and each job"""
-    from proxykv.runs.status import fits, status, status_table
+    """show the progress of each fit, each job and each scan of time and memory"""
+    from proxykv.runs.status import fits, measurements, status, status_table
 
     run = Run.read(options.config)
-    progress = {"fits": fits(run), "jobs": status(run)}
+    progress = {"fits": fits(run), "jobs": status(run), "scans": measurements(run)}
     if options.json:
         print(json.dumps(progress, indent=2))
     else:

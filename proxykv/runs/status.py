@@ -13,6 +13,7 @@ import pandas as pd
 
 from proxykv.config import paths
 from proxykv.config.check import did_you_mean
+from proxykv.config.efficiency import MeasuringJob, measuring_jobs
 from proxykv.config.jobs import Job
 from proxykv.config.run import Run
 from proxykv.runtime.errors import ConfigError
@@ -42,6 +43,22 @@ def fits(run: Run) -> list[dict[str, Any]]:
         {"family": family, "fitted": fitted_id, **_fit(paths.fitted_dir(run, family, fitted_id))}
         for family in run.families
         for fitted_id in run.fitted_ids
+    ]
+
+
+def measurements(run: Run) -> list[dict[str, Any]]:
+    """Progress of every scan of time and memory: `requests` that are measured, `of` all of them.
+
+    Lengths that do not fit in memory are not repeated, so a scan may be done with fewer.
+    """
+    return [
+        {
+            "family": job.family,
+            "scan": job.scan.name,
+            **_measured(job),
+            "of": len(job.cases) * (job.scan.repeats + 1),
+        }
+        for job in measuring_jobs(run)
     ]
 
 
@@ -115,6 +132,16 @@ def _record(job: Job, grid: Collection[tuple[str, float]]) -> dict[str, Any]:
         "by": str(holder) if holder else None,
         "error": (holder.error or "killed") if holder and not holder.alive else None,
     }
+
+
+def _measured(job: MeasuringJob) -> dict[str, Any]:
+    journal = Journal(job.journal)
+    requests, holder = len(journal.read()), journal.lock.holder()
+    if holder:
+        state = "running" if holder.alive else "failed"
+    else:
+        state = "done" if job.file.exists() else "started" if requests else "missing"
+    return {"state": state, "requests": requests}
 
 
 def _fit(folder: Path) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import pytest
 
 from proxykv.cli import main
 from proxykv.config import catalog, paths
+from proxykv.config.efficiency import measuring_jobs
 from proxykv.config.jobs import Job
 from proxykv.config.run import Run
-from proxykv.runs.status import fits, forget, status, status_table
+from proxykv.runs.status import fits, forget, measurements, status, status_table
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.journal import Journal
 from proxykv.runtime.parquet import write_parquet
@@ -104,7 +105,28 @@ def test_what_a_changed_config_adds_is_not_done(run: Run) -> None:
 
 def test_status_from_the_command_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--config", str(run.dir / "config.json"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"fits": fits(run), "jobs": status(run)}
+    assert json.loads(capsys.readouterr().out) == {
+        "fits": fits(run),
+        "jobs": status(run),
+        "scans": [],
+    }
+
+
+def test_status_shows_how_far_scans_are(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    scan = {"name": "latency", "methods": ["full", "kvzip"], "lengths": [96, 192], "repeats": 5}
+    scans = [{**scan, "retentions": [0.1]}, {**scan, "name": "low", "retentions": [0.1]}]
+    measured = Run({**CONFIG, "efficiency": scans})
+    first, second = measuring_jobs(measured)
+    Journal(first.journal).append([{"repeat": repeat} for repeat in range(3)])
+    latency = {"family": "tiny", "scan": "latency", "state": "started", "requests": 3, "of": 24}
+    low = {"family": "tiny", "scan": "low", "state": "missing", "requests": 0, "of": 24}
+    assert measurements(measured) == [latency, low]
+    write_parquet(first.file, pd.DataFrame({"repeat": range(24)}))
+    with Journal(second.journal).lock.held():
+        states = [scan["state"] for scan in measurements(measured)]
+    assert states == ["done", "running"]
+    assert main(["status", "--config", str(measured.write())]) == 0
+    assert capsys.readouterr().out.endswith("1 done, 1 missing\n")
 
 
 def test_status_shows_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
