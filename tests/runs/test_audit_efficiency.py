@@ -68,6 +68,8 @@ def test_measurements_that_changed_after_the_tables_are_named() -> None:
     assert line in audited().findings
     tabulate(Run.read(RUN / "config.json", made=True))
     assert line not in audited().findings
+    path.write_bytes(path.read_bytes()[:-9])
+    assert any(found.startswith(f"{path}: damaged (") for found in audited().findings)
     path.unlink()
     assert line in audited().findings
 

@@ -9,9 +9,11 @@ from statistics import fmean, median
 from typing import Any
 
 import pyarrow.parquet as pq
+from pyarrow import ArrowException
 
 from proxykv.config.cards import MethodCards
 from proxykv.runs.audit.cells import Cell, Known, OneOf, median_cells
+from proxykv.runs.audit.findings import Audit
 from proxykv.runs.audit.means import Row
 from proxykv.runs.audit.table_file import Line, Published, key_of
 
@@ -32,18 +34,21 @@ def scans(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield family, scan["name"]
 
 
-def measurements(config: Mapping[str, Any], folder: Path) -> list[Row]:
+def measurements(config: Mapping[str, Any], folder: Path, audit: Audit) -> list[Row]:
     """The measurements of a config's scans, each with its `hardware`; empty if it has none.
 
     Args:
         config: of the run.
         folder: the run's folder.
+        audit: receives the files that are damaged.
     """
     rows: list[Row] = []
     for family, scan in scans(config):
         path = folder / "efficiency" / family / f"{scan}.parquet"
-        if path.is_file():
-            rows += pq.read_table(path).to_pylist()
+        try:
+            rows += pq.read_table(path).to_pylist() if path.is_file() else []
+        except (ArrowException, OSError) as error:
+            audit.say(path, f"damaged ({error})")
     return [{**row, "hardware": _hardware(row)} for row in rows]
 
 

@@ -64,7 +64,7 @@ def check_tables(rows: list[Row], config: Mapping[str, Any], folder: Path, audit
         "premise": lambda published: premise.lines(found, cards, published),
         "coverage": lambda _: _coverage(found),
     }
-    measured = efficiency.measurements(config, folder)
+    measured = efficiency.measurements(config, folder, audit)
     evidence = paper.Evidence(rows, measured, cards, folder)
     makers["paper"] = lambda published: paper.lines(evidence, published)
     if variants:
