@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from proxykv.config import catalog, check
+from proxykv.config import catalog
+from proxykv.config.check.schema import departures
 from proxykv.config.efficiency import Case, MeasuringJob
 from proxykv.config.keys.code import timed_digest
 from proxykv.config.keys.model_files import SCORING
@@ -125,7 +126,7 @@ class _Measuring:
             **self._provenance,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        if problems := check.schema_problems(row, "measurement", str(self.job.file)):
+        if problems := departures(row, catalog.schema("measurement"), str(self.job.file)):
             raise ConfigError(problems[0])
         return row
 

@@ -8,7 +8,8 @@ import pandas as pd
 
 from proxykv.benchmarks import contract
 from proxykv.benchmarks.examples import read_jsonl
-from proxykv.config import catalog, check
+from proxykv.config import catalog
+from proxykv.config.check.schema import departures
 from proxykv.config.jobs import Job
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.parquet import read_parquet, write_parquet
@@ -45,7 +46,7 @@ def grade(job: Job) -> Path:
             )
         question = questions[key]
         row |= {"score_fixed": None, **benchmark.grade(job.task, row["prediction"], question)}
-        if problems := check.schema_problems(row, "row", f"{path} row {number}"):
+        if problems := departures(row, catalog.schema("row"), f"{path} row {number}"):
             raise ConfigError(problems[0])
     columns = list(catalog.schema("row")["properties"])
     # A column without a single number must still be one of numbers.
