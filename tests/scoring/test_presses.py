@@ -41,12 +41,13 @@ def test_kept_sets_are_the_presss_own(
     method_context: MethodContext, bare: Prefill, retention: float
 ) -> None:
     """Two ways to the same set: what is left of the press's cache, and a choice by its scores."""
-    for press in ({"name": "KnormPress"}, {"name": "KeyDiffPress"}, SMALL):
+    inner: dict[str, Any] = {"name": "KeyDiffPress"}
+    norm: dict[str, Any] = {"name": "KnormPress"}
+    for press in (norm, inner, SMALL):
         scorer = KVPress(method_context, **press)
         left, chosen = scorer.keep(bare, retention), select(scorer.score(bare), retention, "head")
         assert torch.equal(left, chosen)
     # AdaKV shares a layer's budget among its heads; what it drops is masked, not removed.
-    inner = {"name": "KeyDiffPress"}
     adakv = KVPress(method_context, name="AdaKVPress", press=inner, alpha_safeguard=0.0)
     chosen = select(KVPress(method_context, **inner).score(bare), retention, "layer")
     assert torch.equal(adakv.keep(bare, retention), chosen)
