@@ -57,7 +57,7 @@ class Press:
 
         Args:
             name: its class in kvpress.
-            ledger: is told which time is a plain prefill's and not the press's.
+            ledger: charges the press only for what it adds to a plain prefill.
             attention: of transformers, for the prefill under the press.
             press_files: weights that the press loads besides the model's.
             params: of the class; a press among them is written `{name: SnapKVPress, …}`.
