@@ -61,9 +61,9 @@ def judged(rows: pd.DataFrame, run: Path, measured: pd.DataFrame | None = None) 
 
 def findings(rows: pd.DataFrame, run: Path, published: list[dict[str, str]]) -> list[str]:
     config = {"families": sorted(rows.family.unique()), "efficiency": [{"name": "latency"}]}
-    measured = efficiency.measurements(config, run)
-    evidence = audited.Evidence(rows.to_dict("records"), measured, MethodCards.read(run), run)
     audit = Audit()
+    measured = efficiency.measurements(config, run, audit)
+    evidence = audited.Evidence(rows.to_dict("records"), measured, MethodCards.read(run), run)
     lines = audited.lines(evidence, published)
     compare(run / "paper.csv", audited.KEYS, published, lines, audit)
     return audit.findings
