@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from baselines.press import Press, PressFiles, attention_of
+from baselines._press import Press, PressFiles, attention_of
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Keep, Scores
 from proxykv.runtime.errors import ConfigError

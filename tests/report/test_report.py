@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 LEADERBOARD = (
     "family,benchmark,method,scope,retention,mean,ci_low,ci_high,n_contexts,"
-    "recovery,recovery_low,recovery_high,kl,kl_low,kl_high"
+    "recovery,recovery_low,recovery_high,kl,kl_low,kl_high,achieved_retention"
 )
 
 

@@ -11,8 +11,8 @@ import torch
 import yaml
 from method_fixture import model, needs_kvpress
 
+from baselines._press import folder_digest, kvpress_package
 from baselines.kvpress import KVPress
-from baselines.press import folder_digest, kvpress_package
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.runtime.errors import ConfigError

@@ -218,7 +218,8 @@ def draw(name: str, rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> 
     """
     with style():
         figure = load(name).draw(rows, methods, run_dir)
-        if figure is not None and (rows.code_hash == SYNTHETIC).any():
+        made_up = "code_hash" in rows and (rows.code_hash == SYNTHETIC).any()
+        if figure is not None and made_up:
             mark = {"color": "#c62828", "alpha": 0.3, "weight": "bold", "rotation": 20}
             figure.text(0.5, 0.5, SYNTHETIC, size=48, ha="center", va="center", **mark)
         return figure
