@@ -110,6 +110,11 @@ class Job:
         """Where this job writes which pairs each method keeps of its first contexts."""
         return self.file("predictions").with_suffix(".kept.jsonl")
 
+    @property
+    def contexts(self) -> Path:
+        """Where this job writes at which depth the answers are, and text of its first contexts."""
+        return self.file("predictions").with_suffix(".contexts.jsonl")
+
     def journals(self) -> list[Path]:
         """Journals of the task: of all shards, also of another number of shards."""
         folder, name = self.journal.parent, f"{self.task}{{}}.journal.jsonl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,18 @@ class Model:
             prompt = self.template.context(text)
             return tuple(self.tokenizer.encode(prompt, add_special_tokens=False))
         return (*self.prefix, *self.tokenizer.encode(text, add_special_tokens=False))
+
+    def context_pieces(self, text: str) -> tuple[str, ...]:
+        """The context's text, cut where its tokens begin: one piece for each of its ids.
+
+        Args:
+            text: the context.
+        """
+        prompt = self.template.context(text) if self.template else text
+        coded = self.tokenizer.backend_tokenizer.encode(prompt, add_special_tokens=False)
+        starts = [start for start, _ in coded.offsets]
+        starts = starts[len(self.prefix) if self.template else 0 :]
+        return tuple(prompt[a:b] for a, b in pairwise([*starts, len(prompt)]))
 
     def question(self, text: str, history: Turns = (), start: str = "") -> tuple[int, ...]:
         """Ids of everything between the context and the generated tokens.

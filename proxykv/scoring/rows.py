@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from proxykv.benchmarks.examples import Example, Question
+from proxykv.benchmarks.excerpt import Excerpt
 from proxykv.model.decode import Answer, TokenizedQuestion
 from proxykv.model.loading import Model
 from proxykv.model.tensors import Keep
@@ -17,6 +18,9 @@ REFERENCE_TOKENS = 128
 
 POSITIONS = 20
 """Equal parts of a context for which the share of kept pairs is recorded."""
+
+LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+"""Characters of a token's kept share, from none to all of its pairs."""
 
 Key = tuple[str, str, str, float]
 """A row's key: (context id, prompt hash, method digest, retention)."""
@@ -102,3 +106,25 @@ def kept_where(keep: Keep, oracle: Keep | None) -> dict[str, Any]:
         both, own = ((kept.sum(dim=(1, 2))).tolist() for kept in (keep & oracle, oracle))
         found["overlap"] = [round(b / o, 4) if o else None for b, o in zip(both, own, strict=True)]
     return found
+
+
+def kept_tokens(keep: Keep, excerpt: Excerpt) -> dict[str, Any]:
+    """Which tokens of an excerpt are kept, and which of the answers to its questions.
+
+    Args:
+        keep: the kept set [layer, kv_head, token].
+        excerpt: of the context.
+
+    Returns:
+        `tokens`: a character of `LEVELS` for each token that is shown: the share of its pairs, over
+        all layers and heads, that is kept. `answers`: by question, the kept share of the answer's
+        pairs in each layer; None where the answer is not in the context.
+    """
+    shares = keep.double().mean(dim=(0, 1))[excerpt.shown]
+    levels = (shares * (len(LEVELS) - 1)).round().long().tolist()
+    answers = []
+    for places in excerpt.answers:
+        tokens = [token for place in places for token in place]
+        by_layer = keep[..., tokens].double().mean(dim=(1, 2)).tolist()
+        answers.append([round(share, 4) for share in by_layer] if tokens else None)
+    return {"tokens": "".join(LEVELS[level] for level in levels), "answers": answers}

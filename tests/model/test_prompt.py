@@ -196,6 +196,18 @@ def test_nothing_differs_where_the_seam_is_between_tokens(name: str) -> None:
     assert tuple(ids[: len(model.prefix)])[:-1] == model.prefix[:-1]
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_context_is_cut_where_its_tokens_begin(name: str) -> None:
+    model, context = MODELS[name], "The pass key is 4711.  Größe\n\n鍵 a"
+    pieces = model.context_pieces(context)
+    assert len(pieces) == len(model.context(context)) - len(model.prefix)
+    text = "".join(pieces)
+    assert (model.template.context(context) if model.template else context).endswith(text)
+    # The first word may be in a token that counts as the prefix's.
+    assert text.strip() == context or name in ("sentencepiece, instruction", "legacy, instruction")
+    assert "is 4711.  Größe\n\n鍵 a" in text
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_an_answers_start_is_part_of_the_prompt(name: str) -> None:
     model = MODELS[f"{name}, none"]

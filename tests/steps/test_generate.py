@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -25,8 +26,8 @@ from proxykv.model.tensors import Scores
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.journal import Journal
 from proxykv.scoring.contract import MethodContext
-from proxykv.scoring.rows import tokenized
-from proxykv.steps.generate import generate
+from proxykv.scoring.rows import LEVELS, tokenized
+from proxykv.steps.generate import READABLE, generate
 from proxykv.steps.grade import grade
 
 MODELS = catalog.ROOT / "models"
@@ -344,3 +345,36 @@ def test_rows_follow_from_free_memory() -> None:
     # A device with half of the layers has room for more rows.
     half = rows_that_fit(prefilled, longer, 1 << 28, layers // 2)
     assert half > 1.5 * rows_that_fit(prefilled, longer, 1 << 28, layers)
+
+
+@pytest.mark.parametrize("protocol", ["query_agnostic", "query_aware"])
+def test_kept_tokens_of_the_first_contexts_are_recorded(
+    examples: list[Example], protocol: str
+) -> None:
+    more = [*examples, replace(examples[0], id="last")]
+    table = rows(more, protocol=protocol)
+    folder = Path("results/one/predictions/tiny/tiny")
+    contexts = Journal(folder / "single.contexts.jsonl").read()
+    assert [line["context_id"] for line in contexts] == [example.id for example in more]
+    assert ["windows" in line for line in contexts] == [True] * READABLE + [False]
+    for line, example in zip(contexts[:READABLE], more, strict=False):
+        (window,) = line["windows"]
+        assert "".join(window[1]) == example.context
+        assert line["depths"] == [
+            round(example.context.index(q.references[0]) / len(example.context), 4)
+            for q in example.questions
+        ]
+    kept = Journal(folder / "single.kept.jsonl").read()
+    asked = {line.get("question") for line in kept}
+    assert asked == ({None} if protocol == "query_agnostic" else {0, 1, 2})
+    assert len(kept) == len(more) * len(asked)
+    for line in kept[: READABLE * len(asked)]:
+        tokens = table.context_tokens[table.context_id == line["context_id"]].iloc[0]
+        levels = np.array([LEVELS.index(level) for level in line["tokens"]]) / 63
+        assert len(levels) == tokens
+        assert levels.mean() == pytest.approx(np.mean(line["heads"]), abs=1 / 63)
+        (context,) = [c for c in contexts if c["context_id"] == line["context_id"]]
+        for places, by_layer in zip(context["answers"], line["answers"], strict=True):
+            of_answer = [levels[first:end] for first, end in places]
+            assert np.mean(by_layer) == pytest.approx(np.mean(of_answer), abs=1 / 63)
+    assert not any("tokens" in line for line in kept[READABLE * len(asked) :])
