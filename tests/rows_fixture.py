@@ -1,11 +1,12 @@
 """Made-up rows that keep the row contract, for tests of everything that starts from rows."""
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
-# pyright: reportGeneralTypeIssues=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false, reportCallIssue=false
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 
 from proxykv.config import catalog
 from proxykv.config.cards import MethodCards, method_cards
+from proxykv.runtime.journal import Journal
 
 TASKS = ("single", "multikey", "multivalue", "vt")
 RETENTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
@@ -101,6 +103,44 @@ def write_run(run_dir: Path, rows: pd.DataFrame, *, mapper: bool = True) -> list
         for family in rows.family.unique():
             _write_mapper(run_dir / "mappers" / family / "proxykv")
     return paths
+
+
+def write_kept(run_dir: Path, rows: pd.DataFrame, pieces: Sequence[str]) -> None:
+    """Record 20 of a context's 100 tokens, the last of which are these pieces: the answers.
+
+    The first of the 20 are kept, as many as twice the retention.
+    """
+    text = ["w "] * (20 - len(pieces)) + [*pieces]
+    for (family, benchmark, task), group in rows.groupby(["family", "benchmark", "task"]):
+        stem = run_dir / "predictions" / str(family) / str(benchmark) / str(task)
+        questions = range(group.question.nunique())
+        answers = [[[20 - len(pieces) + i, 21 - len(pieces) + i]] for i in questions]
+        Journal(stem.with_suffix(".contexts.jsonl")).append(
+            {
+                "context_id": context,
+                "depths": [0.5 for _ in questions],
+                "tokens": 100,
+                "windows": [[10, text[:10]], [60, text[10:]]],
+                "questions": [f"{pieces[i]}?" for i in questions],
+                "places": [1 for _ in questions],
+                "answers": [[[a + 50, b + 50] for a, b in places] for places in answers],
+            }
+            for context in group.context_id.unique()
+        )
+        pruned = group[(group.retention < 1) & (group.question == 0)]
+        Journal(stem.with_suffix(".kept.jsonl")).append(
+            {
+                "context_id": row["context_id"],
+                "method": row["method"],
+                "method_digest": row["method_digest"],
+                "retention": row["retention"],
+                "heads": [[2 * row["retention"]], [0.0]],
+                "positions": [row["retention"]] * 20,
+                "tokens": ("/" * int(40 * row["retention"])).ljust(20, "A"),
+                "answers": [[2 * row["retention"], 0.0] for _ in questions],
+            }
+            for row in pruned.to_dict("records")
+        )
 
 
 def cards_of(rows: pd.DataFrame, **config: Any) -> MethodCards:

@@ -41,12 +41,16 @@ class Excerpt:
         return [token for window in self.windows for token in window]
 
     def record(self) -> dict[str, Any]:
-        """The excerpt for a journal: its text and spans of tokens [first, end)."""
+        """The excerpt for a journal: its text, and where the answers are in it, as [first, end)."""
+        shown = set(self.shown)
         return {
             "tokens": len(self.pieces),
             "windows": [[w.start, list(self.pieces[w.start : w.stop])] for w in self.windows],
             "questions": list(self.questions),
-            "answers": [[[p.start, p.stop] for p in places] for places in self.answers],
+            "places": [len(places) for places in self.answers],
+            "answers": [
+                [[p.start, p.stop] for p in places if p.start in shown] for places in self.answers
+            ],
         }
 
 

@@ -18,7 +18,7 @@ from proxykv.config.cards import MethodCards
 from proxykv.report import cells, plots, tables
 from proxykv.report.cells import Table, number
 from proxykv.report.efficiency_cells import efficiency_tables
-from proxykv.report.explorer import examples
+from proxykv.report.explorer import explorer
 from proxykv.report.paper import paper, paper_table
 from proxykv.report.plots import Look
 from proxykv.report.plots._emphasis import crowded, inline
@@ -75,7 +75,7 @@ def build_report(
         config=_config(run_dir),
         audited=audited,
         findings=findings,
-        examples=examples(rows),
+        explorer=explorer(rows, run_dir),
         methods=[{"id": m, **_look(look), "main": m in main} for m, look in styles.items()],
         subject=methods.only("subject"),
         names={role: methods.label(role) for role in ("subject", "oracle")},

@@ -42,6 +42,7 @@ def test_a_short_context_is_shown_as_a_whole() -> None:
         "tokens": 5,
         "windows": [[0, ["a ", "4", "0 ", "two ", "words"]]],
         "questions": ["40?", "two words?", "none?"],
+        "places": [1, 1, 0],
         "answers": [[[1, 3]], [[3, 5]], []],
     }
 
@@ -53,7 +54,8 @@ def test_of_a_long_context_the_surroundings_of_its_answers_are_shown() -> None:
     assert shown.windows == (first, second)
     assert shown.shown == [*first, *second]
     often = excerpt(example("w7"), ["w7 ", *["w "] * 200] * 40)
-    assert len(often.answers[0]) == 40 and len(often.shown) <= LONGEST
+    assert often.record()["places"] == [40] and len(often.shown) <= LONGEST
+    assert 0 < len(often.record()["answers"][0]) < 40
     assert excerpt(example("absent"), pieces).windows == (range(LONGEST),)
 
 

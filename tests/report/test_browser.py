@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rows_fixture import make_rows, write_run
+from rows_fixture import make_rows, write_kept, write_run
 
 from proxykv.report import build_report
 
@@ -175,6 +175,57 @@ def test_the_reader_chooses_which_methods_of_the_figures_are_in_colour(
     assert tab.locator("figure .pale").count() == 0
     boxes.get_by_role("button", name="Main ones").click()
     tab.wait_for_function("!location.hash.includes('figures.methods')")
+
+
+@pytest.fixture(scope="module")
+def kept_report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page of a run that stored which tokens are kept of contexts with hostile text."""
+    rows = make_rows(
+        methods=("kvzip", "proxykv"), tasks=("vt",), retentions=(0.1, 0.3), contexts=2, questions=2
+    )
+    rows["score"] = (rows.retention != 0.1).astype(float)
+    run = tmp_path_factory.mktemp("kept") / "run"
+    paths = write_run(run, rows)
+    write_kept(run, rows, [HOSTILE["markup"], HOSTILE["right to left"]])
+    build_report(paths, run, run / "index.html")
+    return (run / "index.html").as_uri()
+
+
+@pytest.mark.parametrize(("viewport", "scheme"), [(DESK, "light"), (PHONE, "dark")])
+def test_the_tokens_that_are_kept_are_shaded_and_part_of_the_link(
+    visit: Callable[..., Any], kept_report: str, viewport: dict[str, int], scheme: str
+):
+    first = visit(f"{kept_report}#examples", viewport=viewport, color_scheme=scheme)
+    card = first.locator(".example", has_text="vt-000 · question 1").first
+    assert HOSTILE["markup"] + "?" in card.locator(".text").all_text_contents()
+    card.get_by_role("button", name="Kept tokens").first.press("Enter")
+    assert first.evaluate("document.activeElement.getAttribute('aria-expanded')") == "true"
+    for tab in (first, visit(first.url, viewport=viewport, color_scheme=scheme)):
+        (view,) = tab.locator(".kept-tokens").all()
+        said = view.locator("p").first.text_content()
+        assert said.startswith("10 % of the context's pairs are kept. The reference, outlined")
+        assert said.endswith(
+            "10 % of its pairs are kept, 90 % were dropped before this worse answer."
+        )
+        text = view.get_by_role("region", name="Context")
+        gaps = [gap.strip(" …") for gap in text.locator("em").all_text_contents()]
+        assert gaps == ["10 tokens", "40 tokens", "30 tokens"]
+        assert text.locator("mark").all_text_contents() == [HOSTILE["markup"]]
+        tokens = text.locator("span, mark")
+        titles = tokens.evaluate_all("nodes => nodes.map((node) => node.title)")
+        assert titles == ["100 %"] * 4 + ["0 %"] * 16
+        colour = "node => getComputedStyle(node).backgroundColor"
+        assert tokens.first.evaluate(colour) != tokens.last.evaluate(colour)
+        assert view.get_by_role("img").count() == 2
+        assert fits(tab)
+    first.eval_on_selector_all("figure svg", "all => all.map((svg) => svg.replaceChildren())")
+    assert axe.Axe().run(first).response["violations"] == []
+    first.locator("[aria-expanded=true]").click()
+    assert first.locator(".kept-tokens").count() == 0 and "examples.kept" not in first.url
+
+
+def test_without_stored_contexts_nothing_offers_their_tokens(tab: Any):
+    assert tab.locator("[data-kept]").count() == 0
 
 
 # --- what others wrote ----------------------------------------------------------------------------

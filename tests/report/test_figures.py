@@ -359,7 +359,7 @@ def test_every_plot_is_found_described_and_drawn_reproducibly(rows: pd.DataFrame
     assert set(plots.names()) == {
         "accuracy_retention", "accuracy_per_task", "kl_retention", "pareto", "training",
         "ablation", "transfer", "quality_cost",
-        "kept_heads", "kept_overlap", "kept_positions",
+        "kept_heads", "kept_overlap", "kept_positions", "needle_depth",
         "latency", "latency_real", "memory_timeline", "pareto_total", "time_shares",
     }  # fmt: skip
     for name in plots.names():

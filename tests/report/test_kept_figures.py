@@ -48,6 +48,7 @@ def run_dir(rows: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Pat
     # Not of this figure: another retention, and a method whose parameters have changed since.
     journal.append([record("random", 0, retention=0.3, heads=[[9.0] * 3] * 2)])
     journal.append([record("random", 0, method_digest="old", heads=[[9.0] * 3] * 2)])
+    journal.append([record("random", 0)])  # once more, as a merged run may hold it
     return run
 
 
@@ -83,7 +84,32 @@ def test_curves_along_the_context(rows: pd.DataFrame, run_dir: Path):
     assert list(curves["method-random"].get_ydata()) == pytest.approx([0.305] * 19 + [1.0])
 
 
-@pytest.mark.parametrize("name", ["kept_heads", "kept_overlap", "kept_positions"])
+def test_needles_are_placed_by_length_and_depth(tmp_path: Path):
+    made = make_rows(methods=METHODS, retentions=(0.1, 0.3), tasks=("single", "vt"), contexts=4)
+    made["context_tokens"] = np.where(made.context_id.str.endswith("3"), 300, 256)
+    made["score"] = np.where(made.question == 0, made.retention, 0.0)
+    folder = tmp_path / "predictions" / "tiny" / "tiny"
+    for task, last in (("single", 0.99), ("vt", None)):  # a chain is no needle
+        Journal(folder / f"{task}.contexts.jsonl").append(
+            {"context_id": f"{task}-{i:03d}", "depths": [[0.0, 0.41, 1.0, 0.5][i], last]}
+            for i in range(4)
+        )
+    axes = {a.get_title("left"): a for a in drawn("needle_depth", made, tmp_path).axes if a.images}
+    assert set(axes) == {
+        "Full cache\ntiny, ρ 1",
+        *(f"{label}\ntiny, ρ 0.1" for label in ("KVzip", "ProxyKV")),
+    }
+    for title, axis in axes.items():
+        rho = float(title.rpartition(" ")[2])
+        shares = np.ma.filled(np.ma.asarray(axis.images[0].get_array(), dtype=float), np.nan)
+        empty = np.nan
+        # Four needles of 256 tokens in the last part: one at 1.0, and three at 0.99 that score 0.
+        expected = [[rho, empty, rho, empty, rho / 4], [empty, empty, rho, empty, 0.0]]
+        np.testing.assert_allclose(shares, expected)
+        assert [label.get_text() for label in axis.get_yticklabels()] == ["256", "512"]
+
+
+@pytest.mark.parametrize("name", ["kept_heads", "kept_overlap", "kept_positions", "needle_depth"])
 def test_a_run_that_recorded_nothing_has_no_such_figure(
     rows: pd.DataFrame, tmp_path: Path, name: str
 ):

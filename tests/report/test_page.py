@@ -230,9 +230,9 @@ def test_a_plain_table_shows_numbers_texts_and_gaps():
 # --- what else is on the page ---------------------------------------------------------------------
 
 MEASURED = {"latency", "latency_real", "memory_timeline", "pareto_total", "time_shares"}
-RECORDED = {"kept_heads", "kept_overlap", "kept_positions"}
+RECORDED = {"kept_heads", "kept_overlap", "kept_positions", "needle_depth"}
 NOT_OF_THIS_RUN = {"ablation", "transfer", *MEASURED, *RECORDED}
-"""Plots of data that this run does not have: times, and which pairs are kept."""
+"""Plots of data that this run does not have: times, which pairs are kept, where needles are."""
 
 
 def test_mappers_and_figures_are_this_runs(page: str, document: HtmlElement):

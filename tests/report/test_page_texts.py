@@ -16,11 +16,12 @@ import pandas as pd
 import pytest
 from lxml import html
 from lxml.html import HtmlElement
-from rows_fixture import write_run
+from rows_fixture import write_kept, write_run
 
 from proxykv.config import catalog
 from proxykv.report import build_report
-from proxykv.report.explorer import LONGEST, QUESTIONS_PER_TASK, examples
+from proxykv.report import explorer as explorer_module
+from proxykv.report.explorer import LONGEST, QUESTIONS_PER_TASK, examples, explorer
 from proxykv.report.tables.columns import ROW_KEY
 
 SCRIPT = catalog.ROOT / "proxykv" / "report" / "templates" / "script.js"
@@ -79,6 +80,49 @@ def test_long_answers_are_cut_and_unknown_kl_is_left_out(rows: pd.DataFrame):
     assert not any("kl" in answer for answer in answers)
     untruncated = examples(rows.assign(prediction="x" * LONGEST))
     assert {a["text"] for e in untruncated for a in e["answers"]} == {"x" * LONGEST}
+
+
+# --- kept tokens ----------------------------------------------------------------------------------
+
+
+def test_where_contexts_are_stored_questions_are_drawn_from_them(
+    rows: pd.DataFrame, tmp_path: Path
+):
+    write_kept(tmp_path, rows[rows.context_id.isin(["vt-001", "vt-004"])], ["4", "x" * 2000])
+    found = explorer(rows, tmp_path)
+    drawn = {(e["task"], e["context"]) for e in found["examples"]}
+    assert {context for task, context in drawn if task == "vt"} == {"vt-001", "vt-004"}
+    assert len({context for task, context in drawn if task == "single"}) > 1
+    assert {e["kept"] for e in found["examples"] if e["task"] == "vt"} == set(found["contexts"])
+    one = found["contexts"]["tiny · tiny · vt · vt-001"]
+    assert one["tokens"] == 100 and one["questions"][0] == "4?"
+    assert one["questions"][1].endswith(" … (2001 characters)")
+    pruned = rows[(rows.context_id == "vt-001") & (rows.retention < 1) & (rows.question == 0)]
+    points = {(k["method"], k["retention"]) for k in one["kept"]}
+    assert points == set(zip(pruned.method, pruned.retention, strict=True))
+    assert all(k["share"] == k["retention"] for k in one["kept"])
+
+
+def test_of_tokens_kept_twice_the_last_count_and_those_of_other_methods_do_not(
+    rows: pd.DataFrame, tmp_path: Path
+):
+    vt = rows[rows.context_id == "vt-001"]
+    write_kept(tmp_path, vt.assign(method_digest="old"), ["4", "5"])
+    assert explorer(rows, tmp_path)["contexts"]["tiny · tiny · vt · vt-001"]["kept"] == []
+    write_kept(tmp_path, vt, ["4", "5"])
+    once = explorer(rows, tmp_path)
+    write_kept(tmp_path, vt, ["4", "5"])
+    assert explorer(rows, tmp_path) == once
+
+
+def test_the_page_holds_the_tokens_of_low_retentions_first(
+    rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_kept(tmp_path, rows[rows.context_id == "vt-001"], ["4", "5"])
+    methods = rows.method.nunique() - 1
+    monkeypatch.setattr(explorer_module, "KEPT", 20 * (methods + 1))
+    (one,) = explorer(rows, tmp_path)["contexts"].values()
+    assert [k["retention"] for k in one["kept"]] == [0.05] * methods + [0.3]
 
 
 # --- texts of others ------------------------------------------------------------------------------

@@ -89,6 +89,24 @@ def test_parts_of_disjoint_methods_are_united_row_by_row(whole: Path) -> None:
     assert paths.fitted_dir(run, "tiny", "linear").is_dir()
 
 
+def test_kept_sets_and_texts_of_contexts_are_carried(whole: Path) -> None:
+    a, b = by_task(whole)
+    here = Path("predictions/tiny/tiny")
+    stored = {
+        "single.kept.jsonl": [[{"method": "kvzip"}], []],
+        "single.contexts.jsonl": [[{"depths": [0.5]}], []],
+        "multikey.kept.jsonl": [[{"method": "kvzip"}], [{"method": "random"}]],
+    }
+    for name, parts in stored.items():
+        for folder, lines in zip((a, b), parts, strict=True):
+            (folder / here / name).unlink(missing_ok=True)
+            if lines:
+                Journal(folder / here / name).append(lines)
+    both = merge([a, b], Path("results/both")).parent
+    for name, parts in stored.items():
+        assert Journal(both / here / name).read() == [line for lines in parts for line in lines]
+
+
 def change_config(folder: Path, **change: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **change}))

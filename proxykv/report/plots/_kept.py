@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,10 @@ from proxykv.runtime.journal import Journal
 
 SHOWN_AT = 0.1
 """Retention that is shown, or the measured one nearest to it: there methods differ most."""
+
+KEY = ("family", "benchmark", "task", "context_id", "method", "method_digest", "retention",
+       "question")  # fmt: skip
+"""What a record of a kept set is about."""
 
 
 def read_kept(rows: pd.DataFrame, run_dir: Path) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -30,19 +35,35 @@ def read_kept(rows: pd.DataFrame, run_dir: Path) -> Iterator[tuple[str, pd.DataF
         Title of a family, and its records: `benchmark`, `task`, `context_id`, `method`, `heads`,
         `positions` and, where the oracle was computed with it, `overlap`.
     """
-    found = []
-    for path in sorted(run_dir.glob("predictions/*/*/*.kept.jsonl")):
-        family, benchmark, name = path.parts[-3:]
-        task = name.removesuffix(".kept.jsonl").partition("@")[0]
-        of_job = {"family": family, "benchmark": benchmark, "task": task}
-        found += [of_job | record for record in Journal(path).read()]
+    # A context that was answered again, or by two parts of a run, counts once.
+    found = {
+        tuple(record.get(name) for name in KEY): {
+            name: value for name, value in record.items() if name not in ("tokens", "answers")
+        }
+        for record in recorded(run_dir, "kept")
+    }
     if not found:
         return
     known = rows[["family", "method", "method_digest"]].drop_duplicates()
-    records = pd.DataFrame(found).merge(known, on=list(known.columns))
+    records = pd.DataFrame([*found.values()]).merge(known, on=list(known.columns))
     for family, part in records.groupby("family"):
         at = min(part.retention.unique(), key=lambda rho: (abs(rho - SHOWN_AT), rho))
         yield f"{family}, ρ {at:g}", part[part.retention == at]
+
+
+def recorded(run_dir: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """What a run's jobs recorded, with `family`, `benchmark` and `task`.
+
+    Args:
+        run_dir: folder of the run.
+        kind: "kept" for the kept sets, "contexts" for the contexts.
+    """
+    suffix = f".{kind}.jsonl"
+    for path in sorted(run_dir.glob(f"predictions/*/*/*{suffix}")):
+        family, benchmark, name = path.parts[-3:]
+        task = name.removesuffix(suffix).partition("@")[0]
+        for record in Journal(path).read():
+            yield {"family": family, "benchmark": benchmark, "task": task} | record
 
 
 def mean_of(lists: pd.Series) -> np.ndarray:

@@ -128,7 +128,7 @@
   paint();
 
   // Example explorer.
-  const { examples, methods, subject } = JSON.parse($("#data").textContent);
+  const { examples, contexts, methods, subject } = JSON.parse($("#data").textContent);
   const label = Object.fromEntries(methods.map((m) => [m.id, m.label]));
   const form = $("#explorer-filters");
   const several = new Set(examples.map((e) => e.cell)).size > 1;
@@ -151,6 +151,63 @@
     node.append(make("span", who), make("span", score, { class: "score" }), make("span", text, { class: "text" }));
     return node;
   };
+
+  // Kept tokens: the context of an answer, shaded by what its method keeps at its retention.
+  const LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  const percent = (share) => (100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0) + " %";
+  const mean = (shares) => shares.reduce((sum, share) => sum + share, 0) / shares.length;
+  const shaded = (tag, text, share) => // by the root, so that a tenth is seen
+    make(tag, text, { style: `--kept: ${Math.sqrt(share).toFixed(3)}`, title: percent(share) });
+  const strip = (name, shares) => {
+    const node = make("div", "", { class: "strip" });
+    const cells = make("span", "", { class: "cells", role: "img", "aria-label": `${name}: ${shares.map(percent).join(", ")}` });
+    cells.append(...shares.map((share) => shaded("span", "", share)));
+    node.append(make("span", name), cells);
+    return node;
+  };
+  const keptOf = (e, a) => contexts[e.kept]?.kept.find((k) =>
+    k.method === a.method && k.retention === a.retention && (k.question ?? e.question) === e.question);
+  const keptText = (context, question, kept) => {
+    const marked = new Set(context.answers[question].flatMap(([first, end]) => Array.from({ length: end - first }, (_, i) => first + i)));
+    const text = make("div", "", { class: "context", tabindex: "0", role: "region", "aria-label": "Context" });
+    const gap = (tokens) => { if (tokens) text.append(make("em", ` … ${tokens} tokens … `)); };
+    let [next, shown] = [0, 0];
+    for (const [first, pieces] of context.windows) {
+      gap(first - next);
+      pieces.forEach((piece, i) => text.append(shaded(marked.has(first + i) ? "mark" : "span", piece, LEVELS.indexOf(kept.tokens[shown++]) / 63)));
+      next = first + pieces.length;
+    }
+    gap(context.tokens - next);
+    return text;
+  };
+  const keptView = (e, kept, kind) => {
+    const [context, view] = [contexts[e.kept], make("div", "", { class: "kept-tokens" })];
+    const [layers, places] = [kept.answers[e.question], context.places[e.question]];
+    view.append(make("p", `${percent(kept.share)} of the context's pairs are kept. ` + (!layers
+      ? "The reference is not in the context word for word."
+      : `The reference, outlined, is in the context at ${places} place${places === 1 ? "" : "s"}: ${percent(mean(layers))} of its pairs are kept` +
+        (kind === "lost" ? `, ${percent(1 - mean(layers))} were dropped before this worse answer.` : "."))));
+    const legend = make("p", "Share of a token's pairs, over all layers and heads, that is kept: ", { class: "legend" });
+    for (const share of [0, 0.1, 0.5, 1]) legend.append(shaded("span", percent(share), share));
+    view.append(strip("Along the context", kept.positions));
+    if (layers) view.append(strip("Reference, by layer", layers));
+    view.append(legend, keptText(context, e.question, kept));
+    return view;
+  };
+  const offer = (e, a, node, kind) => { // a button that opens the view below the answer
+    const kept = keptOf(e, a);
+    if (!kept) return;
+    const id = [e.kept, e.question, a.method, a.retention].join(" · ");
+    const open = state.get("examples.kept") === id;
+    const button = make("button", "Kept tokens", { type: "button", "aria-expanded": String(open), "data-kept": id });
+    button.addEventListener("click", () => {
+      remember("examples.kept", open ? "" : id);
+      render();
+      $$("[data-kept]").find((other) => other.dataset.kept === id).focus();
+    });
+    node.firstChild.append(" ", button);
+    if (open) node.append(keptView(e, kept, kind));
+  };
   const render = () => {
     const want = Object.fromEntries(["task", "method", "retention", "outcome"].map((n) => [n, form.elements[n].value === "all" ? "" : form.elements[n].value]));
     let shown = 0;
@@ -162,16 +219,21 @@
       shown += answers.length;
       const card = make("article", "", { class: "example" });
       card.append(make("h3", `${taskOf(e)} · ${e.context} · question ${e.question + 1} · ${e.tokens} tokens`));
+      const question = contexts[e.kept]?.questions[e.question];
+      if (question) card.append(line("Question", "", question, ""));
       card.append(line("Reference", "", e.references.join("  |  "), ""));
       if (full) card.append(line(label[full.method] ?? full.method, "score " + full.score, full.text, ""));
       for (const a of answers) {
         const node = line(`${label[a.method] ?? a.method}, ρ ${a.retention}`, "score " + a.score, a.text, outcome(a, full));
         if (a.kl !== undefined) node.title = `KL ${a.kl} nats per token`;
+        offer(e, a, node, outcome(a, full));
         card.append(node);
       }
       return [card];
     });
     $("#explorer").replaceChildren(...cards);
+    const mark = $(".kept-tokens mark");
+    if (mark) mark.parentNode.scrollTop = mark.offsetTop - mark.parentNode.offsetTop - 48;
     $("#explorer-count").textContent = `${shown} answers to ${cards.length} questions`;
   };
   form.addEventListener("change", (event) => { remember("examples." + event.target.name, event.target.value || "all"); render(); });
