@@ -9,7 +9,7 @@ order of contexts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ SAMPLES = 2000  # bootstrap resamples
 PERMUTATIONS = 9999  # sign flips drawn where 2^n of them are too many to enumerate
 CONFIDENCE = 0.95
 SEED = 0
+BATCH = 64  # groups that are resampled at once, which bounds the memory
 
 
 class Estimate(NamedTuple):
@@ -52,9 +53,24 @@ def mean_ci(strata: Strata, *, samples: int = SAMPLES, seed: int = SEED) -> Esti
         samples: bootstrap resamples.
         seed: of the resamples.
     """
-    if not len(strata):
-        return UNDEFINED
-    return _percentiles(stratified_mean(strata), _bootstrap(strata, samples, seed), strata)
+    return mean_cis([strata], samples=samples, seed=seed)[0]
+
+
+def mean_cis(
+    groups: Sequence[Strata], *, samples: int = SAMPLES, seed: int = SEED
+) -> list[Estimate]:
+    """`mean_ci` of many groups, computed together: a table has thousands.
+
+    Args:
+        groups: strata of each group.
+        samples: bootstrap resamples.
+        seed: of the resamples.
+    """
+
+    def sample(stacked: Strata) -> tuple[np.ndarray, np.ndarray]:
+        return _means(stacked), _bootstrap(stacked, samples, seed)
+
+    return _estimates(groups, sample)
 
 
 def ratio_ci(
@@ -71,13 +87,34 @@ def ratio_ci(
         samples: bootstrap resamples.
         seed: of the resamples.
     """
-    if not len(numerators) or stratified_mean(denominators) <= 0:
-        return UNDEFINED
-    value = stratified_mean(numerators) / stratified_mean(denominators)
-    above, below = (_bootstrap(s, samples, seed) for s in (numerators, denominators))
-    if (below <= 0).any():
-        return Estimate(value, np.nan, np.nan)
-    return _percentiles(value, above / below, numerators)
+    return ratio_cis([numerators], [denominators], samples=samples, seed=seed)[0]
+
+
+def ratio_cis(
+    numerators: Sequence[Strata],
+    denominators: Sequence[Strata],
+    *,
+    samples: int = SAMPLES,
+    seed: int = SEED,
+) -> list[Estimate]:
+    """`ratio_ci` of many groups, computed together.
+
+    Args:
+        numerators: strata of each group.
+        denominators: values of the same contexts.
+        samples: bootstrap resamples.
+        seed: of the resamples.
+    """
+
+    def sample(stacked: Strata) -> tuple[np.ndarray, np.ndarray]:
+        above, below = stacked[: len(stacked) // 2], stacked[len(stacked) // 2 :]
+        mean, drawn = _means(below), _bootstrap(below, samples, seed)
+        mean = np.where(mean > 0, mean, np.nan)
+        drawn[np.isnan(mean) | (drawn <= 0).any(axis=1)] = np.nan
+        return _means(above) / mean, _bootstrap(above, samples, seed) / drawn
+
+    pairs = zip(numerators, denominators, strict=True)
+    return _estimates([[*above, *below] for above, below in pairs], sample)
 
 
 def median_ci(values: np.ndarray, *, samples: int = SAMPLES, seed: int = SEED) -> Estimate:
@@ -93,7 +130,8 @@ def median_ci(values: np.ndarray, *, samples: int = SAMPLES, seed: int = SEED) -
     if not len(values):
         return UNDEFINED
     drawn = np.random.default_rng(seed).integers(0, len(values), (samples, len(values)))
-    return _percentiles(float(np.median(values)), np.median(values[drawn], axis=1), [values])
+    low, high = _interval(np.median(values[drawn], axis=1), [len(values)])
+    return Estimate(float(np.median(values)), float(low), float(high))
 
 
 def permutation_p(
@@ -167,17 +205,50 @@ def pareto_front(cost: ArrayLike, value: ArrayLike) -> np.ndarray:
     return ~(no_worse & better).any(axis=1) & np.isfinite(c) & np.isfinite(v)
 
 
-def _percentiles(value: float, draws: np.ndarray, strata: Strata) -> Estimate:
-    if min(len(values) for values in strata) < 2:
-        return Estimate(value, np.nan, np.nan)
+def _estimates(
+    groups: Sequence[Strata], sample: Callable[[Strata], tuple[np.ndarray, np.ndarray]]
+) -> list[Estimate]:
+    """Estimates of groups; those whose tasks have the same sizes share their resamples.
+
+    `sample` takes arrays `[groups, contexts]`, one per task, and gives values `[groups]` and
+    resampled values `[groups, samples]`.
+    """
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for place, strata in enumerate(groups):
+        alike.setdefault(tuple(map(len, strata)), []).append(place)
+    found = [UNDEFINED] * len(groups)
+    for sizes, places in alike.items():
+        for start in range(0, len(places) if sizes else 0, BATCH):
+            batch = places[start : start + BATCH]
+            stacked = zip(*(groups[i] for i in batch), strict=True)
+            values, drawn = sample([np.stack(task) for task in stacked])
+            lows, highs = _interval(drawn, sizes)
+            for place, *estimate in zip(batch, values, lows, highs, strict=True):
+                found[place] = Estimate(*map(float, estimate))
+    return found
+
+
+def _interval(drawn: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Ends of the interval along the last axis: `[2, ...]`; NaN if a task has a single context."""
+    if min(sizes) < 2:
+        return np.full((2, *drawn.shape[:-1]), np.nan)
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(draws, [tail, 100 - tail])
-    return Estimate(value, float(low), float(high))
+    return np.percentile(drawn, [tail, 100 - tail], axis=-1)
 
 
-def _bootstrap(strata: Strata, samples: int, seed: int) -> np.ndarray:
-    """Stratified means of `samples` resamples: float `[samples]`."""
-    means = [_counts(len(v), samples, seed, i) @ v / len(v) for i, v in enumerate(strata)]
+def _means(stacked: Strata) -> np.ndarray:
+    """Stratified means of groups: `[groups]`, from `[groups, contexts]` per task."""
+    return np.stack([values.mean(axis=1) for values in stacked], axis=1).mean(axis=1)
+
+
+def _bootstrap(stacked: Strata, samples: int, seed: int) -> np.ndarray:
+    """Stratified means of resamples: `[groups, samples]`, from `[groups, contexts]` per task."""
+    means = [
+        # A column for each group: a product of matrices would round in another order.
+        (_counts(values.shape[1], samples, seed, task) @ values[..., None])[..., 0]
+        / values.shape[1]
+        for task, values in enumerate(stacked)
+    ]
     return np.mean(means, axis=0)
 
 

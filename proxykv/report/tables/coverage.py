@@ -34,10 +34,10 @@ def coverage(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
         tasks, names, retentions = (
             sorted(cell[c].unique()) for c in ("task", "method", "retention")
         )
+        contexts = cell.groupby("task").context_id.nunique()
         for task, method, rho in product(tasks, names, retentions):
             if (method in unpruned) == (rho == 1.0):
-                expected = cell.loc[cell.task == task, "context_id"].nunique()
-                planned.append((family, benchmark, task, method, rho, expected))
+                planned.append((family, benchmark, task, method, rho, contexts[task]))
     table = pd.DataFrame(planned, columns=pd.Index([*by, "expected"])).join(counts, on=by)
     numbers = ["contexts", "questions", "truncated"]
     table[numbers] = table[numbers].fillna(0).astype(int)

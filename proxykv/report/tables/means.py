@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from proxykv.config.cards import MethodCards
-from proxykv.report.stats import Estimate, Strata, mean_ci, ratio_ci
+from proxykv.report.stats import Estimate, Strata, mean_cis, ratio_cis, stratified_mean
 from proxykv.report.tables.columns import CELL, METHOD, UNIT, VALUES
 
 
@@ -61,21 +61,29 @@ def aggregate(means: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """
     if "numerator" not in means:
         means = means.assign(numerator=means.score)
-    records = []
-    for key, group in means.sort_values(UNIT).groupby(by):
-        both = group[group.numerator.notna() & group.oracle.notna()]
-        record = dict(zip(by, key, strict=True))
-        record |= _columns("mean", mean_ci(strata(group, "score")), prefix="ci")
-        record["n_contexts"] = len(group)
-        kept = [part.mean() for part in strata(group, "achieved_retention")]
-        record["achieved_retention"] = float(np.mean(kept))
-        recovery = ratio_ci(strata(both, "numerator"), strata(both, "oracle"))
-        record |= _columns("recovery", recovery)
-        record |= _columns("kl", mean_ci(strata(group, "kl")))
-        record |= _columns("nll", mean_ci(strata(group, "nll")))
-        record |= _columns("fixed", mean_ci(strata(group, "score_fixed")))
-        records.append(record)
-    return pd.DataFrame(records)
+    ordered = means.sort_values(list(dict.fromkeys([*by, *UNIT])))
+    sizes = ordered.groupby(by).size()
+    borders = np.cumsum(sizes)[:-1]
+    tasks = np.split(ordered["task"].to_numpy(), borders)
+
+    def groups(values: pd.Series) -> list[Strata]:
+        parts = np.split(values.to_numpy(dtype=float), borders)
+        return [_by_task(*part) for part in zip(parts, tasks, strict=True)]
+
+    kept = groups(ordered.achieved_retention)
+    # A ratio needs contexts that have both.
+    above = groups(ordered.numerator.where(ordered.oracle.notna()))
+    below = groups(ordered.oracle.where(ordered.numerator.notna()))
+    columns = {
+        **_columns("mean", mean_cis(groups(ordered.score)), prefix="ci"),
+        "n_contexts": sizes.to_numpy(),
+        "achieved_retention": [stratified_mean(parts) for parts in kept],
+        **_columns("recovery", ratio_cis(above, below)),
+        **_columns("kl", mean_cis(groups(ordered.kl))),
+        **_columns("nll", mean_cis(groups(ordered.nll))),
+        **_columns("fixed", mean_cis(groups(ordered.score_fixed))),
+    }
+    return sizes.index.to_frame(index=False).assign(**columns)
 
 
 def strata(group: pd.DataFrame, column: str) -> Strata:
@@ -85,13 +93,23 @@ def strata(group: pd.DataFrame, column: str) -> Strata:
         group: means of contexts, sorted by `UNIT`.
         column: name of the column.
     """
-    values, tasks = group[column].to_numpy(dtype=float), group["task"].to_numpy()
+    return _by_task(group[column].to_numpy(dtype=float), group["task"].to_numpy())
+
+
+def _by_task(values: np.ndarray, tasks: np.ndarray) -> Strata:
     known = ~np.isnan(values)
     values, tasks = values[known], tasks[known]
     borders = np.flatnonzero(tasks[1:] != tasks[:-1]) + 1
     return np.split(values, borders) if len(values) else []
 
 
-def _columns(name: str, estimate: Estimate, prefix: str | None = None) -> dict[str, float]:
+def _columns(
+    name: str, estimates: list[Estimate], prefix: str | None = None
+) -> dict[str, list[float]]:
+    """Columns of the values and of both ends of their intervals."""
     prefix = prefix or name
-    return {name: estimate.value, f"{prefix}_low": estimate.low, f"{prefix}_high": estimate.high}
+    return {
+        name: [estimate.value for estimate in estimates],
+        f"{prefix}_low": [estimate.low for estimate in estimates],
+        f"{prefix}_high": [estimate.high for estimate in estimates],
+    }
