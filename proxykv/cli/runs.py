@@ -18,7 +18,15 @@ def add_commands(add: Add) -> None:
     """Add this module's subcommands."""
     status = add(_status)
     add_config(status)
-    status.add_argument("--json", action="store_true", help="for programs")
+    shown = status.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="for programs")
+    shown.add_argument(
+        "--watch",
+        nargs="?",
+        const="10",
+        metavar="SECONDS",
+        help="look again every 10 or so many seconds until all is done, and tell the time left",
+    )
     add(_audit).add_argument("folder", type=Path, help="results/<run>")
     compared = add(_compare)
     compared.add_argument("folders", type=Path, nargs="+", help="results/<run> of two or more runs")
@@ -43,14 +51,16 @@ def add_commands(add: Add) -> None:
 
 def _status(options: argparse.Namespace) -> None:
     """show the progress of each fit, each job and each scan of time and memory"""
-    from proxykv.runs.status import fits, measurements, status, status_table
+    from proxykv.runs.status import status_table
+    from proxykv.runs.watch import progress, watch
 
     run = Run.read(options.config)
-    progress = {"fits": fits(run), "jobs": status(run), "scans": measurements(run)}
-    if options.json:
-        print(json.dumps(progress, indent=2))
+    if options.watch is not None:
+        watch(run, options.watch, sys.stdout)
+    elif options.json:
+        print(json.dumps(progress(run), indent=2))
     else:
-        print("\n\n".join(status_table(records) for records in progress.values() if records))
+        print("\n\n".join(status_table(records) for records in progress(run).values() if records))
 
 
 def _audit(options: argparse.Namespace) -> None:

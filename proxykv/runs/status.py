@@ -23,6 +23,7 @@ from proxykv.runtime.parquet import read_parquet
 STATES = ("done", "running", "failed", "started", "missing")
 """`failed`: the last attempt ended with an error or was killed, and no other has begun."""
 
+PAUSE = 10
 COLUMNS = ["context_id", "question", "method", "retention", "created"]
 
 
@@ -30,8 +31,9 @@ def status(run: Run) -> list[dict[str, Any]]:
     """Progress of every job, as records that JSON can hold.
 
     `contexts` and `rows` count what is answered, `of` is the number of contexts if it is known,
-    `first` and `last` are the times (UTC) of the first and the latest row, `by` is the process that
-    runs or that failed, and `error` why it failed.
+    `first` and `last` are the times (UTC) of the first and the latest row, `seconds` is the mean
+    time between two contexts, `by` is the process that runs or that failed, and `error` why it
+    failed.
     """
     grid = {(method.id, retention) for method, retention in run.grid}
     return [_record(job, grid) for job in run.jobs()]
@@ -129,9 +131,22 @@ def _record(job: Job, grid: Collection[tuple[str, float]]) -> dict[str, Any]:
         "rows": len(rows),
         "first": rows.created.min() if len(rows) else None,
         "last": rows.created.max() if len(rows) else None,
+        "seconds": _pace(rows),
         "by": str(holder) if holder else None,
         "error": (holder.error or "killed") if holder and not holder.alive else None,
     }
+
+
+def _pace(rows: pd.DataFrame) -> float | None:
+    """Mean seconds between two contexts; None before there are two.
+
+    A gap of more than `PAUSE` medians is left out: the job was stopped there, and resumed.
+    """
+    ends = pd.to_datetime(rows.groupby("context_id").created.max()).sort_values()
+    gaps = ends.diff().dt.total_seconds().dropna()
+    if gaps.empty:
+        return None
+    return round(float(gaps[gaps <= PAUSE * max(gaps.median(), 1)].mean()), 1)
 
 
 def _measured(job: MeasuringJob) -> dict[str, Any]:
