@@ -69,6 +69,21 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no lengths": ({"lengths": None}, f"{WHERE}: 'lengths' is a required property"),
     "twice": ({"retentions": [0.1, 0.1]}, f"{WHERE}.retentions: 0.1 is listed 2 times"),
+    "nearly twice": (
+        {"retentions": [0.1, 0.1000000001]}, f"{WHERE}.retentions: 0.1 is listed 2 times"
+    ),
+    "batches without end": (
+        {"batches": [10**9]},
+        f"{WHERE}.batches[0]: 1000000000 is greater than the maximum of 1024",
+    ),
+    "answers without end": (
+        {"new_tokens": 10**9},
+        f"{WHERE}.new_tokens: 1000000000 is greater than the maximum of 65536",
+    ),
+    "questions without end": (
+        {"question_tokens": 65537},
+        f"{WHERE}.question_tokens: 65537 is greater than the maximum of 65536",
+    ),
     "unknown method": (
         {"methods": ["full", "kvzipp"]},
         f"{WHERE}.methods: the run has no method 'kvzipp'; did you mean 'kvzip'?",

@@ -48,9 +48,22 @@ def compare(*groups: list[list[str]]) -> Callable[[Config], None]:
 
 
 MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
-    "too many contexts": (
-        dataset(contexts=10**30),
-        "config.benchmarks[0].contexts: larger than 4294967295, the most that a number may be",
+    "a seed that is too large": (
+        dataset(seed=10**30),
+        "config.benchmarks[0].seed: larger than 4294967295, the most that a number may be",
+    ),
+    "contexts without end": (
+        dataset(contexts=10**9),
+        "config.benchmarks[0].contexts: 1000000000 is greater than the maximum of 1000000",
+    ),
+    "a count with a point": (
+        dataset(contexts=2.0),
+        "config.benchmarks[0].contexts: 2.0 is not of type 'integer'",
+    ),
+    "a part of two lines": (
+        change(corpus=[{**valid()["corpus"][0], "part": "a\nb"}]),
+        "config.corpus[0].part: 'a\\nb' is not allowed; expected at most 100 characters in one "
+        "line, without blanks at the ends",
     ),
     "an integer with more digits than a float has": (
         method(base="proxykv", params={"seed": 10**400}),
@@ -434,6 +447,10 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
         change(retentions=[0.1, 1.0, 1]),
         "config.retentions: 1.0 is listed 2 times",
     ),
+    "retentions that tables cannot tell apart": (
+        change(retentions=[0.3, 0.30000000000000004, 1.0]),
+        "config.retentions: 0.3 is listed 2 times",
+    ),
     "method twice": (
         change(methods=["full", "kvzip", "kvzip"]),
         "config.methods: 'kvzip' is listed 2 times",
@@ -469,8 +486,8 @@ MISTAKES: dict[str, tuple[Callable[[Config], Any], str]] = {
     ),
     "name that is no folder": (
         change(run="../elsewhere"),
-        "config.run: '../elsewhere' is not allowed; expected letters, digits, '_', '.' and '-', "
-        "beginning with a letter or a digit",
+        "config.run: '../elsewhere' is not allowed; expected at most 100 letters, digits, '_', '.' "
+        "and '-', beginning with a letter or a digit",
     ),
 }
 

@@ -70,17 +70,31 @@ def test_hostile_names_are_refused_in_one_line(place: str, value: str) -> None:
     assert len(problems[0].splitlines()) == 1
 
 
+@pytest.mark.parametrize("place", ["run", "cache", "id"])
+def test_names_too_long_for_a_file_system_are_refused(place: str) -> None:
+    (line,) = check.config_problems(config_with(place, "a" * 300))
+    assert "is not allowed; expected" in line
+
+
 @pytest.mark.parametrize("cache", ["cache", "my.cache", "shared/cache-2", ".cache", "..cache"])
 def test_folders_below_the_checkout_are_accepted(cache: str) -> None:
     assert check.config_problems(valid() | {"cache": cache}) == []
 
 
-@pytest.mark.parametrize("cache", ["my cache", "-cache", "a//b", "a/./b", "a/", "./a", "~"])
+@pytest.mark.parametrize(
+    "cache", ["my cache", "-cache", "a//b", "a/./b", "a/", "./a", "~", "/".join("a" * 11)]
+)
 def test_other_folders_are_refused_with_the_rule(cache: str) -> None:
     (line,) = check.config_problems(valid() | {"cache": cache})
     assert line.startswith(
         f"config.cache: {cache!r} is not allowed; expected a folder below the checkout"
     )
+
+
+@pytest.mark.parametrize("cache", ["results", "results/test", ".git", "proxykv", "config/cache"])
+def test_folders_with_other_contents_are_no_cache(cache: str) -> None:
+    (line,) = check.config_problems(valid() | {"cache": cache})
+    assert "expected a folder below the checkout that holds nothing else" in line
 
 
 def hub(model: Config, **changes: str) -> None:

@@ -70,6 +70,7 @@ def _device_problems(family: Mapping[str, Any], where: str) -> Iterator[str]:
 
 
 def _retention_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    yield from repeated(map(float, config["retentions"]), "config.retentions")
+    """Retentions that tables show as the same number, or no full cache."""
+    yield from repeated((float(f"{part:g}") for part in config["retentions"]), "config.retentions")
     if 1 not in config["retentions"]:
         yield "config.retentions: 1.0 (the full cache) is missing; the others are compared with it"

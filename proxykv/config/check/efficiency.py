@@ -19,7 +19,8 @@ def efficiency_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for i, scan in enumerate(scans):
         where = f"config.efficiency[{i}]"
         for key in LISTS:
-            yield from repeated(scan.get(key, ()), f"{where}.{key}")
+            values = [float(f"{v:g}") if key == "retentions" else v for v in scan.get(key, ())]
+            yield from repeated(values, f"{where}.{key}")
         yield from _method_problems(config, scan, where)
         yield from _input_problems(config, scan, where)
         for name in scan.get("families", config["families"]):

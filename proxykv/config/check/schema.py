@@ -34,7 +34,16 @@ def _whole_match(
         yield ValidationError(f"{instance!r} is not allowed; expected {expected}")
 
 
-Validator = validators.extend(Draft202012Validator, {"pattern": _whole_match})
+def _is_integer(_: Any, value: Any) -> bool:
+    """JSON schema also takes 2.0, with which Python cannot count."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+Validator = validators.extend(
+    Draft202012Validator,
+    {"pattern": _whole_match},
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
+)
 
 
 def schema_problems(document: Any, name: str, where: str) -> list[str]:
