@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from proxykv.runtime import files
+from proxykv.runtime.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,20 @@ def write_jsonl(path: Path, examples: Iterable[Example]) -> None:
 
 
 def read_jsonl(path: Path) -> list[Example]:
-    """Read what `write_jsonl` wrote."""
-    # "\n" only: texts hold other separators (U+2028) at which str.splitlines would cut.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [_example(json.loads(line)) for line in lines if line]
+    """Read what `write_jsonl` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ConfigError: if it is damaged.
+    """
+    try:
+        # "\n" only: texts hold other separators (U+2028) at which str.splitlines would cut.
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [_example(json.loads(line)) for line in lines if line]
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: damaged ({error!r}); delete it, and the next run makes it again"
+        ) from error
 
 
 def _example(raw: dict[str, Any]) -> Example:

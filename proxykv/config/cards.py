@@ -7,7 +7,6 @@ which the report reads them, so that it can be made again when a method's file i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -102,16 +101,21 @@ class MethodCards:
             run_dir: folder of the run.
 
         Raises:
-            ConfigError: if the folder has no cards.
+            ConfigError: if the folder has no cards, or what is there is none.
         """
         path = run_dir / FILE
         if not path.is_file():
             raise ConfigError(f"{path}: no such file; the workflow writes it when it starts")
-        stored = json.loads(path.read_text("utf-8"))
-        return cls(
-            **{kind: _cards(stored[kind]) for kind in ("cards", "absent")},
-            comparisons=_pairs(stored["comparisons"]),
-        )
+        stored = files.read_object(path)
+        try:
+            return cls(
+                **{kind: _cards(stored[kind]) for kind in ("cards", "absent")},
+                comparisons=_pairs(stored["comparisons"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{path}: no cards of methods ({error!r}); the next run of the workflow writes it"
+            ) from error
 
 
 def method_cards(config: Mapping[str, Any]) -> MethodCards:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +29,8 @@ class Run:
 
         Args:
             config: its contents.
-            made: the run's rows are there and only they are read, so nothing is checked: a file of
-                a method may be gone since.
+            made: the run's rows are there and only they are read, so the contents are not checked:
+                a file of a method may be gone since.
 
         Raises:
             ConfigError: with one line for each mistake.
@@ -58,7 +57,7 @@ class Run:
 
         Args:
             path: the config.json of a run's folder.
-            made: only the run's rows are read, so nothing is checked (see `Run`).
+            made: only the run's rows are read, so only the form is checked (see `Run`).
 
         Raises:
             ConfigError: if there is no such file, or it is no valid config.
@@ -66,11 +65,14 @@ class Run:
         if not path.is_file():
             raise ConfigError(f"{path}: no such file; the workflow writes it when it starts")
         try:
-            return cls(json.loads(path.read_text("utf-8")), made=made)
-        except ValueError:
+            config = files.read_object(path)
+        except ConfigError:
             raise ConfigError(
                 f"{path}: not JSON; give the run's results/<run>/config.json"
             ) from None
+        if made and (problems := check.form_problems(config, str(path))):
+            raise ConfigError("\n".join(problems))
+        return cls(config, made=made)
 
     def require_sources(self) -> None:
         """Check that what the run starts from is there: text, records and shapes of models.
@@ -132,10 +134,13 @@ class Run:
             name: of the family; some may only be measured.
 
         Raises:
-            ConfigError: if the run has no such family.
+            ConfigError: if the run has no such family, or its file is gone.
         """
         measured = [name for scan in self.config["efficiency"] for name in scan.get("families", ())]
         self._require("family", name, [*self.families, *measured])
+        if name not in catalog.families():
+            hint = check.did_you_mean(name, catalog.families())
+            raise ConfigError(f"run {self.name!r}: no file config/families/{name}.yaml; {hint}")
         return catalog.families()[name]
 
     def models(self, family: str) -> Mapping[str, Any]:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from proxykv.runtime.errors import ConfigError
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -65,6 +67,22 @@ def write_json(path: Path, value: Any) -> None:
         value: anything that JSON can hold.
     """
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ConfigError: if it holds anything else.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not a JSON object")
+    return content
 
 
 def obey_umask(path: Path) -> None:

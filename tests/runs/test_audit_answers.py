@@ -185,3 +185,116 @@ def test_nothing_checked_is_a_finding() -> None:
 def test_a_folder_without_a_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "results/other"]) == 2
     assert "results/other/config.json: no such file" in capsys.readouterr().err
+
+
+def cut(path: Path) -> Callable[[], int]:
+    return lambda: path.write_bytes(path.read_bytes()[:60])
+
+
+def contents(path: Path, content: bytes) -> Callable[[], int]:
+    return lambda: path.write_bytes(content)
+
+
+DATA = "tiny-multikey-*.jsonl"
+CARD = RUN / "mappers" / "tiny" / "proxykv" / "card.json"
+DAMAGED: dict[str, tuple[Callable[[], object], str]] = {
+    "table of bytes": (
+        contents(RUN / "tables" / "paired.csv", b"\xff\xfe\0"),
+        "paired.csv: damaged",
+    ),
+    "table of one endless cell": (
+        contents(RUN / "tables" / "leaderboard.csv", b"a" * 200_000),
+        "leaderboard.csv: damaged (field larger",
+    ),
+    "scores as texts": (
+        lambda: edit(RUN / "rows" / MULTIKEY, lambda r: r.assign(score=r.score.astype(str))),
+        f"{MULTIKEY}: values of another type in the columns score",
+    ),
+    "contexts as lists": (
+        lambda: edit(RUN / "rows" / MULTIKEY, lambda r: r.assign(context_id=[[1]] * len(r))),
+        f"{MULTIKEY}: values of another type in the columns context_id",
+    ),
+    "answers as numbers": (
+        lambda: edit(RUN / "predictions" / MULTIKEY, lambda r: r.assign(prediction=3)),
+        f"predictions/{MULTIKEY}: values of another type in the columns prediction",
+    ),
+    "cut provenance": (cut(RUN / "tables" / "provenance.json"), "provenance.json: not JSON"),
+    "provenance as a list": (
+        contents(RUN / "tables" / "provenance.json", b"[]"),
+        "provenance.json: not a JSON object",
+    ),
+    "provenance without sums": (
+        contents(RUN / "tables" / "provenance.json", b'{"rows_sha256": []}'),
+        "provenance.json: has no rows_sha256",
+    ),
+    "provenance of foreign files": (
+        contents(
+            RUN / "tables" / "provenance.json",
+            b'{"rows_sha256": {"../../../config.json": ""}, "efficiency_sha256": {}}',
+        ),
+        "made of rows/../../../config.json, which the config does not plan",
+    ),
+    "cut data": (
+        lambda: [cut(path)() for path in Path("cache").rglob(DATA)],
+        "damaged (JSONDecodeError",
+    ),
+    "data of another encoding": (
+        lambda: [contents(p, "x".encode("utf-16"))() for p in Path("cache").rglob(DATA)],
+        "damaged (UnicodeDecodeError",
+    ),
+    "cut card of a fit": (cut(CARD), f"{CARD}: not JSON"),
+    "fidelity as a text": (contents(CARD, b'{"metrics": {"mse": ""}}'), "no numbers as `metrics`"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_a_finding(name: str) -> None:
+    damage, line = DAMAGED[name]
+    damage()
+    found(line)
+
+
+CONFIG, CARDS = RUN / "config.json", RUN / "methods.json"
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "line"),
+    [
+        (CONFIG, b"[]", "config.json: not JSON; give the run's"),
+        (CONFIG, b"[" * 100_000, "config.json: not JSON; give the run's"),
+        (CONFIG, b"{}", "config.json: 'run' is a required property"),
+        (CARDS, b"[]", "methods.json: not a JSON object"),
+        (CARDS, b'{"cards": ', "methods.json: not JSON"),
+        (CARDS, b"{}", "methods.json: no cards of methods"),
+        (CARDS, b'{"cards": {"full": null}}', "methods.json: no cards of methods"),
+    ],
+)
+def test_a_damaged_config_or_card_is_one_line(
+    path: Path, content: bytes, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.write_bytes(content)
+    assert main(["audit", str(RUN)]) == 2
+    assert line in capsys.readouterr().err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        ({"families": 3}, ".families: 3 is not of type 'array'"),
+        ({"families": ["../tiny"]}, ".families[0]: '../tiny' is not allowed"),
+        ({"families": ["gone"]}, "no file config/families/gone.yaml"),
+        ({"benchmarks": ["tiny"]}, ".benchmarks[0]: 'tiny' is not of type 'object'"),
+    ],
+)
+def test_a_config_of_another_form_is_one_line(
+    entry: dict[str, object], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    CONFIG.write_text(json.dumps(json.loads(CONFIG.read_text()) | entry))
+    assert main(["audit", str(RUN)]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert line in told
+
+
+def test_configs_of_earlier_versions_are_audited() -> None:
+    CONFIG.write_text(json.dumps(json.loads(CONFIG.read_text()) | {"former": 1, "limit": 0}))
+    assert audit(RUN).rows > 0

@@ -11,9 +11,9 @@ from proxykv.config.check.data import dataset_problems, length_problems
 from proxykv.config.check.efficiency import efficiency_problems
 from proxykv.config.check.fitting import fitting_problems
 from proxykv.config.check.methods import comparison_problems, method_problems, role_problems
-from proxykv.config.check.schema import did_you_mean, repeated, schema_problems
+from proxykv.config.check.schema import did_you_mean, form_problems, repeated, schema_problems
 
-__all__ = ["card_problems", "config_problems", "did_you_mean", "schema_problems"]
+__all__ = ["card_problems", "config_problems", "did_you_mean", "form_problems", "schema_problems"]
 
 
 def config_problems(config: Mapping[str, Any]) -> list[str]:

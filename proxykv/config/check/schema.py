@@ -80,6 +80,27 @@ def _unusable_numbers(part: Any, where: str) -> Iterator[str]:
             yield f"{where}: larger than {LARGEST}, the most that a number may be"
 
 
+def form_problems(config: Any, where: str) -> list[str]:
+    """What a stored config lacks, and what has another type or an impossible name.
+
+    Bounds and unknown keys count for new runs only: an earlier version may have had others.
+
+    Args:
+        config: the parsed JSON.
+        where: start of each line, which says what the document is.
+
+    Returns:
+        One line for each mistake.
+    """
+    errors = Validator(catalog.schema("config")).iter_errors(config)
+    return [
+        line
+        for error in errors
+        if error.validator in ("type", "required", "oneOf", "pattern")
+        for line in _explained(error, where)
+    ]
+
+
 def departures(document: Any, schema: Mapping[str, Any], where: str) -> list[str]:
     """Where a document departs from a schema, in the document's order.
 

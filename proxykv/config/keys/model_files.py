@@ -251,11 +251,6 @@ def _content(path: Path) -> Any:
 def _json(path: Path) -> dict[str, Any] | None:
     """A JSON object; None if there is no such file."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        return files.read_object(path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: not a JSON object")
-    return content

@@ -13,6 +13,8 @@ from proxykv.config.settings.training import default_weights
 from proxykv.runs.audit.cells import Cell, Known, OneOf, mean, mean_cells, number
 from proxykv.runs.audit.means import Group, Unit, by_task, known_mean
 from proxykv.runs.audit.table_file import Line, Published, key_of
+from proxykv.runtime import files
+from proxykv.runtime.errors import ConfigError
 
 KEYS = ("family", "benchmark", "variant", "metric", "retention")
 POOL, LIMIT = "<=0.3", 0.3
@@ -100,7 +102,7 @@ def _from_fits(found: Sequence[Variant], folder: Path) -> Iterator[Line]:
     for family in sorted(path for path in (folder / "mappers").glob("*") if path.is_dir()):
         fits = {
             v.id: [
-                json.loads(card.read_text("utf-8"))["metrics"]
+                _metrics(card)
                 for method in v.methods
                 if (card := family / method / "card.json").is_file()
             ]
@@ -110,7 +112,11 @@ def _from_fits(found: Sequence[Variant], folder: Path) -> Iterator[Line]:
             metric, _, retention = name.partition("@")
             if metric not in FIDELITY:
                 continue
-            seeds = {v: [fit[name] for fit in several] for v, several in fits.items() if several}
+            seeds = {
+                v: [fit.get(name, math.nan) for fit in several]
+                for v, several in fits.items()
+                if several
+            }
             spread = _spread(list(seeds.values()))
             for variant in (v for v in found if v.id in seeds):
                 value = fmean(seeds[variant.id])
@@ -158,6 +164,14 @@ def _over_seeds(
         for unit, means in group.at(method, retention).items():
             several.setdefault(unit, []).append(means[metric])
     return {unit: known_mean(values) for unit, values in several.items()}
+
+
+def _metrics(card: Path) -> dict[str, float]:
+    """The fidelity that a fit's card states."""
+    found = files.read_object(card).get("metrics")
+    if not isinstance(found, dict) or not all(isinstance(v, float | int) for v in found.values()):
+        raise ConfigError(f"{card}: no numbers as `metrics`; fit the method again")
+    return found
 
 
 def _spread(seeds: list[list[float]]) -> float:

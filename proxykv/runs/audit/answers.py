@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,9 @@ from proxykv.runs.audit.efficiency import scans
 from proxykv.runs.audit.findings import Audit
 from proxykv.runs.audit.means import Row
 from proxykv.runs.audit.scores import second_scores
+from proxykv.runs.audit.table_file import wrong_types
+from proxykv.runtime import files
+from proxykv.runtime.errors import ConfigError
 
 Key = tuple[str, int, str, float]
 """(context id, question, method, retention)."""
@@ -67,14 +69,25 @@ def check_digests(run: Run, folder: Path, audit: Audit) -> None:
     if not path.is_file():
         audit.say(path, "missing; run `proxykv tabulate`")
         return
-    facts = json.loads(path.read_text("utf-8"))
+    try:
+        facts = files.read_object(path)
+    except ConfigError as error:
+        audit.findings.append(f"{error}; run `proxykv tabulate`")
+        return
     planned = {
         "rows": {"/".join(job.file("rows").parts[-3:]) for job in run.jobs()},
         "efficiency": {f"{family}/{scan}.parquet" for family, scan in scans(run.config)},
     }
     for kind, names in planned.items():
-        published = facts.get(f"{kind}_sha256", {})
-        for name in sorted(names | published.keys()):
+        published = facts.get(f"{kind}_sha256")
+        if not isinstance(published, dict):
+            audit.say(path, f"has no {kind}_sha256; run `proxykv tabulate`")
+            continue
+        for name in sorted(published.keys() - names):
+            audit.say(
+                path, f"the tables were made of {kind}/{name}, which the config does not plan"
+            )
+        for name in sorted(names):
             file = folder / kind / name
             now = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
             if now != published.get(name):
@@ -96,7 +109,7 @@ def _check_job(
     file = _file(folder, job, "rows")
     stored = _read(folder, job, "predictions", audit)
     predictions = {_key(row): row for row in stored}
-    questions = _questions(job)
+    questions = _questions(job, audit)
     if questions:
         planned = {(*unit, *point) for unit in questions for point in grid}
         _check_plan(file, rows, planned, audit)
@@ -124,11 +137,15 @@ def _check_job(
             audit.say(where, problem)
 
 
-def _questions(job: Job) -> Questions:
+def _questions(job: Job, audit: Audit) -> Questions:
     """A job's questions by context and number; empty without its data."""
     if not job.dataset.path.is_file():
         return {}
-    examples = job.part(read_jsonl(job.dataset.path))
+    try:
+        examples = job.part(read_jsonl(job.dataset.path))
+    except ConfigError as error:
+        audit.findings.append(str(error))
+        return {}
     return {(e.id, i): question for e in examples for i, question in enumerate(e.questions)}
 
 
@@ -212,6 +229,9 @@ def _read(folder: Path, job: Job, kind: str, audit: Audit) -> list[Row]:
     if absent := COLUMNS[kind] - set(table.column_names):
         what = f"lacks the columns {', '.join(sorted(absent))}"
         audit.say(path, f"{what}; if another version made it, run the workflow again")
+        return []
+    if wrong := wrong_types(table, {c: _COLUMNS[c] for c in COLUMNS[kind]}):
+        audit.say(path, f"values of another type in the columns {', '.join(sorted(wrong))}")
         return []
     complete = []
     for number, row in enumerate(table.to_pylist(), start=1):

@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
+from proxykv.config import catalog
 from proxykv.config.cards import MethodCards
 from proxykv.runs.audit.cells import Cell, Known, OneOf, median_cells
 from proxykv.runs.audit.findings import Audit
 from proxykv.runs.audit.means import Row
-from proxykv.runs.audit.table_file import Line, Published, key_of
+from proxykv.runs.audit.table_file import Line, Published, key_of, wrong_types
 
 CASE = ("family", "scan", "method", "schedule", "hardware", "batch", "retention")
 KEYS = {
@@ -45,10 +46,17 @@ def measurements(config: Mapping[str, Any], folder: Path, audit: Audit) -> list[
     rows: list[Row] = []
     for family, scan in scans(config):
         path = folder / "efficiency" / family / f"{scan}.parquet"
+        if not path.is_file():
+            continue
         try:
-            rows += pq.read_table(path).to_pylist() if path.is_file() else []
+            table = pq.read_table(path)
         except (ArrowException, OSError) as error:
             audit.say(path, f"damaged ({error})")
+            continue
+        if wrong := wrong_types(table, catalog.schema("measurement")["properties"]):
+            audit.say(path, f"values of another type in the columns {', '.join(sorted(wrong))}")
+        else:
+            rows += table.to_pylist()
     return [{**row, "hardware": _hardware(row)} for row in rows]
 
 

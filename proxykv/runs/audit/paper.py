@@ -25,6 +25,7 @@ from proxykv.runs.audit.cells import (
 )
 from proxykv.runs.audit.means import Row, known_mean
 from proxykv.runs.audit.table_file import Line, Published, key_of
+from proxykv.runtime.errors import ConfigError
 
 KEYS = ("claim", "family", "task")
 CONTEXTS, REPEATS = "95 % CI over contexts", "95 % CI over repeats of the best length"
@@ -201,10 +202,15 @@ def _premiums(rows: Sequence[Row], claim: Claim) -> list[float]:
 
 def _mass(log: Path, claim: Claim) -> dict[str, Cell]:
     """Evaluations after the first quarter of the training."""
-    steps = [json.loads(line) for line in log.open(encoding="utf-8")] if log.is_file() else []
     name = f"mass@{claim.retentions[0]:g}"
-    last = max((step["step"] for step in steps), default=0)
-    late = [s[name] for s in steps if s["split"] == "val" and 4 * s["step"] >= last and name in s]
+    try:
+        steps = [json.loads(line) for line in log.open(encoding="utf-8")] if log.is_file() else []
+        last = max((step["step"] for step in steps), default=0)
+        late = [
+            s[name] for s in steps if s["split"] == "val" and 4 * s["step"] >= last and name in s
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{log}: damaged ({error!r}); fit the method again") from error
     return _range(late, EVALUATIONS)
 
 

@@ -1,13 +1,18 @@
-"""A published table, and its comparison with recomputed lines."""
+"""A published table, and its comparison with recomputed lines; the columns of a Parquet file."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import types
 
 from proxykv.runs.audit.cells import Cell
 from proxykv.runs.audit.findings import Audit
+from proxykv.runtime.errors import ConfigError
 
 Key = tuple[str, ...]
 Line = tuple[Key, dict[str, Cell]]
@@ -16,9 +21,46 @@ Published = list[dict[str, str]]
 
 
 def read_table(path: Path) -> Published:
-    """The lines of a CSV file."""
-    with path.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+    """The lines of a CSV file.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            return list(csv.DictReader(lines))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: damaged ({error}); run `proxykv tabulate`") from error
+
+
+def wrong_types(table: pa.Table, columns: Mapping[str, Any]) -> list[str]:
+    """Columns of a Parquet file whose values have another type than their schema says.
+
+    Args:
+        table: contents of the file.
+        columns: JSON schema of each column; without a type it is a text.
+    """
+    return [
+        name
+        for name, column in columns.items()
+        if len(table)
+        and name in table.column_names
+        and not _is(table.schema.field(name).type, column.get("type", "string"))
+    ]
+
+
+def _is(stored: pa.DataType, expected: str | Sequence[str]) -> bool:
+    """Whether a column's type is one of JSON schema's types."""
+    number = types.is_integer(stored) or types.is_floating(stored)  # integers with gaps float
+    kinds = {
+        "string": types.is_string(stored) or types.is_large_string(stored),
+        "integer": number,
+        "number": number,
+        "boolean": types.is_boolean(stored),
+        "array": types.is_list(stored) or types.is_large_list(stored),
+        "null": types.is_null(stored),
+    }
+    return any(kinds[kind] for kind in ([expected] if isinstance(expected, str) else expected))
 
 
 def key_of(line: Mapping[str, str], keys: Sequence[str]) -> Key:

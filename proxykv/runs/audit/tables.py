@@ -26,6 +26,7 @@ from proxykv.runs.audit.findings import Audit
 from proxykv.runs.audit.means import Group, Means, Row, Unit, by_task, column, groups, known_mean
 from proxykv.runs.audit.resample import sign_flips
 from proxykv.runs.audit.table_file import Key, Line, Published, compare, key_of, read_table
+from proxykv.runtime.errors import ConfigError
 
 LOW = 0.3
 POOLS = {"<=0.3": LOW, "<1": math.nextafter(1, 0)}
@@ -74,11 +75,14 @@ def check_tables(rows: list[Row], config: Mapping[str, Any], folder: Path, audit
         makers["speedups"] = lambda published: efficiency.speedups(measured, cards, published)
     for name, make in makers.items():
         path = folder / "tables" / f"{name}.csv"
-        if path.is_file():
+        if not path.is_file():
+            audit.say(path, "missing; run `proxykv tabulate`")
+            continue
+        try:
             published = read_table(path)
             compare(path, KEYS[name], published, make(published), audit)
-        else:
-            audit.say(path, "missing; run `proxykv tabulate`")
+        except ConfigError as error:
+            audit.findings.append(str(error))
     known = {f"{name}.csv" for name in makers}
     others = (folder / "tables").glob("*.csv")
     audit.skipped += sorted(path.name for path in others if path.name not in known)

@@ -14,6 +14,7 @@ from proxykv.runs.audit.page.expected import TABLES, expected
 from proxykv.runs.audit.page.reader import PageTable, read_page
 from proxykv.runs.audit.page.shown import Expected
 from proxykv.runs.audit.table_file import read_table
+from proxykv.runtime.errors import ConfigError
 
 Key = tuple[str, ...]
 Row = TypeVar("Row")
@@ -37,7 +38,10 @@ def check_page(folder: Path, audit: Audit) -> None:
     if missing := [path.name for path in paths.values() if not path.is_file()]:
         audit.say(page, f"cannot be compared without {', '.join(missing)}; run `proxykv tabulate`")
         return
-    tables = {name: read_table(path) for name, path in paths.items()}
+    try:
+        tables = {name: read_table(path) for name, path in paths.items()}
+    except ConfigError:  # a finding about the table
+        return
     found, shown = Audit(), read_page(page)
     try:
         for name, table in expected(tables, MethodCards.read(folder)):
