@@ -25,12 +25,13 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import simple_parse_args_string
 
-from proxykv.config.catalog import methods_of
+from proxykv.config.catalog import methods_of, variants
 from proxykv.config.check import did_you_mean
 from proxykv.config.keys.model_files import ModelFiles
 from proxykv.integrations.documents import write_task_files
 from proxykv.integrations.prompts import (
     PromptIds,
+    answer_ends,
     answer_limit,
     context_seam,
     cut_at,
@@ -107,9 +108,17 @@ class PrunedLM(LM):
             ConfigError: if something that the method needs is missing or does not fit.
         """
         super().__init__()
-        self.method, self.marker = methods_of([method])[method], marker
+        if not (known := methods_of([str(method)])):
+            hint = did_you_mean(str(method), variants())
+            raise ConfigError(f"model_args: unknown method {method!r}; {hint}")
+        (self.method,) = known.values()
+        self.marker = None if marker is None else str(marker)  # lm-eval reads 5 as a number
         # The full cache is not pruned, so its retention is 1.
-        self.retention = 1.0 if self.method.scope == "none" else float(retention)
+        self.retention = 1.0 if self.method.scope == "none" else _share(retention)
+        if not isinstance(chat_options or {}, Mapping):
+            raise ConfigError(f"model_args: chat_options is {chat_options!r}, no names with values")
+        if not isinstance(seed, int):
+            raise ConfigError(f"model_args: seed is {seed!r}, no whole number")
         self.chat_options = dict(chat_options or {})
         if self.method.uses:
             raise ConfigError(f"method {method!r} combines others: run it in a workflow")
@@ -117,7 +126,7 @@ class PrunedLM(LM):
             raise ConfigError(f"method {method!r} is fitted: model_args need proxy= and mapper=")
         self.model = load_model(Path(target), dtype=dtype, device=device)
         self.openings: set[str] = set()
-        self.engine = self._engine(target, proxy, mapper, dtype, device, int(seed))
+        self.engine = self._engine(target, proxy, mapper, dtype, device, seed)
 
     def _engine(
         self, target: str, proxy: str | None, mapper: str | None, dtype: str, device: str, seed: int
@@ -288,6 +297,7 @@ class PrunedLM(LM):
         if not ids.question:
             raise ConfigError(f"task {task}: nothing follows the context; there is no question")
         window = self.model.net.config.max_position_embeddings
+        answer_ends(request.args[1])  # before any model work
         tokens = len(ids.prefix) + len(ids.context) + len(ids.question)
         if tokens + answer_limit(request.args[1]) > window:
             raise ConfigError(
@@ -308,5 +318,12 @@ class PrunedLM(LM):
         ]
         answers = work.answers([pruning.keep], questions)
         texts = [model.decode(list(given[1].ids)) for given in answers]
-        stops = [request.args[1].get("until") for _, request in context_requests]
-        return [cut_at(text, until) for text, until in zip(texts, stops, strict=True)]
+        stops = [answer_ends(request.args[1]) for _, request in context_requests]
+        return [cut_at(text, ends) for text, ends in zip(texts, stops, strict=True)]
+
+
+def _share(retention: Any) -> float:
+    """A retention; ConfigError if it is none."""
+    if not isinstance(retention, int | float) or not 0 < retention <= 1:
+        raise ConfigError(f"model_args: retention is {retention!r}; give a number in (0, 1]")
+    return float(retention)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,12 @@ MAX_NEW_TOKENS = 256
 
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """lm-eval's names for the most tokens of an answer, the first one given counts."""
+
+UNUSED = {
+    **dict.fromkeys(("num_beams", "num_return_sequences", "repetition_penalty"), 1),
+    **dict.fromkeys(("no_repeat_ngram_size", "min_length", "min_new_tokens"), 0),
+}
+"""Settings of transformers that change what greedy decoding gives, unless they have this value."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +61,27 @@ def prompt_ids(tokenizer: Any, prompt: str, opening: int, seam: int) -> PromptId
     return PromptIds(tuple(ids[:prefix]), tuple(context), tuple(question), clean_seam)
 
 
-def context_seam(prompt: str, border: str | None, task: str | None) -> int:
+def context_seam(prompt: str, border: Any, task: str | None) -> int:
     """Find where the context ends: after the last occurrence of the border.
 
     Earlier occurrences belong to few-shot examples.
 
     Args:
         prompt: text of the prompt.
-        border: the text between context and question; None if it is unknown.
+        border: the text at whose end the context ends; None if it is unknown.
         task: name of the task, for the message.
 
     Returns:
         Position in the prompt, in characters.
 
     Raises:
-        ConfigError: if the prompt has no border.
+        ConfigError: if the prompt has no border, or it is no text.
     """
+    if border is not None and not isinstance(border, str):
+        raise ConfigError(
+            f"task {task}: the end of the context is {border!r}, which is no text; correct the "
+            "documents' field `context`, or give model_args marker=<text>"
+        )
     if not border or border not in prompt:
         raise ConfigError(
             f"task {task}: cannot separate context and question; its documents have no field "
@@ -101,26 +113,61 @@ def answer_limit(settings: Mapping[str, Any]) -> int:
     """Read the most tokens of an answer from a request's generation settings.
 
     Raises:
-        ConfigError: if the request wants to sample.
+        ConfigError: if the request wants something else than greedy decoding, or its limit is no
+            count.
     """
-    if settings.get("do_sample") or (
-        settings.get("do_sample") is None and float(settings.get("temperature") or 0) > 0
-    ):
+    sampled = settings.get("do_sample")
+    if sampled is None:
+        sampled = _number(settings, "temperature", 0) > 0
+    if sampled:
         raise ConfigError("proxykv decodes greedily; set do_sample to false and no temperature")
-    given = [settings[name] for name in LIMITS if settings.get(name) is not None]
-    return int(given[0]) if given else MAX_NEW_TOKENS
+    for name, neutral in UNUSED.items():
+        if _number(settings, name, neutral) != neutral:
+            raise ConfigError(f"proxykv decodes greedily; remove {name} from generation_kwargs")
+    for name in LIMITS:
+        if settings.get(name) is not None:
+            limit = _number(settings, name, MAX_NEW_TOKENS)
+            if limit < 1 or limit % 1:
+                raise ConfigError(f"generation_kwargs: {name} is {limit:g}; give 1 or more tokens")
+            return int(limit)
+    return MAX_NEW_TOKENS
 
 
-def cut_at(text: str, until: str | Sequence[str] | None) -> str:
+def answer_ends(settings: Mapping[str, Any]) -> list[str]:
+    """Read the texts that end an answer from a request's generation settings.
+
+    Raises:
+        ConfigError: if `until` is neither a text nor a list of texts.
+    """
+    until = settings.get("until")
+    ends = [until] if isinstance(until, str) else [] if until is None else until
+    if not isinstance(ends, list | tuple) or not all(isinstance(end, str) for end in ends):
+        raise ConfigError(f"generation_kwargs: until is {until!r}; give a text or a list of texts")
+    return [end for end in ends if end]
+
+
+def cut_at(text: str, ends: Sequence[str]) -> str:
     """Cut a text at the first occurrence of any of the texts that end an answer.
 
     Args:
         text: the model's answer.
-        until: texts that end an answer.
+        ends: texts that end an answer.
     """
-    for end in [until] if isinstance(until, str) else until or ():
-        text = text.split(end, maxsplit=1)[0] if end else text
+    for end in ends:
+        text = text.split(end, maxsplit=1)[0]
     return text
+
+
+def _number(settings: Mapping[str, Any], name: str, default: float) -> float:
+    """A generation setting that is a finite number; a command line may pass it as a text."""
+    value = settings.get(name)
+    try:
+        number = float(default if value is None else value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ConfigError(f"generation_kwargs: {name} is {value!r}, which is no number")
+    return number
 
 
 def _until(spans: Sequence[tuple[int, int]], end: int) -> int:

@@ -13,14 +13,26 @@ from accelerate.utils import send_to_device
 from torch import nn
 from transformers import PreTrainedModel
 
+from proxykv.runtime.errors import ConfigError
+
 STREAMED = ("cuda", "xpu")
 """Devices with streams, which can be waited for one by one; others are waited for as a whole."""
 
 
 def device_of(name: str) -> torch.device:
-    """Return the named device; `auto` is the machine's accelerator, or the CPU if it has none."""
+    """Return the named device; `auto` is the machine's accelerator, or the CPU if it has none.
+
+    Raises:
+        ConfigError: if the machine has no such device.
+    """
     if name != "auto":
-        return torch.device(name)
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)
+        except (AssertionError, NotImplementedError, RuntimeError) as error:
+            why = str(error).partition("\n")[0]
+            raise ConfigError(f"device {name!r} cannot be used here: {why}") from error
+        return device
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 

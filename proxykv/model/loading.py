@@ -183,7 +183,7 @@ def load_model(
         rope_scaling: changes the config's `rope_parameters` (for example YaRN's).
 
     Raises:
-        ConfigError: if the folder or its architecture cannot be used.
+        ConfigError: if the folder, its architecture, the dtype or a device cannot be used.
         PermissionError: if this user may not read one of its files.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -195,7 +195,7 @@ def load_model(
         net = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
-            dtype=getattr(torch, dtype),
+            dtype=number_type(dtype),
             attn_implementation=ATTENTION,
             use_safetensors=True,
         )
@@ -208,6 +208,18 @@ def load_model(
         for_few_rows(net)
     model = Model(net, tokenizer, prefix=(), suffix=(), digest=digest)
     return model.with_template(chat_options) if chat else model.without_template()
+
+
+def number_type(name: str) -> torch.dtype:
+    """The named dtype of weights.
+
+    Raises:
+        ConfigError: if torch has no such dtype of floating-point numbers.
+    """
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ConfigError(f"dtype {name!r} is none of weights; choose float32, bfloat16 or float16")
+    return found
 
 
 def load(run: Run, family: str, role: str, device: str | None = None) -> Model:

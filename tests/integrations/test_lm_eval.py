@@ -118,3 +118,31 @@ def test_prompts_that_cannot_be_split_are_refused(examples: list[Example], tmp_p
 def test_a_fitted_method_needs_its_folder() -> None:
     with pytest.raises(ConfigError, match="proxy= and mapper="):
         PrunedLM(str(TARGET), method="proxykv", proxy=str(PROXY))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("method=kvzipp", "unknown method 'kvzipp'; did you mean 'kvzip'"),
+        ("method=snapkv,retention=2", "retention is 2; give a number in"),
+        ("method=snapkv,retention=nan", "retention is nan"),
+        ("method=snapkv,retention=x", "retention is 'x'"),
+        ("method=snapkv,seed=x", "seed is 'x', no whole number"),
+        ("method=snapkv,chat_options=5", "chat_options is 5, no names"),
+        ("method=snapkv,device=gpu0", "device 'gpu0' cannot be used here"),
+        ("method=snapkv,device=", "device '' cannot be used here"),
+        ("method=snapkv,device=mps:9", "device 'mps:9' cannot be used here"),
+        ("method=snapkv,dtype=float99", "dtype 'float99' is none of weights"),
+        ("method=snapkv,dtype=int8", "dtype 'int8' is none of weights"),
+        ("method=snapkv,dtype=nn", "dtype 'nn' is none of weights"),
+    ],
+)
+def test_arguments_that_cannot_be_are_one_line(arguments: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        PrunedLM.create_from_arg_string(f"target={TARGET},{arguments}")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_marker_of_digits_is_a_text() -> None:
+    arguments = f"target={TARGET},method=snapkv,device=cpu,marker=5"
+    assert PrunedLM.create_from_arg_string(arguments).marker == "5"

@@ -25,7 +25,14 @@ from transformers import PreTrainedTokenizerFast
 from proxykv.benchmarks import tiny, tiny_language
 from proxykv.config import catalog
 from proxykv.integrations.lm_eval import PrunedLM
-from proxykv.integrations.prompts import answer_limit, context_seam, prompt_ids, unmarked
+from proxykv.integrations.prompts import (
+    answer_ends,
+    answer_limit,
+    context_seam,
+    cut_at,
+    prompt_ids,
+    unmarked,
+)
 from proxykv.runtime.errors import ConfigError
 
 TARGET = catalog.ROOT / "models" / "tiny" / "target"
@@ -158,6 +165,46 @@ def test_sampling_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="decodes greedily"):
         answer_limit(settings)
     assert answer_limit({"do_sample": False, "temperature": 0.7, "max_gen_toks": 4}) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_beams": 4}, "remove num_beams"),
+        ({"repetition_penalty": 1.5}, "remove repetition_penalty"),
+        ({"min_new_tokens": 5}, "remove min_new_tokens"),
+        ({"temperature": "warm"}, "temperature is 'warm'"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"max_gen_toks": 0}, "max_gen_toks is 0; give 1 or more"),
+        ({"max_new_tokens": 5.5}, "max_new_tokens is 5.5; give 1 or more"),
+        ({"max_tokens": "many"}, "max_tokens is 'many'"),
+        ({"max_gen_toks": True}, "max_gen_toks is True"),
+    ],
+)
+def test_settings_that_cannot_be_obeyed_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        answer_limit(settings)
+
+
+def test_settings_that_change_nothing_are_accepted() -> None:
+    greedy = {"num_beams": 1, "repetition_penalty": 1.0, "temperature": "0", "top_p": 0.9}
+    assert answer_limit({**greedy, "max_gen_toks": "5", "max_new_tokens": 9}) == 5
+
+
+def test_texts_that_end_an_answer() -> None:
+    assert [answer_ends({"until": u}) for u in (None, "", "a", ["a", "", "b"])] == [
+        *([], [], ["a"], ["a", "b"])
+    ]
+    assert cut_at("x b y a z", ["a", "b"]) == "x "
+    for until in (3, True, ["a", 3], [None], [["a"]], {"a": 1}, b"a"):
+        with pytest.raises(ConfigError, match="give a text or a list of texts"):
+            answer_ends({"until": until})
+
+
+@pytest.mark.parametrize("border", [3, ["a"], {}])
+def test_a_context_that_is_no_text_is_refused(border: Any) -> None:
+    with pytest.raises(ConfigError, match="which is no text"):
+        context_seam("a 3", border, "t")
 
 
 def byte_level(bos: bool) -> PreTrainedTokenizerFast:
