@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PermissionError as error:
         print(f"{error.filename}: no permission ({error.strerror}); see chmod", file=sys.stderr)
         return 2
+    except (FileExistsError, NotADirectoryError) as error:
+        print(f"{error.filename}: a file, but a folder is needed there", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -32,6 +33,9 @@ SUPPORTED = ("llama", "qwen2", "qwen3")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """RoPE whose frequencies depend on the config alone. With others (`dynamic`, `longrope`) they
 depend on the lengths that the model has seen, and a cached key has no fixed value."""
+
+_NO_NUMBERS = ("rope_type", "type", "truncate", "mrope_section")
+"""Entries of RoPE's parameters that are no positive numbers."""
 
 _WINDOWED = {"sliding_attention", "chunked_attention"}
 _EMPTY_LINE = "\n\n"
@@ -273,7 +277,7 @@ def load_config(folder: Path, rope_scaling: Mapping[str, Any] | None = None) -> 
         raise ConfigError(f"{folder}: no config.json; expected a transformers model folder")
     try:
         config = AutoConfig.from_pretrained(folder)
-    except (KeyError, OSError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the checks of some architecture may raise
         why = " ".join(str(error).split())
         raise ConfigError(f"{folder}: config.json cannot be used: {why}") from error
     if rope_scaling:
@@ -294,7 +298,9 @@ def refuse_unsupported(config: Any, where: object) -> None:
     """
     layers = set(getattr(config, "layer_types", None) or [])
     kinds = layers - {"full_attention"}
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    parameters = getattr(config, "rope_parameters", None) or {}
+    rope = parameters.get("rope_type", "default")
+    unusable = [k for k, v in parameters.items() if k not in _NO_NUMBERS and not _positive(v)]
     if getattr(config, "kv_lora_rank", None):
         why = "multi-latent attention stores one latent for all heads, not keys and values per head"
     elif kinds - _WINDOWED:
@@ -309,9 +315,19 @@ def refuse_unsupported(config: Any, where: object) -> None:
             f"its rope_type {rope!r} depends on the lengths that the model has seen; "
             f"use one of {', '.join(ROPE_TYPES)}"
         )
+    elif unusable:
+        why = f"RoPE's {unusable[0]} is {parameters[unusable[0]]!r}; give a number above 0"
+    elif parameters.get("partial_rotary_factor") not in (None, 1):
+        why = "RoPE turns a part of each head only (partial_rotary_factor), which is not supported"
     else:
         return
     raise ConfigError(f"{where}: a {config.model_type} model cannot be pruned: {why}")
+
+
+def _positive(value: Any) -> bool:
+    """Whether it is a finite number above 0, or left out."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (number and 0 < value < math.inf)
 
 
 def _spaced(question: str, answer: str) -> str:

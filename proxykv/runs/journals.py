@@ -102,11 +102,15 @@ def _read(source: Path) -> Rows:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise ConfigError(f"{source}: unpacks to more than {MOST_BYTES:,} bytes; not a journal")
-        return [json.loads(line) for line in content.decode().splitlines()]
+        # "\n" only: answers hold other separators (U+2028) at which str.splitlines would cut.
+        rows = [json.loads(line) for line in content.decode().split("\n") if line]
     except FileNotFoundError:
         raise ConfigError(f"{source}: no such file") from None
     except (OSError, EOFError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: damaged, or no exported journal ({error})") from error
+    if not rows:
+        raise ConfigError(f"{source}: damaged, or no exported journal (no rows)")
+    return rows
 
 
 def _require_row(row: Any, where: str) -> None:

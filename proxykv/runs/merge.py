@@ -55,12 +55,15 @@ def merge(folders: Sequence[Path], target: Path) -> Path:
         The new run's config.
 
     Raises:
-        ConfigError: if the parts do not belong together, or one of them is running.
+        ConfigError: if the parts do not belong together, one of them is running, or the new folder
+            is there or in one of them.
     """
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         raise ConfigError("proxykv merge: give the folders of two or more different parts")
     if target.exists():
         raise ConfigError(f"{target} exists; give the name of a new folder")
+    if inside := {folder.resolve() for folder in folders} & {*target.resolve().parents}:
+        raise ConfigError(f"{target} is inside {inside.pop()}; give the name of a new folder")
     parts = {folder: Run.read(folder / "config.json", made=True) for folder in folders}
     for folder in folders:
         if (holder := Lock(folder / "workflow.lock").holder()) and holder.alive:

@@ -28,7 +28,7 @@ FOLDERS = (Path("/run/lock"), Path("/dev/shm"), Path("/tmp"))
 POLL = 0.5
 """Seconds between two attempts to lock GPUs."""
 
-ID = re.compile(r"\d+|(GPU|MIG)-\S+")
+ID = re.compile(r"[0-9]+|(GPU|MIG)-\S+")
 LISTED = re.compile(r"\(UUID: (?P<uuid>[^)]+)\)")
 
 
@@ -86,10 +86,15 @@ def visible() -> list[Gpu]:
     if setting is None:
         found = [gpu for instances in devices.values() for gpu in instances]
     else:
-        names = enumerate(part.strip() for part in setting.split(","))
+        names = enumerate(_plain(part.strip()) for part in setting.split(","))
         each = (_listed(n, devices) if devices else _unlisted(n, i) for i, n in names)
         found = [gpu for gpu in takewhile(lambda gpu: gpu is not None, each) if gpu]
     return list(dict.fromkeys(found))
+
+
+def _plain(name: str) -> str:
+    """A device's id; an index without leading zeros, so that it has one name."""
+    return str(int(name)) if name.isdecimal() and ID.fullmatch(name) else name
 
 
 def _devices() -> dict[str, list[Gpu]]:
@@ -113,10 +118,10 @@ def _listed(name: str, devices: Mapping[str, Sequence[Gpu]]) -> Gpu | None:
 
     Of a GPU with MIG instances, CUDA uses the first one.
     """
-    if name.isdecimal():
-        return list(devices.values())[int(name)][0] if int(name) < len(devices) else None
     if not ID.fullmatch(name):
         return None
+    if name.isdecimal():
+        return list(devices.values())[int(name)][0] if int(name) < len(devices) else None
     known = {uuid: instances[0] for uuid, instances in devices.items()}
     known |= {gpu.key: gpu for instances in devices.values() for gpu in instances}
     fitting = [gpu for uuid, gpu in known.items() if uuid.startswith(name)]

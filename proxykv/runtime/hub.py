@@ -11,6 +11,7 @@ from typing import Literal
 from proxykv.runtime.errors import ConfigError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 TIMEOUT = 3
 """Seconds to wait for the hub's first answer."""
 
@@ -56,6 +57,7 @@ def download(
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415 (slow, rarely used)
 
+    _require_name(repository)
     require_commit(repository, revision)
     refusal = _refusal(repository, revision, kind)
     if refusal and folder is not None:
@@ -103,6 +105,7 @@ def upload(repository: str, files: Mapping[str, Path | bytes], message: str, pri
     """
     from huggingface_hub import CommitOperationAdd, HfApi  # noqa: PLC0415 (slow, rarely used)
 
+    _require_name(repository)
     refusal = _refusal(repository, None, "model")
     if isinstance(refusal, UnreachableError):
         raise refusal
@@ -176,6 +179,12 @@ def explained(error: BaseException, what: str) -> ConfigError:
             kind = UnreachableError
             why = f"{hub} does not answer ({why}); check the network and HF_ENDPOINT"
     return kind(f"{what}: {why}")
+
+
+def _require_name(repository: str) -> None:
+    """Raise ConfigError if a text is no repository's name; the hub's client says it in lines."""
+    if not NAME.fullmatch(repository):
+        raise ConfigError(f"{repository!r}: no repository of the hub; give organisation/name")
 
 
 def _refusal(repository: str, revision: str | None, kind: Kind) -> ConfigError | None:

@@ -50,6 +50,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
     except FileNotFoundError:
         raise
     except (ArrowException, OSError) as error:
+        why = " ".join(str(error).split())
         raise ConfigError(
-            f"{path}: damaged ({error}); delete it, and the next run makes it again"
+            f"{path}: damaged ({why}); delete it, and the next run makes it again"
         ) from error

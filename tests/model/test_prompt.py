@@ -286,6 +286,20 @@ SAYS = "{{ messages[0].content }}"
         ("{{ ['a', 'b', 'c'] | random }}" + SAYS, {}, "at random"),
         ("{{ raise_exception('no system role') }}", {}, "no system role"),
         ("Hello", {}, "leaves out"),
+        ("{{ messages[0].content | upper }}", {}, "leaves out the user's text, or changes it"),
+        (SAYS + " again: " + SAYS, {}, "repeats the user's text"),
+        ("{{ messages[0].content[:40] }}", {}, "changes, measures or repeats"),
+        ("{{ messages[0].content | replace('  ', ' ') }}", {}, "changes, measures or repeats"),
+        ("{{ messages[0].content.split() | join(' ') }}", {}, "changes, measures or repeats"),
+        ("{{ messages[0].content.split('</think>')[-1] }}", {}, "before questions are known"),
+        (SAYS + "{{ messages[0].content | length }}", {}, "changes, measures or repeats"),
+        (
+            "{% if messages[0].content | length > 99 %}Long: {% endif %}" + SAYS,
+            {},
+            "before questions are known",
+        ),
+        ("{% for i in range(10 ** 9) %}{% endfor %}" + SAYS, {}, "fails: Range too big"),
+        ("{{ 1 // 0 }}" + SAYS, {}, "fails: .*by zero"),
         ("{% if %}", {}, "fails"),
         (None, {}, "chat_template is not set"),
     ],
@@ -396,6 +410,33 @@ def test_rope_that_depends_on_the_lengths_seen_is_refused(
         return
     with pytest.raises(ConfigError, match=f"rope_type '{rope['rope_type']}'"):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        ({"rope_type": "ntk", "factor": 2.0}, "rope_type 'ntk'"),
+        ({"rope_type": 3}, "rope_type 3"),
+        ({"rope_type": "yarn", "factor": 0}, "RoPE's factor is 0; give a number above 0"),
+        ({"rope_type": "yarn", "factor": "4"}, "factor|config.json cannot be used"),
+        ({"rope_type": "linear", "factor": -1.0}, "RoPE's factor is -1.0"),
+        ({"rope_type": "linear", "factor": float("nan")}, "RoPE's factor is nan"),
+        ({"rope_type": "linear"}, "config.json cannot be used"),
+        ({"rope_type": "default", "rope_theta": 0}, "RoPE's rope_theta is 0"),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5}, "a part of each head only"),
+        ({"full_attention": {"rope_type": "dynamic", "factor": 2.0}}, "RoPE's full_attention is"),
+        ([1], "config.json cannot be used"),
+    ],
+)
+def test_rope_that_no_model_has_is_one_line(rope: Any, message: str, folder: Path) -> None:
+    def scale(config: dict[str, Any]) -> None:
+        given = {"rope_theta": 1e4, **rope} if isinstance(rope, dict) else rope
+        config["rope_parameters"] = given
+
+    edit(folder / "config.json", scale)
+    with pytest.raises(ConfigError, match=message) as refused:
+        load_model(folder)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_window_in_no_layer_is_no_window(folder: Path) -> None:

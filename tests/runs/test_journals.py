@@ -107,6 +107,15 @@ def test_rows_of_other_code_are_not_used(run: Run, caplog: pytest.LogCaptureFixt
     assert answered(run, job, caplog) == sorted({row["context_id"] for row in others[:1]})
 
 
+def test_answers_may_hold_every_separator_of_lines(run: Run) -> None:
+    rows = [{**row, "prediction": "a\u2028b\u2029c\x85d\x0be"} for row in entries(run)["single"]]
+    Journal(run.jobs()[0].journal).rewrite(rows)
+    assert export_journals(run, PACKED) >= len(rows)
+    wipe(run)
+    import_journals(run, PACKED)
+    assert entries(run)["single"] == rows
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -138,6 +147,10 @@ def test_a_damaged_file_is_refused(run: Run) -> None:
         if content:
             with pytest.raises(ConfigError, match="damaged, or no exported journal"):
                 import_journals(run, PACKED)
+    for empty in (b"", gzip.compress(b"")):
+        PACKED.write_bytes(empty)
+        with pytest.raises(ConfigError, match="no rows"):
+            import_journals(run, PACKED)
     with pytest.raises(ConfigError, match="row 1: 7 is not of type 'object'"):
         import_journals(run, edited([7]))
     with pytest.raises(ConfigError, match="gone: no such file"):

@@ -173,6 +173,8 @@ def test_neither_a_running_part_nor_an_existing_folder_is_touched(whole: Path) -
     a, b = by_task(whole)
     with pytest.raises(ConfigError, match="demo exists; give the name of a new folder"):
         merge([a, b], whole)
+    with pytest.raises(ConfigError, match=r"x/y is inside .*/a; give the name of a new folder"):
+        merge([a, b], a / "x" / "y")
     with pytest.raises(ConfigError, match="two or more different parts"):
         merge([a, a], Path("results/both"))
     with Lock(b / "workflow.lock").held(), pytest.raises(ConfigError, match=r"b: snakemake runs"):

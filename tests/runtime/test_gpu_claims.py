@@ -181,6 +181,10 @@ def test_asking_for_more_than_there_are_is_a_mistake_of_the_config() -> None:
         ("MIG-GPU-7/1/0", ["MIG-GPU-7/1/0"]),
         ("MIG-1234", ["MIG-1234"]),
         ("../../etc", []),
+        ("00,0,\n007", ["0", "7"]),
+        ("1,\u0660,2", ["1"]),  # an Arabic zero
+        ("+0", []),
+        ("0;1", []),
     ],
 )
 def test_ids_are_read_as_cuda_reads_them(
@@ -211,6 +215,7 @@ def test_a_driver_that_does_not_answer_names_none(
         (TWO_GPUS, "1,0", ["GPU-bbbb-2", "GPU-aaaa-1"]),
         (TWO_GPUS, "0,GPU-aaaa-1,GPU-bb", ["GPU-aaaa-1", "GPU-bbbb-2"]),
         (TWO_GPUS, "2,0", []),
+        (TWO_GPUS, "01,\u0660", ["GPU-bbbb-2"]),
         (TWO_GPUS, "GPU-cc,0", []),
         (TWO_GPUS, "GPU-,0", []),
         (WITH_MIG, None, ["MIG-cccc-3", "MIG-dddd-4", "GPU-bbbb-2"]),

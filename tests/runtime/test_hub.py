@@ -22,3 +22,12 @@ def test_only_a_commit_pins(revision: str) -> None:
 def test_offline_the_reason_comes_at_once() -> None:
     with pytest.raises(hub.UnreachableError, match="offline mode is enabled; unset HF_HUB_OFFLINE"):
         hub.download("org/name", COMMIT, ["*"], kind="dataset")
+
+
+@pytest.mark.parametrize("name", ["org/name\n", "../name", "a/b/c", "-m", "org/na me", "/name", ""])
+def test_names_of_no_repository_are_one_line(name: str) -> None:
+    with pytest.raises(ConfigError, match="no repository of the hub") as error:
+        hub.download(name, COMMIT, ["*"], kind="model")
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(ConfigError, match="no repository of the hub"):
+        hub.upload(name, {}, "message", private=True)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
 from proxykv.runtime.errors import ConfigError
 
 MARK = "<<the user's text>>"
 RENDERINGS = 8
 """A template that draws at random gives two texts in so many renderings, almost surely."""
+PROBES = ("Two  words\tand a <tag> & </think> 'quoted'.\n\n\n" * 100 + "END  ", "x")
+"""User's texts, a long one and a short one, in which a template that changes a text shows it."""
 
 Turns = Sequence[tuple[str, str]]
 """Earlier questions of a conversation, each with its answer."""
@@ -73,8 +73,8 @@ def chat_template(tokenizer: Any, options: Mapping[str, Any]) -> Template:
         options: variables of the template, for example `enable_thinking`.
 
     Raises:
-        ConfigError: if there is no template, it fails, leaves out the user's text, or differs
-            from one rendering to the next.
+        ConfigError: if there is no template, it fails, leaves out or changes the user's text, or
+            differs from one rendering to the next.
     """
     name = tokenizer.name_or_path
     renderings = {_rendered(tokenizer, options, [MARK], clock=str(i)) for i in range(RENDERINGS)}
@@ -91,9 +91,18 @@ def chat_template(tokenizer: Any, options: Mapping[str, Any]) -> Template:
         )
     opening, mark, closing = renderings.pop().partition(MARK)
     if not mark:
-        raise ConfigError(f"{name}: the chat template leaves out the user's text")
+        raise ConfigError(f"{name}: the chat template leaves out the user's text, or changes it")
     indented, _, _ = _rendered(tokenizer, options, [f"\n {MARK}"]).partition(MARK)
-    return Template(tokenizer, options, opening, closing, trims=indented == opening)
+    found = Template(tokenizer, options, opening, closing, trims=indented == opening)
+    for text in PROBES:
+        if found.context(text) + found.after_context(text) != _rendered(
+            tokenizer, options, [text + text]
+        ):
+            raise ConfigError(
+                f"{name}: the chat template changes, measures or repeats the user's text, but "
+                "contexts are read before questions are known; use another template"
+            )
+    return found
 
 
 def _rendered(
@@ -119,6 +128,6 @@ def _rendered(
             add_generation_prompt=True,
             **options,
         )
-    except (TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the statements of a template may raise
         why = " ".join(str(error).split())
         raise ConfigError(f"{tokenizer.name_or_path}: the chat template fails: {why}") from error
