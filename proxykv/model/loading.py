@@ -97,8 +97,7 @@ class Model:
     @property
     def stop_ids(self) -> frozenset[int]:
         """Ids that end an answer: the EOS list of the generation config."""
-        eos = self.net.generation_config.eos_token_id if self.net.generation_config else None
-        return frozenset([eos] if isinstance(eos, int) else eos or [])
+        return frozenset(_stop_ids(self.net))
 
     def context(self, text: str) -> tuple[int, ...]:
         """Ids of prefix and context.
@@ -206,6 +205,10 @@ def load_model(
     except (OSError, SafetensorError) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"{folder}: the weights cannot be read: {why}") from error
+    if not all(type(end) is int for end in _stop_ids(net)):
+        raise ConfigError(
+            f"{folder}: generation_config.json: eos_token_id is {_stop_ids(net)}; give token ids"
+        )
     spread(net, device_of(device), [device_of(each) for each in layers])
     net = net.eval().requires_grad_(False)
     if net.device.type == "cpu":
@@ -322,6 +325,12 @@ def refuse_unsupported(config: Any, where: object) -> None:
     else:
         return
     raise ConfigError(f"{where}: a {config.model_type} model cannot be pruned: {why}")
+
+
+def _stop_ids(net: PreTrainedModel) -> list[int]:
+    """What the generation config lists as the ends of an answer."""
+    eos = net.generation_config.eos_token_id if net.generation_config else None
+    return [] if eos is None else eos if isinstance(eos, list) else [eos]
 
 
 def _positive(value: Any) -> bool:

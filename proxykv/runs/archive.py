@@ -32,7 +32,8 @@ def archive(run: Path, target: Path) -> int:
         Number of files that the manifest lists.
 
     Raises:
-        ConfigError: if the folder holds no finished run, or the archive is no new `*.zip`.
+        ConfigError: if the folder holds no finished run or a link out of it, or the archive is no
+            new `*.zip`.
     """
     if not (run / "report" / "index.html").is_file():
         raise ConfigError(f"{run}: no finished run (it has no report/index.html)")
@@ -56,5 +57,10 @@ def archive(run: Path, target: Path) -> int:
 def _files(run: Path) -> dict[str, Path]:
     """The files of a run that others need, by their names in it."""
     left_out = {path for pattern in LEFT_OUT for path in run.rglob(pattern)}
-    found = (path for path in sorted(run.rglob("*")) if path.is_file() and path not in left_out)
+    found = [path for path in sorted(run.rglob("*")) if path.is_file() and path not in left_out]
+    for path in found:
+        if not path.resolve().is_relative_to(run.resolve()):
+            raise ConfigError(
+                f"{path}: a link out of the run; replace it with a copy, or delete it"
+            )
     return {path.relative_to(run).as_posix(): path for path in found}

@@ -363,6 +363,12 @@ def empty(path: Path) -> None:
         (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer; expected tokenizer.json"),
         (lambda f: empty(f / "tokenizer.json"), "cannot be read"),
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pytorch_model.bin"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "merge both into one model"),
+        (
+            lambda f: (f / "generation_config.json").write_text('{"eos_token_id": "x"}'),
+            "give token",
+        ),
+        (lambda f: (f / "generation_config.json").write_text('{"eos_token_id": [1.5]}'), "give to"),
         (lambda f: (f / "model.safetensors").unlink(), "no safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"cut"), "weights cannot be read"),
         (lambda f: (f / "config.json").unlink(), "no config.json"),

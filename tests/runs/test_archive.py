@@ -65,3 +65,13 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no finished run"):
         archive(tmp_path, tmp_path / "run.zip")
     assert not (tmp_path / "run.zip").exists()
+
+
+def test_what_a_link_leads_to_is_not_published(run: Path, tmp_path: Path) -> None:
+    (run / "tables" / "same.csv").symlink_to("leaderboard.csv")
+    archive(run, tmp_path / "with-a-link.zip")
+    (tmp_path / "secret").write_text("mine", "utf-8")
+    (run / "tables" / "key.csv").symlink_to(tmp_path / "secret")
+    with pytest.raises(ConfigError, match=r"key.csv: a link out of the run"):
+        archive(run, tmp_path / "run.zip")
+    assert not (tmp_path / "run.zip").exists()

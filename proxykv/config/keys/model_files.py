@@ -46,6 +46,7 @@ PROVENANCE = "provenance.json"
 """File of a converted folder: its source, and the digests of what was written."""
 UNUSED = ("_name_or_path", "transformers_version")
 """Entries of a config.json that change no number."""
+ADAPTER = "adapter_config.json"
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "*.model", "*.tiktoken"),
@@ -220,9 +221,14 @@ def require_weights(folder: Path) -> list[Path]:
         folder: of a model.
 
     Raises:
-        ConfigError: if there are none.
+        ConfigError: if there are none, or the folder is that of an adapter.
     """
     refuse_pickles(folder)
+    if (folder / ADAPTER).exists():
+        raise ConfigError(
+            f"{folder}: {ADAPTER} makes transformers load another model's weights and an adapter; "
+            "merge both into one model (peft: merge_and_unload, then save_pretrained)"
+        )
     found = sorted(folder.glob("*.safetensors"))
     if not found:
         raise ConfigError(f"{folder}: no safetensors weights; expected a folder that has some")
