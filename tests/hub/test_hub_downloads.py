@@ -154,7 +154,7 @@ def test_refusals_are_one_line_each_at_once(hub: StandInHub, client: Client) -> 
             fetch(hub, client, "has/doors", access=private, env=wrong),
             "not accept HF_TOKEN; replace",
         ),
-        (fetch(hub, client, "not a/name"), "Repo id must use alphanumeric chars"),
+        (fetch(hub, client, "not a/name"), "no repository of the hub; give organisation/name"),
     ]
     for outcome, message in cases:
         assert message in (outcome.line or ""), outcome

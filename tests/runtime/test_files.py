@@ -154,7 +154,7 @@ def test_another_users_private_config_is_one_line(shared_folder: Path) -> None:
     config = shared_folder / "config.json"
     config.write_text("{}", "utf-8")
     config.chmod(0o600)
-    imports = "import sys; import proxykv.runs.status; from proxykv.cli import main"
+    imports = "import sys; import proxykv.runs.watch; from proxykv.cli import main"
     code = f"sys.exit(main(['status', '--config', {str(config)!r}]))"
     status, out, err = as_another_user(imports, code)
     assert (status, out) == (2, "")
