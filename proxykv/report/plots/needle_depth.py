@@ -23,7 +23,7 @@ from proxykv.report.plots._kept import SHOWN_AT, heat, recorded, scale
 from proxykv.report.tables import leaderboard
 
 PARTS = 5
-"""Depths that are told apart."""
+"""Number of parts of the context that have a point each."""
 
 NEEDLES = 0.9
 """Share of a task's questions whose answer must stand once in the context."""
