@@ -96,6 +96,12 @@ def test_same_seed_same_contexts_however_many(task: str, build: Any, tmp_path: P
     assert read_jsonl(tmp_path / "x.jsonl") == once
 
 
+def test_a_length_may_come_several_times_in_a_turn(build: Any) -> None:
+    short, long = build("niah_single_2", 1500, contexts=3), build("niah_single_2", 2000, contexts=2)
+    turns = build("niah_single_2", 1500, 2000, 1500, contexts=5)
+    assert turns == [short[0], long[0], short[1], short[2], long[1]]
+
+
 def test_a_chat_template_has_room_in_the_window(build: Any, tokenizer: Tokenizer) -> None:
     (example,) = build("niah_single_2", 1500, contexts=1, max_context=1500)
     assert 1420 < len(tokenizer.encode(prompt(example)).ids) + 128 <= 1436

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +49,7 @@ def build(
         task: a key of `TASKS`.
         tokenizer: measures prompts.
         lengths: of prompt and answer together, in tokens, without a chat template; taken in turn.
+            One may stand there several times.
         seed: of everything random.
         split: only "eval": there is no part to train on.
         max_context: tokens that the target may see. A length of so many leaves room for a chat
@@ -73,8 +75,11 @@ def build(
     examples = []
     if contexts is None:
         contexts = (TASKS[task].contexts or 0) * len(lengths)
+    taken = Counter[int]()
     for number in range(contexts):
-        length, index = lengths[number % len(lengths)], number // len(lengths)
+        length = lengths[number % len(lengths)]
+        index = taken[length]
+        taken[length] += 1
         sample = supply.take(length, index)
         question = Question(
             sample.question,
