@@ -9,6 +9,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 KVPRESS := .venv-kvpress
 INSTALL := install --quiet --disable-pip-version-check
+# More processes than 4 cost more in their own fixtures than they gain.
+TESTS := HF_HUB_OFFLINE=1 TQDM_DISABLE=1 pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 LOCK := uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -19,11 +21,11 @@ run: $(READY) ## train mappers, run all methods, write results/<run>/report/inde
 	proxykv run '$(CONFIG)' -- --cores '$(CORES)'
 
 test: $(READY) ## the tests
-	HF_HUB_OFFLINE=1 TQDM_DISABLE=1 pytest
+	$(TESTS)
 
 parity: export PATH := $(CURDIR)/$(KVPRESS)/bin:$(PATH)
 parity: $(KVPRESS)/.ready ## the tests against kvpress, and the core on the oldest transformers
-	HF_HUB_OFFLINE=1 TQDM_DISABLE=1 pytest tests/parity tests/scoring tests/model tests/config \
+	$(TESTS) tests/parity tests/scoring tests/model tests/config \
 		tests/test_api.py tests/test_guides.py tests/test_versions.py
 
 mutants: $(READY) ## docs/results/mutants.md: which edits of the code no test notices (hours; resumes)
