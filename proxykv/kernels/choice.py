@@ -18,6 +18,8 @@ VARIABLE = "PROXYKV_KERNELS"
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 HEAD_SIZES = range(16, 129, 16)
+PLACES = 1 << 31
+"""Numbers of one head that a kernel can address: its places within a head are 32-bit."""
 CAPABILITY = (8, 0)
 """The oldest compute capability of a GPU whose kernels are compiled and checked: Ampere's."""
 
@@ -38,8 +40,8 @@ class Choice(NamedTuple):
         return f"{self.kernels} ({self.why})"
 
 
-def choose(device: torch.device, dtype: torch.dtype, head_size: int) -> Choice:
-    """Choose the implementation for tensors of this device, dtype and head size.
+def choose(device: torch.device, dtype: torch.dtype, head_size: int, tokens: int = 0) -> Choice:
+    """Choose the implementation for tensors of this device, dtype, head size and length.
 
     Triton needs an NVIDIA GPU with compute capability 8.0 or newer. Everything else takes the
     reference. With `PROXYKV_KERNELS=triton` a CPU runs the kernels, too, which needs Triton's
@@ -49,6 +51,7 @@ def choose(device: torch.device, dtype: torch.dtype, head_size: int) -> Choice:
         device: of the tensors.
         dtype: of the tensors.
         head_size: numbers of a key of one head.
+        tokens: the most tokens of one head, where they are known.
 
     Raises:
         ConfigError: if `PROXYKV_KERNELS` has another value, or requires Triton and Triton is
@@ -58,6 +61,8 @@ def choose(device: torch.device, dtype: torch.dtype, head_size: int) -> Choice:
         return Choice("reference", f"no kernel for {str(dtype).removeprefix('torch.')}")
     if head_size not in HEAD_SIZES:
         return Choice("reference", f"no kernel for head size {head_size}")
+    if tokens * head_size >= PLACES:
+        return Choice("reference", f"no kernel for {tokens} tokens")
     return _by_device(device, os.environ.get(VARIABLE, ""))
 
 

@@ -70,7 +70,7 @@ class Place(NamedTuple):
         before: tokens in the slots before the new ones.
         index: the same number on the device, int64 [1].
         layer: number of the layer.
-        table: where kernels find the layers; the reference needs none.
+        table: where kernels find the layers; None where the reference runs.
     """
 
     before: int

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from proxykv.kernels.attention import blocks, causal_mask
-from proxykv.kernels.choice import choose
 from proxykv.kernels.layout import Entries, Place, Slots
 
 WORD = 32
@@ -41,10 +40,9 @@ def masked_attention(
     """
     rows, q_heads, new, dim = query.shape
     heads = len(entries.counts)
-    if choose(query.device, query.dtype, dim).kernels == "triton":
+    if place.table is not None:
         from proxykv.kernels.gpu.split_attention import attention  # noqa: PLC0415 (needs Triton)
 
-        assert place.table is not None
         row = max(place.table.plan) * (q_heads // heads) * new * dim
         block = max(WORD, PART_ELEMENTS // row // WORD * WORD)
         parts = [

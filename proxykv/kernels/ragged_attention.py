@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from proxykv.kernels.attention import PartialAttention, attend_part, blocks, causal_mask, join
-from proxykv.kernels.choice import choose
 from proxykv.kernels.layout import Entries, Place, Slots
 
 BLOCK_ELEMENTS = 1 << 24
@@ -33,7 +32,7 @@ def ragged_attention(
         place: position of the new tokens among the slots.
         scaling: factor of the logits.
     """
-    if choose(query.device, query.dtype, query.shape[3]).kernels == "triton":
+    if place.table is not None:
         from proxykv.kernels.gpu.split_attention import attention  # noqa: PLC0415 (needs Triton)
 
         return attention(query, entries, slots, place, scaling)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from proxykv.kernels.choice import choose
 from proxykv.kernels.layout import Place, Slots
 
 
@@ -23,7 +22,7 @@ def store(
         slots: the layer's slots.
         place: where the new tokens go in the slots.
     """
-    if choose(keys.device, keys.dtype, keys.shape[3]).kernels == "triton":
+    if place.table is not None:
         from proxykv.kernels.gpu.store import write  # noqa: PLC0415 (needs Triton)
 
         write(keys, values, slots, place)

@@ -23,7 +23,10 @@ from proxykv.model.slotted_cache import SlottedCache
 log = logging.getLogger(__name__)
 
 BURST = 8
-"""Tokens of a row between two reads by the host; 1 on a CPU, where a read costs nothing."""
+"""Tokens of a row between two reads by the host."""
+
+BURSTS = {"cpu": 1}
+"""The same on a CPU, where a read costs nothing."""
 
 WORTH = 12
 """Capturing a step pays from this many tokens on: it takes as long as a few steps."""
@@ -119,7 +122,7 @@ class _Decoder:
     ) -> None:
         cache.reserve(most)
         self.model, self.cache = model, cache
-        self.width = 1 if tokens.device.type == "cpu" else BURST
+        self.width = BURSTS.get(tokens.device.type, BURST)
         self.steps = Steps(
             tokens[:, None].clone(),
             positions[:, None].clone(),

@@ -37,6 +37,7 @@ class Since:
     def __init__(self, entries: Sequence[Entries], rows: int, padded: bool) -> None:
         """Start without room; `padded`: rows may differ in length."""
         self.entries, self.rows, self.used = entries, rows, 0
+        self._longest = max(max(each.counts) for each in entries)
         with torch.inference_mode(False):  # whoever writes later may not be in inference mode
             self.index = torch.zeros(1, dtype=torch.int64, device=entries[0].keys.device)
         self.valid = self._all_valid(0) if padded else None
@@ -50,9 +51,9 @@ class Since:
 
     @property
     def kernels(self) -> Choice:
-        """The implementation of attention that runs on these tokens."""
+        """The implementation of attention that runs on these tokens, in every layer."""
         keys = self.entries[0].keys
-        return choose(keys.device, keys.dtype, keys.shape[1])
+        return choose(keys.device, keys.dtype, keys.shape[1], self._longest)
 
     @property
     def room(self) -> int:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from proxykv.kernels.choice import VARIABLE
+from proxykv.kernels.choice import PLACES, VARIABLE
 from proxykv.kernels.replay import Plus, ReplayKeyValues
 from proxykv.kernels.replay_scores import attend_and_score
 
@@ -176,18 +176,65 @@ def test_every_cut_gives_the_same(shape: Shape, tma: bool, queries: int, keys: i
     torch.testing.assert_close(scores.double(), expected_scores, atol=0, rtol=1e-4)
 
 
-def test_what_the_kernels_cannot_address_takes_the_reference(
-    monkeypatch: pytest.MonkeyPatch,
+TENSORS = ["query", *ReplayKeyValues._fields[:4]]
+
+
+def with_tensor(made: Case, name: str, tensor: Tensor) -> tuple[Tensor, ReplayKeyValues]:
+    """A case of which one tensor is another one."""
+    if name == "query":
+        return tensor, made.layer
+    return made.query, made.layer._replace(**{name: tensor})
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_heads_that_are_not_dense_take_the_reference(
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Values of a head that do not stand side by side."""
+    """The kernels would read numbers that do not stand side by side."""
     pytest.importorskip("triton")
-    made = case(MIDDLE, torch.float32)
-    apart = made.layer.keys.mT.contiguous().mT
+    made = case(ALONE, torch.float32)
+    tensor = made.query if name == "query" else getattr(made.layer, name)
+    query, layer = with_tensor(made, name, tensor.mT.contiguous().mT)
     monkeypatch.setenv(VARIABLE, "triton")
-    given = attend_and_score(made.query, made.layer._replace(keys=apart), SCALING)
+    given = attend_and_score(query, layer, SCALING)
     monkeypatch.setenv(VARIABLE, "reference")
     for one, other in zip(given, attend_and_score(made.query, made.layer, SCALING), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_heads_that_32_bits_cannot_address_do_not_fit(name: str) -> None:
+    """By length and by the distance of two tokens, up to the last one that does."""
+    pytest.importorskip("triton")
+    from proxykv.kernels.gpu.replay_scores import fits
+
+    made = case(ALONE, torch.float16)
+    tokens, dim = 1 << 24, 128
+    for length, apart, expected in [
+        (tokens - 1, dim, True),
+        (tokens, dim, False),
+        (tokens // 8 - 1, 8 * dim, True),  # the heads of a token stand side by side
+        (tokens // 8, 8 * dim, False),
+    ]:
+        sizes, strides = (8, length, dim), (dim, apart, 1)
+        tensor = torch.empty_strided(sizes, strides, dtype=torch.float16, device="meta")
+        assert fits(*with_tensor(made, name, tensor)) == expected
+
+
+def test_a_context_that_does_not_fit_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meta tensors have no numbers: only the reference can be asked."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv(VARIABLE, "triton")
+    made = case(ALONE, torch.float16)
+    query = made.query.to("meta")
+    context, _, keys, values = (t.to("meta") for t in made.layer[:4])
+    long = torch.empty(len(context), PLACES // ALONE.dim, ALONE.dim, device="meta").half()
+    layer = made.layer._replace(
+        context_keys=long, context_values=long, keys=keys, values=values, local=True
+    )
+    out, scores = attend_and_score(query, layer, SCALING)
+    assert out is not None and out.shape == query.shape
+    assert scores.shape == (ALONE.heads, ALONE.chunk)
 
 
 def test_kernels_compile_for_gpus_that_are_not_here() -> None:

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from proxykv.kernels.choice import VARIABLE
+from proxykv.kernels import masked_attention as masked
+from proxykv.kernels import ragged_attention as ragged
+from proxykv.kernels.choice import VARIABLE, choose
 from proxykv.kernels.layout import SLOT_SPAN, Entries, LayerTable, Place, Slots, segments
 from proxykv.kernels.masked_attention import masked_attention, pack
 from proxykv.kernels.ragged_attention import ragged_attention
@@ -68,9 +70,11 @@ class Random:
         return self(rows, shape.new, shape.group * shape.heads, shape.dim).transpose(1, 2)
 
     def place(self, entries: Entries, slots: Slots, shape: Shape) -> Place:
-        """Where the new tokens stand."""
+        """Where the new tokens stand; with a table where the kernels run."""
         index = torch.tensor([shape.before], device=DEVICE)
-        return Place(shape.before, index, table=LayerTable([(entries, slots)]))
+        kernels = choose(index.device, self.dtype, shape.dim).kernels
+        table = LayerTable([(entries, slots)]) if kernels == "triton" else None
+        return Place(shape.before, index, table=table)
 
 
 def dense(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:
@@ -106,11 +110,29 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     return request.param
 
 
+@pytest.fixture
+def reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "reference")
+
+
 @by_dtype
 @by_shape
 @pytest.mark.usefixtures("implementation")
 def test_heads_attend_to_their_own_entries(shape: Shape, dtype: torch.dtype) -> None:
     """One head keeps nothing, one everything."""
+    check_heads(shape, dtype)
+
+
+@pytest.mark.usefixtures("reference")
+def test_the_reference_reads_a_head_in_parts_that_bound_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ragged, "BLOCK_ELEMENTS", 1)
+    check_heads(SHAPES[1], torch.float32)
+
+
+def check_heads(shape: Shape, dtype: torch.dtype) -> None:
+    """Compare packed heads with a softmax over what they keep."""
     random = Random(dtype)
     keys, values = (random(1, shape.heads, shape.keys, shape.dim) for _ in range(2))
     kept = random.marks(0.4, shape.heads, shape.keys)
@@ -130,8 +152,16 @@ def test_heads_attend_to_their_own_entries(shape: Shape, dtype: torch.dtype) -> 
 @by_dtype
 @by_shape
 @pytest.mark.usefixtures("implementation")
-def test_rows_attend_to_what_their_bits_mark(shape: Shape, dtype: torch.dtype) -> None:
-    """Kinds of rows see everything, a part, or nothing of the context, in two words of bits."""
+def test_rows_attend_to_what_their_bits_mark(
+    shape: Shape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kinds of rows see everything, a part, or nothing of the context, in two words of bits.
+
+    In float16, rows are read in parts that bound memory: a word of rows, or single rows.
+    """
+    if dtype == torch.float16:
+        monkeypatch.setattr(masked, "PART_ELEMENTS", 1)
+        monkeypatch.setattr(masked, "BLOCK_ELEMENTS", 1)
     if shape.new > 2:
         shape = shape._replace(new=2)
     random, kinds = Random(dtype), [0, 1, 2] * 3 if shape.dim > 64 else [0, 1, 2] * 12
@@ -159,9 +189,10 @@ def test_rows_attend_to_what_their_bits_mark(shape: Shape, dtype: torch.dtype) -
     torch.testing.assert_close(out.double(), expected, atol=TOLERANCE[dtype], rtol=0)
 
 
-def test_new_tokens_go_to_their_slots() -> None:
+def test_new_tokens_go_to_their_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the index on the device; what does not fit is dropped."""
     pytest.importorskip("triton")
+    monkeypatch.setenv(VARIABLE, "triton")
     from proxykv.kernels.gpu.store import write
 
     shape, random = SHAPES[0]._replace(new=5, room=12), Random(torch.float32)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from cpu_graph import play
 from random_models import random_ids, random_net
+from torch import Tensor
 
 from proxykv.kernels.choice import VARIABLE
+from proxykv.kernels.layout import Entries
+from proxykv.kernels.ragged_attention import ragged_attention
+from proxykv.model import greedy
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.decode import TokenizedQuestion, answer, answer_from
 from proxykv.model.greedy import WORTH, Captured, Steps, graph_of, step
@@ -34,6 +40,13 @@ def model() -> Model:
 def small() -> Model:
     """For the interpreter, which is slow."""
     net = random_net("llama", ATTENTION, num_hidden_layers=2)
+    return Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
+
+
+@pytest.fixture(scope="module")
+def single() -> Model:
+    """One layer, for many interpreted steps."""
+    net = random_net("llama", ATTENTION, num_hidden_layers=1)
     return Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
 
 
@@ -142,23 +155,123 @@ def test_kernels_answer_as_the_reference_does(
 
 
 @pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize(("longest", "kernels"), [(1 << 24, "reference"), (1 << 23, "triton")])
+def test_heads_that_no_kernel_can_address_take_the_reference(longest: int, kernels: str) -> None:
+    """All layers of a cache take the same, so that a step is captured or not."""
+    entries = []
+    for counts in ([1, longest], [3, 2]):
+        keys = torch.empty(sum(counts), 128, device="meta")
+        entries.append(Entries(keys, keys, counts))
+    (since,) = SlottedCache(entries, longest, ragged_attention).parts
+    assert since.kernels.kernels == kernels
+    if kernels == "reference":
+        assert [since.place(layer).table for layer in range(2)] == [None, None]
+
+
+@pytest.mark.usefixtures("triton")
 @torch.inference_mode()
-def test_a_step_serves_another_context_through_its_table(small: Model) -> None:
-    """What a captured step does: the launches of one cache, on the memory of another one."""
-    contexts = [prefilled(small, seed=1), prefilled(small, seed=2, tokens=57)]
+def test_a_captured_step_decodes_what_operations_do(
+    monkeypatch: pytest.MonkeyPatch, single: Model
+) -> None:
+    """Nothing in it asks the host; its graph serves both contexts, token after token."""
+    contexts = [prefilled(single, seed=1), prefilled(single, seed=2, tokens=57)]
+    play(monkeypatch)
     for (one, rows), (other, _) in zip(*map(caches, contexts), strict=True):
-        ready(small, contexts[0], one, rows)
-        steps = ready(small, contexts[1], other, rows)
-        (since,), (others,) = one.parts, other.parts
-        assert since.shape == others.shape
-        stepped = Steps(*(t.clone() for t in steps))
-        table, index = since.table(), since.index
-        table.layers.copy_(others.table().layers)
-        index.copy_(others.index)
-        step(small, one, stepped)
-        step(small, other, steps)
-        assert torch.equal(stepped.tokens, steps.tokens)
-        assert index.item() == others.used
+        starts: list[Steps] = []
+        expected: list[Tensor] = []
+        monkeypatch.setenv(VARIABLE, "reference")
+        for context, cache in zip(contexts, (one, other), strict=True):
+            steps = ready(single, context, cache, rows)
+            for _ in range(2):
+                step(single, cache, steps)
+            expected.append(steps.written)
+            starts.append(ready(single, context, cache, rows))
+        monkeypatch.setenv(VARIABLE, "triton")
+        graph = Captured(single, one, starts[0], None)
+        for cache, steps, written in [
+            (other, starts[1], expected[1]),
+            (one, starts[0], expected[0]),
+        ]:
+            (since,) = cache.parts
+            assert since.used == since.index.item() == 3
+            graph.run(cache, steps, 1)
+            graph.run(cache, steps, 1)
+            assert since.used == since.index.item() == 5
+            assert torch.equal(steps.written, written)
+
+
+class Curious(Model):
+    """The host reads a number in every step."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits."""
+        assert hidden.sum().item() < torch.inf
+        return super().logits(hidden)
+
+
+@pytest.mark.usefixtures("triton")
+@torch.inference_mode()
+def test_a_step_that_asks_the_host_runs_operation_by_operation(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning; the cache is as it was, so the answer is what it would have been."""
+    net = random_net("llama", ATTENTION, num_hidden_layers=1)
+    curious = Curious(net, tokenizer=None, prefix=(), suffix=(), digest="")
+    context = prefilled(curious, seed=1)
+    play(monkeypatch)
+    written = []
+    for attempts in (0, 2):
+        cache, rows = next(caches(context))
+        monkeypatch.setenv(VARIABLE, "reference")
+        steps = ready(curious, context, cache, rows)
+        (since,) = cache.parts
+        monkeypatch.setenv(VARIABLE, "triton")
+        for _ in range(attempts):
+            capture = partial(Captured, curious, cache, steps)
+            assert graph_of(net, since.shape, WORTH, capture) is None
+        step(curious, cache, steps)
+        written.append(steps.written)
+    assert torch.equal(*written)
+    (warning,) = caplog.messages
+    assert "runs without a CUDA graph" in warning and "not permitted" in warning
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda x: x.item(),
+        lambda x: x.tolist(),
+        lambda x: bool(x > 0),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x + torch.tensor([1.0]),
+    ],
+)
+def test_what_a_graph_cannot_hold_is_refused(
+    refused: Callable[[Tensor], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test's own check."""
+    pytest.importorskip("triton")
+    play(monkeypatch)
+    x, graph = torch.ones(1), torch.cuda.CUDAGraph()
+    with (
+        pytest.raises(RuntimeError, match="not permitted"),
+        torch.cuda.graph(graph, None, capture_error_mode="thread_local"),
+    ):
+        refused(x)
+
+
+def test_the_host_may_read_several_tokens_at_once(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that have ended idle until then; what they write meanwhile is dropped."""
+    context = prefilled(model, seed=1)
+    free = answer(context, keeps(context), [question(5, 20, 7)], 8)[0]
+    asks = [question(5, 1, 7), question(5, 20, 7, free[1].ids[11]), question(2, 9, 8)]
+    one_by_one = answer(context, keeps(context), asks)
+    monkeypatch.setattr(greedy, "BURSTS", {})
+    for ours, theirs in zip(answer(context, keeps(context), asks), one_by_one, strict=True):
+        assert [one.ids for one in ours] == [one.ids for one in theirs]
 
 
 def test_decoding_warns_of_nothing_without_cuda(

@@ -14,6 +14,7 @@ from torch import Tensor
 from triton import knobs
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from proxykv.kernels.choice import PLACES
 from proxykv.kernels.gpu.replay_kernels import attention_kernel, columns_kernel
 from proxykv.kernels.replay import Plus, ReplayKeyValues
 
@@ -69,7 +70,7 @@ def fits(query: Tensor, layer: ReplayKeyValues) -> bool:
         layer: keys and values of the layer.
     """
     tensors = (query, *layer[:4])
-    return all(t.stride(2) == 1 and t.shape[1] * t.stride(1) < 2**31 for t in tensors)
+    return all(t.stride(2) == 1 and t.shape[1] * t.stride(1) < PLACES for t in tensors)
 
 
 def attend_and_score(
