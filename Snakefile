@@ -48,4 +48,5 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
+        rules.plot.output,
         rules.report.output,

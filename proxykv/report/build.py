@@ -228,7 +228,7 @@ def _figures(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> list[di
             continue
         title, caption = plots.describe(name)
         label = f"{title}; the numbers are in the tables of this page"
-        svg = inline(plots.render(figure, ".svg"), name, label)
+        svg = inline(plots.render(figure, [".svg"])[".svg"], name, label)
         shown = {"name": name, "title": title, "caption": caption, "svg": svg}
         figures.append(shown | {"crowded": crowded(figure)})
     return figures

@@ -62,12 +62,12 @@ rule plot:
         step("plot")
 
 
+# The page draws its figures itself, so it is made at the same time as the files of the figures.
 rule report:
     input:
         ROWS,
         MEASURED,
         rules.tabulate.output,
-        rules.plot.output,
     output:
         str(RUN.dir / "report/index.html"),
     log:

@@ -7,6 +7,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -62,13 +66,15 @@ def aggregate(means: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     if "numerator" not in means:
         means = means.assign(numerator=means.score)
     ordered = means.sort_values(list(dict.fromkeys([*by, *UNIT])))
-    sizes = ordered.groupby(by).size()
-    borders = np.cumsum(sizes)[:-1]
-    tasks = np.split(ordered["task"].to_numpy(), borders)
+    places = ordered.groupby(by)
+    sizes, group, task = places.size(), places.ngroup().to_numpy(), ordered["task"].to_numpy()
 
     def groups(values: pd.Series) -> list[Strata]:
-        parts = np.split(values.to_numpy(dtype=float), borders)
-        return [_by_task(*part) for part in zip(parts, tasks, strict=True)]
+        found: list[Strata] = [[] for _ in sizes]
+        known = values.notna().to_numpy()
+        for place, part in _parts(values.to_numpy(dtype=float)[known], group[known], task[known]):
+            found[place].append(part)
+        return found
 
     kept = groups(ordered.achieved_retention)
     # A ratio needs contexts that have both.
@@ -93,14 +99,17 @@ def strata(group: pd.DataFrame, column: str) -> Strata:
         group: means of contexts, sorted by `UNIT`.
         column: name of the column.
     """
-    return _by_task(group[column].to_numpy(dtype=float), group["task"].to_numpy())
+    known = group[column].notna()
+    values, tasks = group.loc[known, column].to_numpy(dtype=float), group.loc[known, "task"]
+    return [part for _, part in _parts(values, tasks.to_numpy())]
 
 
-def _by_task(values: np.ndarray, tasks: np.ndarray) -> Strata:
-    known = ~np.isnan(values)
-    values, tasks = values[known], tasks[known]
-    borders = np.flatnonzero(tasks[1:] != tasks[:-1]) + 1
-    return np.split(values, borders) if len(values) else []
+def _parts(values: np.ndarray, *labels: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
+    """Neighbours with the same labels, as one array each, with the first of their labels."""
+    changes = np.any([label[1:] != label[:-1] for label in labels], axis=0)
+    starts = [0, *(np.flatnonzero(changes) + 1), len(values)] if len(values) else []
+    for start, end in pairwise(starts):
+        yield labels[0][start], values[start:end]
 
 
 def _columns(
