@@ -7,6 +7,7 @@ a test compares the files with what this module makes.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -181,6 +182,9 @@ def helps() -> Iterator[str]:
         actions = [action for action in command._actions if action.dest != "help"]
         if actions:
             yield table(("argument", "meaning"), map(argument, actions))
+        if command.epilog:
+            examples = textwrap.dedent(command.epilog.partition("\n")[2])
+            yield f"```console\n{textwrap.indent(examples, '$ ')}\n```"
 
 
 def argument(action: argparse.Action) -> tuple[str, str]:

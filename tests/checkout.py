@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ class Checkout:
         self.folder, self.config = folder, config
         self.project = catalog.ROOT
         self.started: list[subprocess.Popen[str]] = []
+        self.transcript = ""
         (folder / "models").symlink_to(catalog.ROOT / "models")
 
     def copy(self, folder: Path) -> Checkout:
@@ -93,6 +96,27 @@ class Checkout:
         )
         self.started.append(process)
         return process
+
+    def on_a_terminal(self, **env: str) -> str:
+        """Run the workflow by `proxykv run` on a terminal; what it said."""
+        *options, config, cores, number = self.arguments()
+        options.remove("--configfile")
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "proxykv", "run", config, "--", *options, cores, number],
+            cwd=self.folder,
+            env={k: v for k, v in self.environment.items() if k != "TQDM_DISABLE"} | env,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        said = b""
+        with suppress(OSError), os.fdopen(ours, "rb", buffering=0) as terminal:
+            while text := terminal.read(1 << 16):  # at its end, reading from a terminal fails
+                said += text
+        output = said.decode().replace("\r\n", "\n")
+        assert process.wait() == 0, output + self.logs()
+        return output
 
     @property
     def environment(self) -> dict[str, str]:
@@ -185,7 +209,7 @@ def linked_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """The workflow from its beginning to its end; not to be changed."""
     made = Checkout(tmp_path_factory.mktemp("finished"), CONFIG)
-    made.snakemake()
+    made.transcript = made.on_a_terminal(TERM="xterm", NO_COLOR="1")
     return made
 
 

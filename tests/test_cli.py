@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +12,11 @@ import pytest
 import yaml
 from valid_config import valid
 
-from proxykv.cli import main
+from proxykv.cli import EXAMPLES, main, parser
+from proxykv.cli.arguments import config_file
 from proxykv.config import catalog
 from proxykv.config.run import Run
+from proxykv.runtime.yaml_file import read_yaml
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,50 @@ def test_mistakes_on_the_command_line_are_one_line(
     assert len(err.splitlines()) == 1
     assert not out
     assert not list(Path().rglob("*.lock"))
+
+
+def test_examples_in_the_help_are_commands_and_name_presets(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    commands = parser()
+    commands.print_help()
+    known = re.findall(r"^    ([a-z-]+)(?:  |$)", capsys.readouterr().out, re.M)
+    lines = re.findall(r"^  (proxykv .*?)(?:   |$)", EXAMPLES, re.M)
+    for name in known:
+        with pytest.raises(SystemExit):
+            commands.parse_args([name, "--help"])
+        lines += re.findall(r"^  (proxykv .*)$", capsys.readouterr().out, re.M)
+    assert {line.split()[1] for line in lines} >= {"run", "check", "status", "audit", "lm-eval"}
+    for line in lines:
+        given, _ = commands.parse_known_args(shlex.split(line)[1:])
+        preset = getattr(given, "configfile", None) or getattr(given, "preset", None)
+        assert preset in (None, "my.yaml", "config.yaml") or config_file(preset).is_file()
+
+
+def test_the_run_of_a_preset_has_its_name() -> None:
+    for path in (catalog.ROOT / "config").glob("*.yaml"):
+        assert read_yaml(path)["run"] == path.stem
+
+
+def test_presets_and_runs_are_named_without_their_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "qwen-coder"]) == 0
+    assert "ok; run 'qwen-coder'" in capsys.readouterr().out
+    Run(valid()).write()
+    for name in ("test", "results/test", "results/test/config.json"):
+        assert main(["status", "--config", name]) == 0
+        assert "missing" in capsys.readouterr().out
+        monkeypatch.setenv("PROXYKV_CONFIG", name)
+        assert main(["forget", "--method", "kvzip"]) == 0
+    with pytest.raises(SystemExit):
+        main(["audit", "test"])
+    assert "results/test/tables/provenance.json: missing" in capsys.readouterr().out
+    assert main(["archive", "test", "x.zip"]) == 2
+    assert "results/test" in capsys.readouterr().err
+    assert main(["export", "qwen-codr", "x.jsonl.gz"]) == 2
+    assert "qwen-codr: no such file, nor a preset (" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--gpus=-1", "--gpus=x", "--threads=0", "--threads=1.5"])

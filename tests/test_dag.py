@@ -70,8 +70,40 @@ def test_a_run_is_complete(finished_run: Checkout) -> None:
         assert rows["commit"].str.fullmatch(r"[0-9a-f]{12}(-dirty)?").all()
 
 
+SAID = r"""
+Assuming unrestricted shared filesystem usage\.
+Building DAG of jobs\.\.\.
+Using shell: \S+
+Provided cores: 2
+Rules claiming more threads will be scaled down\.
+Conda environments: ignored
+Job stats:
+job +count
+-+  -+
+\w+ +\d+
+\[.+\]
+Finished jobid: \d+ \(Rule: \w+\)
+\d+ of \d+ steps \(\d+%\) done
+Report: results/dag/report/index\.html
+Elapsed time: [\d:.]+
+Complete log\(s\): \S+\.snakemake\.log
+"""
+
+
+def test_a_run_says_what_is_done_and_nothing_else(finished_run: Checkout) -> None:
+    """On a terminal, with `NO_COLOR`; steps log plain lines with their time."""
+    lines = finished_run.transcript.splitlines()
+    said = "|".join(SAID.strip().split("\n"))
+    assert [line for line in lines if line and not re.fullmatch(said, line)] == []
+    logged = finished_run.logs().replace("\n== ", "\n00:00:00 ").splitlines()
+    assert len(logged) > 40
+    assert [line for line in logged if not re.fullmatch(r"(\d\d:){2}\d\d [ -~]+|", line)] == []
+
+
 def test_a_second_call_does_nothing(finished_run: Checkout) -> None:
-    assert "Nothing to be done" in finished_run.snakemake()
+    said = finished_run.on_a_terminal(TERM="xterm")
+    assert "Nothing to be done" in said
+    assert "\x1b[33m" in said  # colours, where they are not refused
 
 
 @pytest.mark.parametrize(

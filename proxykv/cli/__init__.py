@@ -7,18 +7,31 @@ Imports every folder except `pretrain`.
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import os
 import platform
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from textwrap import indent
 
 import shtab
 
 from proxykv.cli import checks, mappers, runs, start, steps
 from proxykv.cli.arguments import Command
 from proxykv.runtime.errors import ConfigError
+
+EXAMPLES = """
+examples:
+  proxykv run                                   the embedded models, in minutes on a CPU
+  proxykv check paper                           a preset's jobs and estimated hours
+  proxykv run paper -- --profile slurm          a preset on a cluster
+  proxykv status --config paper --watch         progress, and the time left
+  proxykv audit paper                           its scores and tables, computed by other code
+
+`proxykv STEP --help` has more of them; docs/reference/cli.md has the exit statuses.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
     # Steps write to logs, where progress bars are noise.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    if os.environ.get("NO_COLOR"):
+        os.environ["TERM"] = "dumb"  # snakemake knows only this
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
@@ -50,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """All subcommands with their options."""
     commands = argparse.ArgumentParser(
-        prog="proxykv", description=(__doc__ or "").split("\n", 1)[0]
+        prog="proxykv",
+        description=(__doc__ or "").split("\n", 1)[0],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands.add_argument("--version", action="version", version=_versions())
     shtab.add_argument_to(commands, "--print-completion")
@@ -58,7 +76,14 @@ def parser() -> argparse.ArgumentParser:
 
     def add(command: Command) -> argparse.ArgumentParser:
         name = command.__name__.strip("_").replace("_", "-")
-        sub = parsers.add_parser(name, help=(command.__doc__ or "").strip())
+        about, _, examples = (inspect.getdoc(command) or "").partition("\n\n")
+        sub = parsers.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=f"examples:\n{indent(examples, '  ')}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         sub.set_defaults(step=command)
         return sub
 
@@ -76,7 +101,10 @@ def _versions() -> str:
 
 
 def _lm_eval(options: argparse.Namespace) -> None:
-    """run lm-eval's command line with pruned contexts: --tasks … --model_args target=…,method=…"""
+    """run lm-eval's command line with pruned contexts: --tasks … --model_args target=…,method=…
+
+    proxykv lm-eval --tasks ruler --model_args target=models/mine,method=snapkv,retention=0.3
+    """
     from proxykv.integrations.lm_eval import run
 
     run(options.arguments)

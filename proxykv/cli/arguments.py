@@ -1,4 +1,4 @@
-"""What commands share: arguments, the lock of what they make, and the hardware they claim."""
+"""What commands share: names of configs and runs, locks of what they make, claimed hardware."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+from proxykv.config import catalog
 from proxykv.config.run import Run
+from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.gpu_claims import VISIBLE, claim
 from proxykv.runtime.lock import Lock
 from proxykv.runtime.yaml_file import read_yaml
@@ -18,7 +20,10 @@ from proxykv.runtime.yaml_file import read_yaml
 log = logging.getLogger(__name__)
 
 Command = Callable[[argparse.Namespace], None]
-"""What a subcommand runs; its docstring is the help, its name (without "_") the subcommand's."""
+"""What a subcommand runs; its name (without "_") is the subcommand's.
+
+The first line of its docstring is the help, the others are examples.
+"""
 
 Add = Callable[[Command], argparse.ArgumentParser]
 """Adds a subcommand and returns its parser."""
@@ -29,10 +34,10 @@ def add_config(command: argparse.ArgumentParser) -> None:
     default = os.environ.get("PROXYKV_CONFIG")
     command.add_argument(
         "--config",
-        type=Path,
+        type=stored_config,
         default=default,
         required=default is None,
-        help="results/<run>/config.json; otherwise $PROXYKV_CONFIG",
+        help="name of a run in results/, its folder or its config.json; otherwise $PROXYKV_CONFIG",
     )
 
 
@@ -54,13 +59,42 @@ def _whole(least: int) -> Callable[[str], int]:
     return number
 
 
-def read_run(path: Path) -> Run:
+def run_folder(name: str) -> Path:
+    """The folder of a run, named in full or as in `results/`; a preset's run has its name."""
+    folder = Path("results") / name
+    return folder if folder.is_dir() and not Path(name).exists() else Path(name)
+
+
+def stored_config(name: str) -> Path:
+    """The config that a run stored, named by its file, the run's folder or the run's name."""
+    folder = run_folder(name)
+    return folder / "config.json" if folder.is_dir() else folder
+
+
+def config_file(name: str) -> Path:
+    """The config file that a user means: a file, or a preset by its name.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    presets = catalog.ROOT / "config"
+    for path in (Path(name), presets / f"{name}.yaml"):
+        if path.exists():
+            return path
+    known = ", ".join(path.stem for path in sorted(presets.glob("*.yaml")))
+    raise ConfigError(f"{name}: no such file, nor a preset ({known})")
+
+
+def read_run(name: str) -> Run:
     """The run of a config that a user wrote, or of the one that a run stored.
+
+    Args:
+        name: a file, or the name of a preset.
 
     Raises:
         ConfigError: if it cannot be read, or is no valid config.
     """
-    return Run(read_yaml(path))
+    return Run(read_yaml(config_file(name)))
 
 
 def alone(path: Path) -> AbstractContextManager[None]:

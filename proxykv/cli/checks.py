@@ -20,7 +20,9 @@ def add_commands(add: Add) -> None:
     """Add this module's subcommands."""
     add(_methods)
     checked = add(_check)
-    checked.add_argument("configfile", nargs="?", help="config of a run")
+    checked.add_argument(
+        "configfile", nargs="?", help="a config file, or the name of one in config/"
+    )
     checked.add_argument("--family", help="verify a family's models instead, without a GPU")
 
 
@@ -32,7 +34,12 @@ def _methods(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """check a config and print its jobs and estimated hours, or verify a family's models"""
+    """check a config and print its jobs and estimated hours, or verify a family's models
+
+    proxykv check paper
+    proxykv check my.yaml
+    proxykv check --family qwen-coder
+    """
     if (options.family is None) == (options.configfile is None):
         raise ConfigError("proxykv check: give a config file, or --family with a family's name")
     if options.family is not None:
@@ -42,7 +49,7 @@ def _check(options: argparse.Namespace) -> None:
         for line in verify(options.family, cache):
             print(line)
         return
-    run = read_run(Path(options.configfile))
+    run = read_run(options.configfile)
     run.require_sources()
     rows = len(run.methods) - 1, len(run.retentions) - 1
     parts = estimate(run)

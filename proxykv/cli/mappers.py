@@ -22,7 +22,10 @@ def add_commands(add: Add) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
-    """upload a fitted mapper with a model card to the model hub"""
+    """upload a fitted mapper with a model card to the model hub
+
+    proxykv push results/paper/mappers/qwen-3-8b/proxykv me/proxykv-qwen3-8b
+    """
     from proxykv.integrations.hub_mapper import push
 
     commit = push(options.folder, options.repository, options.license, options.private)
@@ -31,7 +34,10 @@ def _push(options: argparse.Namespace) -> None:
 
 
 def _pull(options: argparse.Namespace) -> None:
-    """download a mapper from the model hub"""
+    """download a mapper from the model hub
+
+    proxykv pull me/proxykv-qwen3-8b --revision <commit> mappers/proxykv-qwen3-8b
+    """
     from proxykv.integrations.hub_mapper import pull
 
     print(pull(options.repository, options.revision, options.folder))

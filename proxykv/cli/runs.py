@@ -7,11 +7,14 @@ import json
 import sys
 from pathlib import Path
 
-from proxykv.cli.arguments import Add, add_config, read_run
+from proxykv.cli.arguments import Add, add_config, read_run, run_folder
 from proxykv.config.run import Run
 
 NARROWING = ("family", "benchmark", "task", "method")
 """Options of `forget` that say which rows."""
+
+RUN = "name of a run in results/, or its folder"
+RUNS = "names of two or more runs in results/, or their folders"
 
 
 def add_commands(add: Add) -> None:
@@ -27,19 +30,19 @@ def add_commands(add: Add) -> None:
         metavar="SECONDS",
         help="look again every 10 or so many seconds until all is done, and tell the time left",
     )
-    add(_audit).add_argument("folder", type=Path, help="results/<run>")
+    add(_audit).add_argument("folder", type=run_folder, help=RUN)
     compared = add(_compare)
-    compared.add_argument("folders", type=Path, nargs="+", help="results/<run> of two or more runs")
+    compared.add_argument("folders", type=run_folder, nargs="+", help=RUNS)
     compared.add_argument("--output", type=Path, default=Path("comparison"), help="folder to write")
     merged = add(_merge)
-    merged.add_argument("folders", type=Path, nargs="+", help="results/<run> of two or more runs")
+    merged.add_argument("folders", type=run_folder, nargs="+", help=RUNS)
     merged.add_argument("--output", type=Path, required=True, help="results/<new run>")
     archived = add(_archive)
-    archived.add_argument("folder", type=Path, help="results/<run>")
+    archived.add_argument("folder", type=run_folder, help=RUN)
     archived.add_argument("file", type=Path, help="the archive to write, *.zip")
     for command in (_export, _import):
         packed = add(command)
-        packed.add_argument("configfile", type=Path, help="config of a run")
+        packed.add_argument("configfile", help="a config file, or the name of one in config/")
         packed.add_argument("file", type=Path, help="*.jsonl.gz")
     add(_recover).add_argument("command", nargs=argparse.REMAINDER, help="snakemake …")
     forget = add(_forget)
@@ -50,7 +53,11 @@ def add_commands(add: Add) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    """show the progress of each fit, each job and each scan of time and memory"""
+    """show the progress of each fit, each job and each scan of time and memory
+
+    proxykv status --config tiny
+    proxykv status --config results/paper/config.json --watch
+    """
     from proxykv.runs.status import status_table
     from proxykv.runs.watch import progress, watch
 
@@ -64,7 +71,10 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _audit(options: argparse.Namespace) -> None:
-    """recompute a run's scores and tables by other code, and print what differs"""
+    """recompute a run's scores and tables by other code, and print what differs
+
+    proxykv audit tiny
+    """
     from proxykv.runs.audit import audit
 
     found = audit(options.folder)
@@ -74,14 +84,20 @@ def _audit(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    """write one page about several runs: what differs in them, and paired differences"""
+    """write one page about several runs: what differs in them, and paired differences
+
+    proxykv compare signals transfer-signals --output comparison
+    """
     from proxykv.report.compare import compare_runs
 
     print(compare_runs(options.folders, options.output))
 
 
 def _merge(options: argparse.Namespace) -> None:
-    """unite parts of one run that several machines made, tasks or methods each, in a new folder"""
+    """unite parts of one run that several machines made, tasks or methods each, in a new folder
+
+    proxykv merge results/part1 results/part2 --output results/whole
+    """
     from proxykv.runs.merge import merge
 
     config = merge(options.folders, options.output)
@@ -90,35 +106,51 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _archive(options: argparse.Namespace) -> None:
-    """pack a finished run with checksums into one file for others (RO-Crate)"""
+    """pack a finished run with checksums into one file for others (RO-Crate)
+
+    proxykv archive paper paper.zip
+    """
     from proxykv.runs.archive import archive
 
     print(f"{options.file}: {archive(options.folder, options.file)} files")
 
 
 def _export(options: argparse.Namespace) -> None:
-    """pack all rows of a run, finished or not, into one file with which another checkout goes on"""
+    """pack all rows of a run, finished or not, into one file with which another checkout goes on
+
+    proxykv export paper rows.jsonl.gz
+    """
     from proxykv.runs.journals import export_journals
 
     print(f"{options.file}: {export_journals(read_run(options.configfile), options.file)} rows")
 
 
 def _import(options: argparse.Namespace) -> None:
-    """add exported rows to a run, which then computes none that the same code and models made"""
+    """add exported rows to a run, which then computes none that the same code and models made
+
+    proxykv import paper rows.jsonl.gz
+    """
     from proxykv.runs.journals import import_journals
 
     print(f"{import_journals(read_run(options.configfile), options.file)} rows added")
 
 
 def _recover(options: argparse.Namespace) -> None:
-    """after snakemake was killed: end its remaining jobs, unlock, run the command again"""
+    """after snakemake was killed: end its remaining jobs, unlock, run the command again
+
+    proxykv recover snakemake --cores all --configfile config/paper.yaml
+    """
     from proxykv.runs.recover import recover
 
     sys.exit(recover(options.command))
 
 
 def _forget(options: argparse.Namespace) -> None:
-    """drop rows, so that the next run computes them again"""
+    """drop rows, so that the next run computes them again
+
+    proxykv forget --config tiny --method snapkv
+    proxykv forget --config paper --benchmark ruler --task vt
+    """
     from proxykv.runs.status import forget
 
     only = {name: value for name in NARROWING if (value := getattr(options, name))}

@@ -7,9 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from proxykv.cli.arguments import Add
-from proxykv.config import catalog
-from proxykv.runtime.errors import ConfigError
+from proxykv.cli.arguments import Add, config_file
 
 QUIET = ("--quiet", "rules", "host", "reason")
 
@@ -28,7 +26,10 @@ def add_commands(add: Add) -> None:
 
 
 def _init(options: argparse.Namespace) -> None:
-    """write a working directory for an installed package: Snakefile, configs, methods"""
+    """write a working directory for an installed package: Snakefile, configs, methods
+
+    proxykv init work
+    """
     from proxykv.runs.working_directory import write_working_directory
 
     write_working_directory(options.folder)
@@ -36,23 +37,14 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    """run the workflow of a config with all cores; snakemake's arguments follow `--`"""
+    """run the workflow of a config with all cores; snakemake's arguments follow `--`
+
+    proxykv run
+    proxykv run paper -- --profile slurm --dry-run
+    proxykv run my.yaml -- --cores 4 --keep-going
+    """
     given = [word for word in (options.preset, *options.arguments) if word != "--"]
     preset = given.pop(0) if given and not given[0].startswith("-") else "config.yaml"
-    command = [sys.executable, "-m", "snakemake", *QUIET, "--configfile", str(_config(preset))]
+    command = [sys.executable, "-m", "snakemake", *QUIET, "--configfile", str(config_file(preset))]
     sys.stdout.flush()
     os.execv(sys.executable, [*command, "--cores", "all", *given])
-
-
-def _config(preset: str) -> Path:
-    """The config file that a user means.
-
-    Raises:
-        ConfigError: if there is none.
-    """
-    places = [Path(preset), catalog.ROOT / "config" / f"{preset}.yaml"]
-    for path in places:
-        if path.is_file():
-            return path
-    names = ", ".join(path.stem for path in sorted((catalog.ROOT / "config").glob("*.yaml")))
-    raise ConfigError(f"{preset}: no such file, nor a preset ({names})")

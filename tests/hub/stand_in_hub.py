@@ -1,4 +1,4 @@
-"""A stand-in for the model hub's server: what `huggingface_hub` asks it, over files in memory.
+"""A stand-in for the model hub's server: what `huggingface_hub` and `datasets` ask it, in memory.
 
 Large files (`*.safetensors`, `*.parquet`, `*.zip`) are kept by their SHA-256 at another origin, as
 the hub's are: `resolve` redirects there, and a token must not follow.
@@ -222,10 +222,18 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": file} for file in repository.commits[commit]]
         self._json({"id": name, "sha": commit, "siblings": siblings, "gated": repository.gated})
 
-    def tree(self, kind: str, name: str, revision: str) -> None:
+    def tree(self, kind: str, name: str, revision: str, folder: str | None) -> None:
         repository = self._repository(kind, name)
         files = repository.commits[self._commit(repository, revision)]
-        self._json([_entry(file, content) for file, content in files.items()])
+        start = f"{folder}/" if folder else ""
+        below = {file: file.removeprefix(start) for file in files if file.startswith(start)}
+        if folder and not below:
+            raise RefusedError(404, "EntryNotFound")
+        flat = "recursive=true" not in urlsplit(self.path).query.lower()
+        folders = {start + rest.partition("/")[0] for rest in below.values() if "/" in rest}
+        entries = [{"type": "directory", "path": f, "size": 0, "oid": ""} for f in sorted(folders)]
+        shown = [file for file, rest in below.items() if not (flat and "/" in rest)]
+        self._json(entries * flat + [_entry(file, files[file]) for file in shown])
 
     def resolve(self, kind: str | None, name: str, revision: str, file: str) -> None:
         repository = self._repository(kind, name)
@@ -349,7 +357,7 @@ _PLAIN = rf"/(?P<kind>datasets/)?{_REPOSITORY}"
 ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", _API, _Handler.info),
     ("GET", rf"{_API}/revision/(?P<revision>.+)", _Handler.info),
-    ("GET", rf"{_API}/tree/(?P<revision>[^/]+)", _Handler.tree),
+    ("GET", rf"{_API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", _Handler.tree),
     ("GET", r"/storage/(?P<sha256>\w+)/(?P<file>.+)", _Handler.storage),
     ("GET", rf"{_PLAIN}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", _Handler.resolve),
     ("POST", "/api/repos/create", _Handler.create),
