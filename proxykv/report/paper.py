@@ -1,4 +1,4 @@
-"""The paper's stated numbers, with what a run found for each, and a verdict.
+"""Stated numbers (`proxykv.config.claims`), with what a run found for each, and a verdict.
 
 `reproduced`: the run's interval meets the stated range. `differs`: it does not. `not tested here`:
 the run has nothing that compares, or no interval; the reason is given.
@@ -21,7 +21,16 @@ import pandas as pd
 
 from proxykv.config import benchmarks
 from proxykv.config.cards import MethodCards
-from proxykv.config.claims import DIFFERS, REPRODUCED, UNTESTED, Claim, claims, paper_models
+from proxykv.config.claims import (
+    DIFFERS,
+    REPRODUCED,
+    UNTESTED,
+    Claim,
+    claims,
+    claims_of,
+    leaderboard_claims,
+    paper_models,
+)
 from proxykv.report.cells import Table, number, plain
 from proxykv.report.efficiency import read_measurements, speedups, timed
 from proxykv.report.stats import Strata, mean_ci, ratio_ci
@@ -78,7 +87,7 @@ def paper(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> pd.DataFra
             **{name: getattr(claim, name) for name in ("at_least", "at_most")},
             **_judged(claim, run, family, task),
         }
-        for claim in claims()
+        for claim in claims_of(run_dir)
         for family, task in run.places(claim)
     ]
     table = pd.DataFrame(records).reindex(columns=COLUMNS)
@@ -101,10 +110,10 @@ def paper_table(table: pd.DataFrame) -> tuple[str, Table]:
     """How many claims have which verdict, in words, and the table of the page."""
     counts = table.verdict.value_counts()
     said = ", ".join(f"{counts.get(v, 0)} {v}" for v in (REPRODUCED, DIFFERS, UNTESTED))
-    stated = {claim.id: claim.stated for claim in claims()}
+    stated = {claim.id: claim.stated for claim in [*claims(), *leaderboard_claims()]}
     shown = pd.DataFrame(
         {
-            "the_paper_says": table.says,
+            "statement": table.says,
             "where": table["where"],
             "stated": table.claim.map(stated),
             "family": table.family,
@@ -120,7 +129,7 @@ def paper_table(table: pd.DataFrame) -> tuple[str, Table]:
     )
     show: dict[str, Callable[[Any], str]] = dict.fromkeys(("here", "low", "high"), number)
     show["n"] = lambda n: number(n, 0)
-    caption = "The paper's numbers and this run's"
+    caption = "Stated numbers and this run's"
     return said, plain(shown, id="claims", caption=caption, styles={}, show=show)
 
 

@@ -8,18 +8,20 @@ The audit recomputes each line by its own code, so it checks every table that is
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from measurements_fixture import make_measurements, write_measurements
 from rows_fixture import cards_of, make_rows, write_run
 
 from proxykv.config import benchmarks, catalog
 from proxykv.config.cards import MethodCards
-from proxykv.config.claims import claims, paper_models
+from proxykv.config.claims import claims, claims_of, leaderboard_claims, paper_models
 from proxykv.report.paper import paper, paper_table, write_paper
 from proxykv.runs.audit import Audit, efficiency
 from proxykv.runs.audit import paper as audited
@@ -49,9 +51,13 @@ def line_of(table: pd.DataFrame, claim: str, family: str = "", task: str = "") -
     return found.iloc[0]
 
 
-def judged(rows: pd.DataFrame, run: Path, measured: pd.DataFrame | None = None) -> pd.DataFrame:
+def judged(
+    rows: pd.DataFrame, run: Path, measured: pd.DataFrame | None = None, **config: Any
+) -> pd.DataFrame:
     """The table of a run of these rows, after the audit has found nothing in it."""
     files = write_run(run, rows)
+    stored = run / "config.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text("utf-8")) | config), "utf-8")
     if measured is not None:
         write_measurements(run, measured)
     path = write_paper(files, run)
@@ -196,6 +202,29 @@ def test_the_embedded_models_test_nothing_and_say_so(tmp_path: Path) -> None:
     assert len(table.rows) == len(claims())
     others = [row for row in table.rows if row[-1].text == "other models: tiny-target"]
     assert len(others) == len(claims()) - 1
+
+
+def test_a_run_of_the_leaderboards_setting_is_compared_with_it(tmp_path: Path) -> None:
+    frames = [
+        rows_of("llama-3", "ruler", task, {"snapkv": [0.665] * 3, "random": [0.3] * 3}, [0.5])
+        for task in benchmarks.tasks()["ruler"]
+    ]
+    rows = pd.concat(frames, ignore_index=True)
+    preset = yaml.safe_load((catalog.ROOT / "config" / "kvpress-leaderboard.yaml").read_text())
+    assert claims_of(tmp_path) == claims()
+    table = judged(rows, tmp_path / "run", benchmarks=preset["benchmarks"])
+    near, far = (line_of(table, f"kvpress_{m}_0.5", "llama-3") for m in ("snapkv", "random"))
+    assert (near.at_least, near.at_most, near.verdict) == (66, 68, "reproduced")
+    assert far.verdict == "differs"
+    missing = line_of(table, "kvpress_kvzip_0.75", "llama-3")
+    assert "no answers of kvzip at all of ρ = 0.25" in missing.reason
+    _, shown = paper_table(table)
+    (none,) = {row[2].text for row in shown.rows if "Qwen3-8B" in row[0].text}
+    assert none == "none known"
+    for claim in leaderboard_claims():
+        assert set(claim.retentions) <= set(preset["retentions"])
+        assert claim.method in (*preset["methods"], "")
+        assert claim.says.startswith("kvpress leaderboard: ")
 
 
 def test_every_claim_names_what_a_run_can_have() -> None:

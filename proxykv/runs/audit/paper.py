@@ -11,7 +11,7 @@ from statistics import fmean, median
 
 from proxykv.config import benchmarks
 from proxykv.config.cards import MethodCards
-from proxykv.config.claims import DIFFERS, REPRODUCED, UNTESTED, Claim, claims, paper_models
+from proxykv.config.claims import DIFFERS, REPRODUCED, UNTESTED, Claim, claims_of, paper_models
 from proxykv.runs.audit import efficiency
 from proxykv.runs.audit.cells import (
     ABSOLUTE,
@@ -76,7 +76,7 @@ def lines(run: Evidence, published: Published) -> Iterator[Line]:
     """
     by_key = {key_of(line, KEYS): line for line in published}
     targets = {(row["family"], row["target"].split("@")[0]) for row in [*run.rows, *run.measured]}
-    for claim in claims():
+    for claim in claims_of(run.folder):
         same = [f for f in claim.families if (f, paper_models()[f]) in targets]
         tasks = [t for _, t in _tasks(claim)] if claim.each_task else [""]
         for key in [(claim.id, f, t) for f in same for t in tasks] or [(claim.id, "", "")]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from proxykv.config.cards import MethodCards
-from proxykv.config.claims import claims
+from proxykv.config.claims import claims, leaderboard_claims
 from proxykv.runs.audit.page import efficiency
 from proxykv.runs.audit.page.shown import Expected, Shown, ShownMetric, count, fixed, known, p_value
 from proxykv.runs.audit.table_file import Published
@@ -124,9 +124,9 @@ def _paired(every: Published, metric: str, cards: MethodCards) -> Expected:
 
 
 def _claims(lines: Published) -> Expected:
-    stated = {claim.id: claim.stated for claim in claims()}
+    stated = {claim.id: claim.stated for claim in [*claims(), *leaderboard_claims()]}
     shown: dict[str, Callable[[Mapping[str, str]], Shown]] = {
-        "the paper says": lambda line: Shown(line["says"]),
+        "statement": lambda line: Shown(line["says"]),
         "where": lambda line: Shown(line["where"]),
         "stated": lambda line: Shown(stated[line["claim"]]),
         "family": lambda line: Shown(line["family"]),
