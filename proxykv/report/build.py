@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from proxykv.report.explorer import explorer
 from proxykv.report.paper import paper, paper_table
 from proxykv.report.plots import Look
 from proxykv.report.plots._emphasis import crowded, inline
+from proxykv.report.plots._image import render
 from proxykv.report.tables.columns import CELL, LOW_RETENTION, SYNTHETIC
 from proxykv.report.tabulate import provenance
 from proxykv.report.verdict import verdicts
@@ -39,6 +40,7 @@ def build_report(
     *,
     audited: str = "",
     findings: Sequence[str] = (),
+    progress: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the report of a run.
 
@@ -50,6 +52,8 @@ def build_report(
         out: the HTML file to write.
         audited: how much of the run was audited.
         findings: what the audit found; the page begins with them.
+        progress: a record of each job and scan, with its `state`; if some are not done, the page
+            and its figures say that they are partial.
 
     Raises:
         ConfigError: if there are no rows or no `methods.json`.
@@ -68,7 +72,8 @@ def build_report(
         paired=_paired(made["paired"], styles),
         efficiency=efficiency_tables(run_dir, methods),
         paper=paper_table(paper(rows, methods, run_dir)),
-        figures=_figures(rows, methods, run_dir),
+        partial=_partial(progress),
+        figures=_figures(rows, methods, run_dir, partial=bool(_partial(progress))),
         mappers=_mappers(run_dir),
         coverage=_coverage(made["coverage"], styles),
         provenance=provenance(rows),
@@ -118,6 +123,20 @@ def _facts(rows: pd.DataFrame) -> dict[str, str]:
         ),
         "Answers": f"{len(rows)}, made {_span(rows.created.str[:10], ' to ')}",
     }
+
+
+def _partial(progress: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How much of an unfinished run is done, and its other jobs in words; empty if all are done."""
+    missing = [record for record in progress if record["state"] != "done"]
+    if not missing:
+        return {}
+    jobs = []
+    for record in missing:
+        where = [record[part] for part in ("family", "benchmark", "task", "scan") if part in record]
+        kind = "contexts" if "contexts" in record else "requests"
+        planned = "?" if record["of"] is None else record["of"]
+        jobs.append(f"{' · '.join(where)}: {record['state']}, {record[kind]} of {planned} {kind}")
+    return {"done": len(progress) - len(missing), "planned": len(progress), "jobs": jobs}
 
 
 def _boards(made: dict[str, pd.DataFrame], styles: dict[str, Look]) -> list[dict[str, Any]]:
@@ -220,15 +239,17 @@ def _coverage(table: pd.DataFrame, styles: dict[str, Look]) -> dict[str, Any]:
     }
 
 
-def _figures(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> list[dict[str, Any]]:
+def _figures(
+    rows: pd.DataFrame, methods: MethodCards, run_dir: Path, *, partial: bool
+) -> list[dict[str, Any]]:
     figures = []
     for name in plots.names():
-        figure = plots.draw(name, rows, methods, run_dir)
+        figure = plots.draw(name, rows, methods, run_dir, partial=partial)
         if figure is None:
             continue
         title, caption = plots.describe(name)
         label = f"{title}; the numbers are in the tables of this page"
-        svg = inline(plots.render(figure, [".svg"])[".svg"], name, label)
+        svg = inline(render(figure, [".svg"])[".svg"], name, label)
         shown = {"name": name, "title": title, "caption": caption, "svg": svg}
         figures.append(shown | {"crowded": crowded(figure)})
     return figures

@@ -64,6 +64,11 @@ def measurements(run: Run) -> list[dict[str, Any]]:
     ]
 
 
+def answers_and_scans(run: Run) -> list[dict[str, Any]]:
+    """Progress of all that tables and figures are made of."""
+    return [*status(run), *measurements(run)]
+
+
 def status_table(records: Iterable[Mapping[str, Any]]) -> str:
     """The records as text: a line each, then the number of jobs in every state."""
     cells = ({k: "" if v is None else v for k, v in record.items()} for record in records)

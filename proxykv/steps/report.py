@@ -1,4 +1,4 @@
-"""Rows, tables and figures to the report, audited first."""
+"""Rows and tables to the report, audited first."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from proxykv.config import paths
 from proxykv.config.run import Run
 from proxykv.report.build import build_report
 from proxykv.runs.audit import audit
+from proxykv.runs.status import answers_and_scans
 
 log = logging.getLogger(__name__)
 
 
 def report(run: Run) -> None:
-    """Audit a run and write its report, which begins with what the audit found.
+    """Audit a run and write its report, which begins with what is missing and what is wrong.
 
     Raises:
         ConfigError: if no report can be made of the rows. An earlier report is gone then, too.
@@ -25,5 +26,10 @@ def report(run: Run) -> None:
         log.warning("%s", finding)
     log.info("%s", found.summary)
     build_report(
-        paths.row_files(run), run.dir, page, audited=found.summary, findings=found.findings
+        paths.row_files(run),
+        run.dir,
+        page,
+        audited=found.summary,
+        findings=found.findings,
+        progress=answers_and_scans(run),
     )

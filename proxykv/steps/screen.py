@@ -65,23 +65,28 @@ def screen(run: Run, family: str) -> Path:
 
 
 def require_clean(run: Run, family: str) -> None:
-    """Check that every method was fitted without exactly the contexts that are dropped now.
+    """Check that every fitted method was fitted without exactly the contexts that are dropped now.
+
+    A method that is not fitted yet has answered nothing.
 
     Args:
         run: the run.
         family: name of the family.
 
     Raises:
-        ConfigError: if a method was fitted on others.
+        ConfigError: if a method was fitted on others, or the list of dropped contexts is gone.
     """
-    dropped = json.loads(paths.dropped(run, family).read_text("utf-8"))
-    for fitted_id in run.fitted_here:
-        folder = paths.fitted_dir(run, family, fitted_id)
+    again = "run the same command again"
+    folders = [paths.fitted_dir(run, family, fitted_id) for fitted_id in run.fitted_here]
+    fitted, listed = [f for f in folders if (f / "card.json").exists()], paths.dropped(run, family)
+    if fitted and not listed.exists():
+        raise ConfigError(f"{listed}: missing; {again}, which compares the contexts again")
+    for folder in fitted:
         card = json.loads((folder / "card.json").read_text("utf-8"))
-        if card["decontamination"]["dropped"] != dropped:
+        if card["decontamination"]["dropped"] != json.loads(listed.read_text("utf-8")):
             raise ConfigError(
                 f"{folder}: new evaluation contexts share text with what it was fitted on; "
-                "run the same command again, which fits it again"
+                f"{again}, which fits it again"
             )
 
 

@@ -24,6 +24,7 @@ from proxykv.config.cards import method_cards
 from proxykv.report import plots, tables
 from proxykv.report.plots._curves import draw_curves
 from proxykv.report.plots._emphasis import GID, GREY, GREY_TEXT, crowded, inline, mute
+from proxykv.report.plots._image import render
 from proxykv.runtime.errors import ConfigError
 
 METHODS = ("kvzip", "proxykv", "snapkv", "random", "prior")
@@ -342,7 +343,7 @@ def test_few_methods_keep_their_colours(rows: pd.DataFrame, run_dir: Path):
 
 
 def test_a_figure_in_a_page_has_names_of_its_own(rows: pd.DataFrame, run_dir: Path):
-    svg = plots.render(drawn("pareto", rows, run_dir), [".svg"])[".svg"]
+    svg = render(drawn("pareto", rows, run_dir), [".svg"])[".svg"]
     text = inline(svg, "one", "What it <shows>")
     names = set(re.findall(r'\bid="([^"]+)"', text))
     assert names and all(name.startswith("one-") for name in names)
@@ -366,7 +367,7 @@ def test_every_plot_is_found_described_and_drawn_reproducibly(rows: pd.DataFrame
         title, caption = plots.describe(name)
         assert title and not title.endswith(".") and len(caption) > 60
     figures = [plots.draw("kl_retention", rows, cards_of(rows), run_dir) for _ in range(2)]
-    first, second = (plots.render(figure, plots.SUFFIXES) for figure in figures if figure)
+    first, second = (render(figure, plots.SUFFIXES) for figure in figures if figure)
     assert first == second
     for suffix, start in {".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF"}.items():
         assert first[suffix].startswith(start)
@@ -377,6 +378,13 @@ def test_draw_figures_writes_svg_png_and_pdf(run_dir: Path, tmp_path: Path):
     written = plots.draw_figures(paths, run_dir, tmp_path, only=["pareto"])
     assert [p.name for p in written] == ["pareto.svg", "pareto.png", "pareto.pdf"]
     assert all(p.stat().st_size > 1000 for p in written)
+    assert "<!-- PARTIAL -->" not in written[0].read_text("utf-8")
+
+
+def test_figures_of_an_unfinished_run_say_so(run_dir: Path, tmp_path: Path):
+    paths = (run_dir / "rows").glob("*/*/*.parquet")
+    svg, *_ = plots.draw_figures(paths, run_dir, tmp_path, only=["kl_retention"], partial=True)
+    assert "<!-- PARTIAL -->" in svg.read_text("utf-8")
 
 
 def test_plots_without_anything_to_show_give_none(rows: pd.DataFrame, tmp_path: Path):

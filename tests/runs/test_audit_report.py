@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from finished_run import edit
+from finished_run import edit, tabulate
 
 from proxykv.cli import main
+from proxykv.config.run import Run
 
 RUN = Path("results/demo")
 ROWS = RUN / "rows" / "tiny" / "tiny" / "multikey.parquet"
@@ -51,7 +52,7 @@ def test_a_clean_report_says_how_much_agrees_in_its_provenance() -> None:
     text = report()
     _, _, provenance = text.partition("Provenance audited: ")
     assert re.match(r"\d{3,} cells, \d{3,} scores and \d{3,} rows, no findings", provenance)
-    assert "the audit has" not in text
+    assert "the audit has" not in text and "PARTIAL" not in text
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,12 @@ def test_many_findings_are_counted_and_rows_that_are_there_twice_give_no_report(
     assert main(["report", "--config", str(RUN / "config.json")]) == 2
     assert "more than once" in capsys.readouterr().err
     assert not PAGE.exists()  # the earlier one
+
+
+def test_a_report_of_an_unfinished_run_says_what_is_missing() -> None:
+    ROWS.unlink()
+    tabulate(Run.read(RUN / "config.json"))
+    first, _, _ = report().partition("ProxyKV benchmark report")
+    assert first.startswith("PARTIAL: Audit failed: ProxyKV report: demo")
+    assert "PARTIAL. This run is not finished. Its tables and figures hold 2 of 3 jobs" in first
+    assert "1 to do tiny · tiny · multikey: missing, 0 of 5 contexts" in first

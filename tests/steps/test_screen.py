@@ -143,6 +143,11 @@ def test_a_mapper_that_has_seen_what_is_dropped_now_is_refused(run: Run) -> None
         require_clean(run, "tiny")
     card.write_text(json.dumps({"decontamination": {"dropped": dropped(run)}}))
     require_clean(run, "tiny")
+    paths.dropped(run, "tiny").unlink()
+    with pytest.raises(ConfigError, match=r"dropped-\w+\.json: missing; run the same"):
+        require_clean(run, "tiny")
+    card.unlink()
+    require_clean(run, "tiny")  # of an unfinished run
 
 
 def test_what_shares_text_with_held_out_contexts_is_left_out(run: Run) -> None:

@@ -14,23 +14,20 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable
-from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from proxykv.config.cards import MethodCards
 from proxykv.report.plots._emphasis import GID, mute
+from proxykv.report.plots._image import mark, render, style
 from proxykv.report.tables import read_rows
-from proxykv.report.tables.columns import CELL, LOW_RETENTION, SYNTHETIC
+from proxykv.report.tables.columns import CELL, LOW_RETENTION, PARTIAL, SYNTHETIC
 from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
 
@@ -155,34 +152,6 @@ def main_methods(rows: pd.DataFrame, methods: MethodCards) -> list[str]:
     return main + [m for m in order if methods.card(m).role == "rival"][:RIVALS]
 
 
-@contextmanager
-def style():
-    """Matplotlib settings of every figure; `svg.hashsalt` makes the SVG's ids reproducible."""
-    settings: dict[Any, Any] = {
-        "figure.dpi": 110,
-        "savefig.dpi": 160,
-        "font.size": 9.5,
-        "axes.titlesize": 10.5,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.titley": 1.0,  # a place that need not be found: no ticks are above the panels
-        "axes.labelsize": 9.5,
-        "axes.edgecolor": "#9aa0a6",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "legend.fontsize": 9,
-        "svg.hashsalt": "proxykv",
-        "svg.fonttype": "path",
-        "pdf.fonttype": 42,  # publishers refuse Type 3
-    }
-    with (
-        sns.axes_style("ticks", {"axes.grid": True, "grid.color": "#eceff1"}),
-        mpl.rc_context(settings),
-    ):
-        yield
-
-
 def names() -> list[str]:
     """Names of all plots: the main ones first, then the others in alphabetical order."""
     found = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
@@ -209,7 +178,9 @@ def describe(name: str) -> tuple[str, str]:
     return title.rstrip("."), " ".join(caption.split())
 
 
-def draw(name: str, rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | None:
+def draw(
+    name: str, rows: pd.DataFrame, methods: MethodCards, run_dir: Path, *, partial: bool = False
+) -> Figure | None:
     """Draw one plot in the common style; None if the run has nothing to show in it.
 
     Args:
@@ -217,48 +188,23 @@ def draw(name: str, rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> 
         rows: rows of the run.
         methods: cards of its methods.
         run_dir: folder of the run.
+        partial: whether the run is not finished, which the figure then says.
     """
     with style():
         figure = load(name).draw(rows, methods, run_dir)
+    if figure is not None:
         made_up = "code_hash" in rows and (rows.code_hash == SYNTHETIC).any()
-        if figure is not None and made_up:
-            mark = {"color": "#c62828", "alpha": 0.3, "weight": "bold", "rotation": 20}
-            figure.text(0.5, 0.5, SYNTHETIC, size=48, ha="center", va="center", **mark)
-        return figure
-
-
-def render(figure: Figure, suffixes: Iterable[str]) -> dict[str, bytes]:
-    """The bytes of a figure in some formats; the same figure gives the same bytes.
-
-    The layout is computed once for all formats: that takes longer than drawing.
-
-    Args:
-        figure: the figure.
-        suffixes: of the formats, such as ".svg".
-    """
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    images = {}
-    with style():
-        renderer = FigureCanvasAgg(figure).get_renderer()
-        if engine := figure.get_layout_engine():
-            engine.execute(figure)
-        figure.set_layout_engine(None)
-        box = figure.get_tightbbox(renderer).padded(mpl.rcParams["savefig.pad_inches"])
-        for suffix in suffixes:
-            image = BytesIO()
-            figure.savefig(
-                image,
-                format=suffix[1:],
-                metadata=undated.get(suffix),
-                bbox_inches=box,
-                facecolor="white",
-            )
-            images[suffix] = image.getvalue()
-    return images
+        mark(figure, [SYNTHETIC] * bool(made_up) + [PARTIAL] * partial)
+    return figure
 
 
 def draw_figures(
-    rows_paths: Iterable[Path], run_dir: Path, out_dir: Path, only: Iterable[str] | None = None
+    rows_paths: Iterable[Path],
+    run_dir: Path,
+    out_dir: Path,
+    only: Iterable[str] | None = None,
+    *,
+    partial: bool = False,
 ) -> list[Path]:
     """Draw the plots of a run as SVG, PNG and PDF.
 
@@ -267,16 +213,23 @@ def draw_figures(
         run_dir: folder of the run.
         out_dir: where the files go.
         only: names of the plots; all by default.
+        partial: whether the run is not finished, which its figures then say.
 
     Returns:
         The files that were written.
     """
     rows = read_rows(rows_paths)
     chosen = names() if only is None else only
-    return [path for name in chosen for path in draw_figure(name, rows, run_dir, out_dir)]
+    return [
+        path
+        for name in chosen
+        for path in draw_figure(name, rows, run_dir, out_dir, partial=partial)
+    ]
 
 
-def draw_figure(name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path) -> list[Path]:
+def draw_figure(
+    name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path, *, partial: bool = False
+) -> list[Path]:
     """Draw one plot as SVG, PNG and PDF.
 
     Args:
@@ -284,12 +237,13 @@ def draw_figure(name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path) -> 
         rows: rows of the run.
         run_dir: folder of the run.
         out_dir: where the files go.
+        partial: whether the run is not finished, which the figure then says.
 
     Returns:
         The files that were written: none if the run has nothing to show.
     """
     methods = MethodCards.read(run_dir)
-    figure = draw(name, rows, methods, run_dir)
+    figure = draw(name, rows, methods, run_dir, partial=partial)
     if figure is None:
         return []
     mute(figure, main_methods(rows, methods))

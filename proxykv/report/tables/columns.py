@@ -35,3 +35,5 @@ LEADERBOARD_COLUMNS = [
 FIXED = ["fixed", "fixed_low", "fixed_high"]
 SYNTHETIC = "SYNTHETIC"
 """The `code_hash` of made-up rows; what is made of them carries this mark."""
+PARTIAL = "PARTIAL"
+"""The mark of what is made of a run that is not finished."""
