@@ -103,7 +103,7 @@ def _versions() -> str:
 def _lm_eval(options: argparse.Namespace) -> None:
     """run lm-eval's command line with pruned contexts: --tasks … --model_args target=…,method=…
 
-    proxykv lm-eval --tasks ruler --model_args target=models/mine,method=snapkv,retention=0.3
+    proxykv lm-eval --tasks coqa --model_args target=models/mine,method=snapkv,retention=0.3
     """
     from proxykv.integrations.lm_eval import run
 

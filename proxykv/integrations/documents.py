@@ -1,24 +1,46 @@
-"""This project's benchmarks as lm-eval tasks: task files, documents and scores."""
+"""This project's benchmarks as lm-eval tasks: task files, documents and scores.
+
+Tasks of lm-eval's own read their documents through the `datasets` client (`reading`).
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 from datasets import Dataset
+from datasets.exceptions import DatasetsError
+from huggingface_hub.utils import httpx  # another package in its version 2
 
 from proxykv.benchmarks import contract
 from proxykv.benchmarks.contract import Question
 from proxykv.config.benchmarks import tasks
 from proxykv.model.prompt.tokenizer import load_tokenizer
+from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.files import write_text
 
 SHARED = Path(__file__).with_name("lm_eval_task.yaml")
 """What the files of all tasks include."""
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turn what the `datasets` client raises into one line.
+
+    Raises:
+        ConfigError: if a data set cannot be had.
+    """
+    try:
+        yield
+    except (DatasetsError, httpx.HTTPError, ConnectionError) as error:
+        network = isinstance(error, (httpx.TransportError, ConnectionError))
+        remedy = "the network and HF_ENDPOINT" if network else "the task's `dataset_path`, HF_TOKEN"
+        raise ConfigError(f"{' '.join(str(error).split())}; check {remedy}") from error
 
 
 def write_task_files(folder: Path) -> None:

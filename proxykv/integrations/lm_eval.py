@@ -28,7 +28,7 @@ from lm_eval.utils import simple_parse_args_string
 from proxykv.config.catalog import methods_of, variants
 from proxykv.config.check import did_you_mean
 from proxykv.config.keys.model_files import ModelFiles
-from proxykv.integrations.documents import write_task_files
+from proxykv.integrations.documents import reading, write_task_files
 from proxykv.integrations.prompts import (
     PromptIds,
     answer_ends,
@@ -53,7 +53,11 @@ _OPENING = "<<the user's text>>"
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run lm-eval's command line with this model and this project's tasks."""
+    """Run lm-eval's command line with this model and this project's tasks.
+
+    Raises:
+        ConfigError: if an argument, a task's data set or a prompt cannot be used.
+    """
     from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415 (it reads its arguments when it runs)
 
     settings = ["run", "--model", "proxykv"]
@@ -62,7 +66,8 @@ def run(arguments: Sequence[str]) -> None:
     with TemporaryDirectory() as folder:
         write_task_files(Path(folder))
         sys.argv = ["lm_eval", *settings, "--include_path", folder, *arguments]
-        cli_evaluate()
+        with reading():
+            cli_evaluate()
 
 
 @register_model("proxykv")
