@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from proxykv.config.catalog import Method, methods_of
+from proxykv.config.cost.placement import devices_of, local_layer_devices
 from proxykv.config.keys.model_files import ModelFiles
 from proxykv.mapper.fitted import load_card, require_pair
 from proxykv.model.decode import answer_from
@@ -45,8 +46,10 @@ def load_pair(
         target: transformers folder (safetensors and tokenizer).
         proxy: the same for the small model.
         mapper: folder of a trained mapper.
-        device: the target's device; `auto` is the machine's accelerator if it has one.
-        proxy_device: device of the proxy and the mapper, if it is another one.
+        device: the target's device; `auto` is the machine's accelerator if it has one; several
+            (`cuda:0,cuda:1`) share the target's layers.
+        proxy_device: device of the proxy and the mapper, if it is another one than the target's
+            last.
         schedule: `parallel` lets the proxy score while the target prefills.
         rivals: ids of other methods that `Pair.prune` can use (`proxykv methods` lists them), of
             those that need no fitted folder.
@@ -64,10 +67,19 @@ def load_pair(
         pair |= ModelFiles(folder, card["models"][role]).pair_entries(role)
     require_shared_vocabulary(*map(load_tokenizer, folders.values()))
     require_pair(Path(mapper), card, pair)
-    places = {"target": device, "proxy": proxy_device or device}
+    settings = {role: _prompting(card["models"][role]) for role in folders}
+    home, *others = devices_of({"device": device})
+    small_home = proxy_device or [home, *others][-1]
+    layers = local_layer_devices(
+        folders,
+        {
+            "target": {**settings["target"], "device": device},
+            "proxy": {**settings["proxy"], "device": small_home},
+        },
+    )
     models = {
-        role: load_model(folder, device=places[role], **_prompting(card["models"][role]))
-        for role, folder in folders.items()
+        "target": load_model(folders["target"], device=home, layers=layers, **settings["target"]),
+        "proxy": load_model(folders["proxy"], device=small_home, **settings["proxy"]),
     }
     ledger = Ledger()
     small = Proxy(lambda: models["proxy"], ledger)

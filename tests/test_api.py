@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from two_devices import FIRST, SECOND, TwoDevices
 
 import proxykv
 from proxykv.benchmarks import tiny, tiny_language
@@ -66,6 +68,35 @@ def test_answers_are_those_of_the_harness(pair: proxykv.Pair, text: str, trained
     for question, one in zip(questions, expected, strict=True):
         assert context.ask(question, max_new_tokens=6) == target.decode(list(one.ids))
     assert context.ask(questions[0], max_new_tokens=1) == target.decode(list(expected[0].ids[:1]))
+
+
+def test_a_target_on_two_devices_answers_as_on_one(
+    pair: proxykv.Pair, text: str, trained: Path
+) -> None:
+    """The proxy is as large as all layers of this target, which get the other device."""
+    with torch.inference_mode(), TwoDevices():
+        shared = proxykv.load_pair(
+            TINY / "target", TINY / "proxy", trained / MAPPER,
+            device="cpu,cpu:1", proxy_device="cpu",
+        )  # fmt: skip
+        assert set(shared.target.layer_devices) == {SECOND}
+        assert shared.target.device == shared.engine.proxy.model.device == FIRST
+        ours, theirs = (one.prune(text, RETENTION) for one in (shared, pair))
+        assert torch.equal(ours.keep, theirs.keep)
+        question = "Question : code Fivu"
+        assert ours.ask(question, max_new_tokens=6) == theirs.ask(question, max_new_tokens=6)
+
+
+def test_devices_that_cannot_be_are_one_line(trained: Path) -> None:
+    folders = TINY / "target", TINY / "proxy", trained / MAPPER
+    mistakes: list[Any] = [
+        {"device": "cpu,mps:9"},
+        {"device": "cpu", "proxy_device": "cpu,mps:9"},
+    ]
+    for places in mistakes:
+        with pytest.raises(ConfigError, match="cannot be used here") as refused:
+            proxykv.load_pair(*folders, **places)
+        assert len(str(refused.value).splitlines()) == 1
 
 
 def test_the_mapper_reads_what_it_was_trained_on(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from perf.gpu.rows import Row
 from perf.gpu.sizes import Sizes
 from perf.gpu.timing import device_seconds, seconds
 from perf.gpu.work import replay_flops
-from proxykv.kernels.attention import PartialAttention, join
+from proxykv.kernels.attention import PLAN_FROM, PartialAttention, join
 from proxykv.kernels.replay import ReplayKeyValues
 from proxykv.kernels.replay_scores import attend_and_score
 from proxykv.model.devices import device_of
@@ -34,15 +35,53 @@ def measure(sizes: Sizes) -> Iterator[Row]:
         yield Row("candidates", "ms", note="these kernels need CUDA")
         return
     for label in ("4k", "16k", "64k"):
+        tokens, rows = sizes.lengths[label], {}
         for kernel in KERNELS:
-            yield _prefill(f"{name} target, {label}", kernel, family.target, sizes, label)
+            rows[kernel], first = _prefill(
+                f"{name} target, {label}", kernel, family.target, sizes, tokens
+            )
+            yield rows[kernel]
+        flash, planned = (median(rows[kernel].values) for kernel in KERNELS)
+        layers = family.target.num_hidden_layers
+        pays = plan_pays_from(tokens, layers, flash, planned, first - planned)
+        yield Row(
+            f"cuDNN's plan pays from, by the times at {label}",
+            "tokens",
+            [] if pays is None else [pays],
+            note=f"{layers} layers; the project takes cuDNN from {PLAN_FROM}"
+            + (": cuDNN is not faster here" if pays is None else ""),
+        )
     for label in ("16k", "64k"):
         for role, config in (("target", family.target), ("proxy", family.proxy)):
             yield _replay(f"{name} {role}, {label}", config, sizes.lengths[label], sizes)
 
 
-def _prefill(case: str, kernel: str, config: PreTrainedConfig, sizes: Sizes, label: str) -> Row:
-    tokens, dtype = sizes.lengths[label], getattr(torch, sizes.dtype)
+def plan_pays_from(
+    tokens: int, layers: int, flash: float, planned: float, plan: float
+) -> float | None:
+    """Tokens of a prefill from which a plan, made once for all layers, pays.
+
+    What the faster kernel saves grows with the square of the length.
+
+    Args:
+        tokens: of the measured prefill.
+        layers: of the model.
+        flash: milliseconds of FlashAttention in one layer.
+        planned: milliseconds of cuDNN in one layer.
+        plan: milliseconds that cuDNN's plan takes.
+
+    Returns:
+        None where cuDNN is not faster.
+    """
+    saved = layers * (flash - planned)
+    return tokens * (max(0.0, plan) / saved) ** 0.5 if saved > 0 else None
+
+
+def _prefill(
+    case: str, kernel: str, config: PreTrainedConfig, sizes: Sizes, tokens: int
+) -> tuple[Row, float]:
+    """A row, and the milliseconds of the first call."""
+    dtype = getattr(torch, sizes.dtype)
     query, keys, values = (
         torch.randn(1, heads, tokens, config.head_dim, device=device_of("auto"), dtype=dtype)
         for heads in (config.num_attention_heads, *[config.num_key_value_heads] * 2)
@@ -55,7 +94,7 @@ def _prefill(case: str, kernel: str, config: PreTrainedConfig, sizes: Sizes, lab
             )
 
     flops = 2 * config.num_attention_heads * config.head_dim * tokens**2
-    return _row(f"a prefill's attention, one layer, {kernel}: {case}", attend, flops, sizes)
+    return _timed(f"a prefill's attention, one layer, {kernel}: {case}", attend, flops, sizes)
 
 
 def _replay(case: str, config: PreTrainedConfig, tokens: int, sizes: Sizes) -> Row:
@@ -68,7 +107,8 @@ def _replay(case: str, config: PreTrainedConfig, tokens: int, sizes: Sizes) -> R
         return with_cudnn(query, layer, scaling), scores
 
     flops = replay_flops(config, query.shape[1], sizes.chunk, tokens)
-    return _row(f"replay of a layer and chunk, cuDNN: {case}", attend, flops, sizes)
+    row, _ = _timed(f"replay of a layer and chunk, cuDNN: {case}", attend, flops, sizes)
+    return row
 
 
 def with_cudnn(query: Tensor, layer: ReplayKeyValues, scaling: float) -> Tensor:
@@ -89,8 +129,12 @@ def with_cudnn(query: Tensor, layer: ReplayKeyValues, scaling: float) -> Tensor:
     return join(*parts).out.to(query.dtype)
 
 
-def _row(what: str, attend: Callable[[], object], flops: float, sizes: Sizes) -> Row:
+def _timed(
+    what: str, attend: Callable[[], object], flops: float, sizes: Sizes
+) -> tuple[Row, float]:
+    """A row, and the milliseconds of the first call."""
     device = device_of("auto")
     first = 1e3 * seconds(device, attend)
     spent = [1e3 * device_seconds(device, attend) for _ in range(sizes.repeats)]
-    return Row(what, "ms", spent, "PyTorch", flops, note=f"the first call took {first:.0f} ms")
+    row = Row(what, "ms", spent, "PyTorch", flops, note=f"the first call took {first:.0f} ms")
+    return row, first

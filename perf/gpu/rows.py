@@ -19,7 +19,7 @@ class Row:
 
     Attributes:
         what: name of the case; a bar of the same name belongs to it.
-        unit: of the values: "ms", "s", "×", "TFLOP/s", "TB/s" or "tests".
+        unit: of the values: "ms", "s", "×", "TFLOP/s", "TB/s", "tokens" or "tests".
         values: one for each repetition.
         kernels: which kernels ran, and why.
         flops: operations of the matrix products that cannot be avoided.

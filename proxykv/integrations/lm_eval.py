@@ -27,6 +27,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from proxykv.config.catalog import methods_of, variants
 from proxykv.config.check import did_you_mean
+from proxykv.config.cost.placement import devices_of, local_layer_devices
 from proxykv.config.keys.model_files import ModelFiles
 from proxykv.integrations.documents import reading, write_task_files
 from proxykv.integrations.prompts import (
@@ -104,7 +105,8 @@ class PrunedLM(LM):
                 without it, the context ends where the document's field `context` last occurs.
             chat_options: variables for the chat template, with `--apply_chat_template`.
             dtype: of both models.
-            device: of both models; `auto` is the machine's accelerator if it has one.
+            device: of both models; `auto` is the machine's accelerator if it has one. Several
+                (`--device cuda:0,cuda:1`) share the target's layers; the proxy is on the last one.
             seed: of what methods draw at random.
             batch_size: not used; lm-eval always passes it.
             max_batch_size: the same.
@@ -129,9 +131,15 @@ class PrunedLM(LM):
             raise ConfigError(f"method {method!r} combines others: run it in a workflow")
         if self.method.fitted_id and not (mapper and proxy):
             raise ConfigError(f"method {method!r} is fitted: model_args need proxy= and mapper=")
-        self.model = load_model(Path(target), dtype=dtype, device=device)
+        home, *others = devices_of({"device": device})
+        small_home = [home, *others][-1]
+        folders = {"target": Path(target), **({"proxy": Path(proxy)} if proxy else {})}
+        places = {"target": device, "proxy": small_home}
+        models = {role: {"dtype": dtype, "device": places[role]} for role in folders}
+        layers = local_layer_devices(folders, models)
+        self.model = load_model(folders["target"], dtype=dtype, device=home, layers=layers)
         self.openings: set[str] = set()
-        self.engine = self._engine(target, proxy, mapper, dtype, device, seed)
+        self.engine = self._engine(target, proxy, mapper, dtype, small_home, seed)
 
     def _engine(
         self, target: str, proxy: str | None, mapper: str | None, dtype: str, device: str, seed: int

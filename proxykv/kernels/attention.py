@@ -14,9 +14,10 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 PLAN_FROM = 16_384
-"""Tokens from which cuDNN's plan pays. A plan is made for every length, in 50 to 100 ms on an H100;
-the faster kernel then saves about 85 ms in the 32 layers of an 8B model, and more with the square
-of the length."""
+"""Tokens from which cuDNN's plan pays. A plan is made for every length, in 45 to 580 ms on an H100
+(torch 2.11, 2026-11-27: prototypes of the kernels, not this code). The faster kernel then saves
+about 85 ms in the 32 layers of an 8B model at this length, and more with its square. The section
+`candidates` of `perf/gpu.sh` measures both on a card and prints from where the plan pays there."""
 
 _PRIORITY = Lock()
 """Which of PyTorch's kernels may run is a setting of the process, and a request has two threads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from typing import Any
 
@@ -15,9 +16,12 @@ from proxykv.config.cost.placement import (
     balanced,
     fits,
     layer_devices,
+    local_layer_devices,
     memory_table,
     needs,
 )
+from proxykv.config.models import stored_shape
+from proxykv.runtime.errors import ConfigError
 
 SHAPE = {"layers": 4, "query_heads": 4, "kv_heads": 2, "head_dim": 8, "parameters": 10_000}
 WIDTHS = {"hidden_size": 20, "intermediate_size": 100, "vocab_size": 50}
@@ -134,3 +138,35 @@ def test_check_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     plan = [line.split()[:3] for line in lines if " cuda:" in line]
     assert plan[:2] == [["32768", "cuda:0", "37"], ["32768", "cuda:1", "27"]]
     assert [tokens for tokens, *_ in plan] == [str(n) for n in (32768, 65536, 131072) for _ in "01"]
+
+
+TINY = {role: catalog.ROOT / "models" / "tiny" / role for role in ("target", "proxy")}
+
+
+@pytest.mark.parametrize("proxy", ["cpu", "cpu:1", "cpu:2"])
+def test_local_folders_are_planned_as_a_family_is(proxy: str) -> None:
+    models: dict[str, Any] = {role: {"dtype": "float32", "device": proxy} for role in TINY}
+    models["target"]["device"] = "cpu,cpu:1"
+    described: dict[str, Any] = {
+        role: models[role] | {
+            "shape": stored_shape(folder),
+            "architecture": json.loads((folder / "config.json").read_text("utf-8")),
+        }
+        for role, folder in TINY.items()
+    }  # fmt: skip
+    window = described["target"]["architecture"]["max_position_embeddings"]
+    planned = local_layer_devices(TINY, models)
+    assert planned == layer_devices({**described, "max_context": window})
+    assert len(planned) == described["target"]["shape"]["layers"]
+
+
+def test_a_target_without_a_proxy_is_shared_alike() -> None:
+    target = {"target": TINY["target"]}
+    assert local_layer_devices(target, {"target": {"device": "cpu,cpu:1"}}) == [
+        *["cpu"] * 2, *["cpu:1"] * 2
+    ]  # fmt: skip
+    assert local_layer_devices(target, {"target": {"device": "cpu"}}) == []
+    missing = {"target": TINY["target"] / "nothing"}  # loading says so
+    assert local_layer_devices(missing, {"target": {"device": "cpu,cpu:1"}}) == []
+    with pytest.raises(ConfigError, match="dtype 'float64': several devices share models of float"):
+        local_layer_devices(target, {"target": {"device": "cpu,cpu:1", "dtype": "float64"}})

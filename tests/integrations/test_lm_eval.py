@@ -16,6 +16,7 @@ import yaml
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer
+from two_devices import FIRST, SECOND, TwoDevices
 
 from proxykv.benchmarks import tiny
 from proxykv.benchmarks.examples import Example
@@ -141,6 +142,16 @@ def test_arguments_that_cannot_be_are_one_line(arguments: str, message: str) -> 
     with pytest.raises(ConfigError, match=message) as refused:
         PrunedLM.create_from_arg_string(f"target={TARGET},{arguments}")
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_devices_share_the_target_as_in_the_workflow() -> None:
+    """lm-eval's option names them; `model_args` is split at commas."""
+    arguments = f"target={TARGET},method=snapkv"
+    with torch.inference_mode(), TwoDevices():
+        made = PrunedLM.create_from_arg_string(arguments, {"device": "cpu,cpu:1"})
+    assert made.model.layer_devices == [FIRST, FIRST, SECOND, SECOND]
+    with pytest.raises(ConfigError, match="device 'mps:9' cannot be used here"):
+        PrunedLM.create_from_arg_string(arguments, {"device": "cpu,mps:9"})
 
 
 def test_a_marker_of_digits_is_a_text() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from live_bytes import LiveBytes
 from torch import Tensor, nn
 
 from proxykv.kernels import likelihood
-from proxykv.kernels.likelihood import likelihoods
+from proxykv.kernels.likelihood import TILE_COPIES, likelihoods, tile_bytes
 
 WIDTH, VOCABULARY = 16, 50
 
@@ -56,3 +57,23 @@ def test_tiles_give_what_whole_distributions_give(
     assert max(made) <= max(tile, 2 * VOCABULARY)
     if full is None:
         assert found.kl[0] == 0
+
+
+@pytest.mark.parametrize("rows_at_a_time", [{"cpu": 1}, {}])
+@pytest.mark.parametrize("stored", [False, True])
+def test_memory_is_that_of_a_few_tiles(
+    stored: bool, rows_at_a_time: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many rows and tokens there are; distributions of all would take 26 MB."""
+    rows, tokens, vocabulary = 40, 160, 1000
+    monkeypatch.setattr(likelihood, "TILE_ELEMENTS", 20 * vocabulary)
+    monkeypatch.setattr(likelihood, "ROWS", rows_at_a_time)
+    head = nn.Linear(WIDTH, vocabulary, bias=False).requires_grad_(False)
+    hidden = torch.randn(rows, tokens + 1, WIDTH)
+    reference = torch.randint(vocabulary, (tokens,))
+    full = hidden[0] + 0.1 if stored else None
+    with LiveBytes([head.weight, hidden, reference, *([] if full is None else [full])]) as mode:
+        likelihoods(head, reference, hidden, vocabulary, full)
+    tile = tile_bytes(tokens, vocabulary, hidden.device)
+    found = 2 * 4 * rows * tokens  # NLL and KL of each token
+    assert 2 * tile < mode.peak - found <= TILE_COPIES * tile

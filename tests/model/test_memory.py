@@ -7,53 +7,28 @@ import statistics
 import time
 import weakref
 from collections.abc import Iterable
-from typing import Any
 
 import psutil
 import pytest
 import torch
+from live_bytes import LiveBytes
 from random_models import random_ids, random_net
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from proxykv.config.catalog import ROOT
+from proxykv.kernels import masked_attention
 from proxykv.model.context_cache import ATTENTION, ContextCache
+from proxykv.model.decode import TokenizedQuestion, answer, rows_that_fit
 from proxykv.model.loading import Model, load_model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.pruned_cache import PrunedCache
+from proxykv.model.sweep_cache import SweepCache
 from proxykv.model.tensors import Keep
 from proxykv.scoring.kvzip import score_replays
 from proxykv.scoring.selection import select
 
 LONG = 32_768
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors that operations make and that still exist, and their peak."""
-
-    def __init__(self, known: Iterable[Tensor]) -> None:
-        """`known`: tensors whose views do not count."""
-        super().__init__()
-        self.known = {StorageWeakRef(t.untyped_storage()) for t in known}
-        self.live: dict[StorageWeakRef, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self.live[StorageWeakRef(storage)] = storage.nbytes()
-        self.live = {
-            ref: count
-            for ref, count in self.live.items()
-            if ref not in self.known and not ref.expired()
-        }
-        self.peak = max(self.peak, sum(self.live.values()))
-        return out
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +150,50 @@ def test_scoring_holds_four_tiles_of_the_score_matrix(monkeypatch: pytest.Monkey
     """A tile: the float32 weights of 384 queries over the chunk and its replay."""
     peak, _ = scoring_peak(1200, monkeypatch, chunk=1200)
     assert peak <= 4 * 384 * (2 * 1200) * 4
+
+
+def stored(cache: ContextCache) -> list[Tensor]:
+    return [t for layer in cache.layers for t in (layer.keys, layer.values)]
+
+
+@pytest.mark.parametrize("rows", [32, 150])
+def test_a_row_of_a_sweep_takes_a_bit_of_each_entry_and_its_own_tokens(
+    tiny: Model, rows: int
+) -> None:
+    """Whatever the rows keep; the shared context is not copied."""
+    context, room = random_cache(tiny, 1000), 20
+    keeps = [kept(context, retention) for retention in (0.1, 0.3, 0.5)]
+    with LiveBytes([*stored(context), *keeps]) as mode:
+        cache = SweepCache(context, 0, keeps, [row % 3 for row in range(rows)])
+        making = mode.peak
+        cache.reserve(room)
+    entries = sum(sum(each.counts) for each in cache.entries)
+    bits = 4 * -(-rows // 32) * entries
+    own = (
+        rows
+        * room
+        * (1 + sum(len(each.counts) * each.keys[0].nbytes for each in cache.entries) * 2)
+    )
+    assert mode.held <= bits + own + 64
+    # Words and their copy; the marks of one kept set, as bits, once more for each shift.
+    assert making <= 2 * bits + 3 * 4 * entries
+
+
+def test_a_batch_stays_within_the_memory_that_it_was_given(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading, references and decoding of as many rows as fit; all but attention's own tile."""
+    monkeypatch.setattr(masked_attention, "BLOCK_ELEMENTS", 1 << 16)
+    prefilled = prefill(tiny, random_ids(500, seed=0), 0)
+    asked = TokenizedQuestion(tuple(range(5, 45)), tuple(range(5, 21)), 8)
+    free = 1 << 24
+    rows = rows_that_fit(prefilled, [asked], free, len(prefilled.cache.layers))
+    keep = kept(prefilled.cache, 0.3)
+    with LiveBytes([keep, prefilled.input_ids, *stored(prefilled.cache), *weights(tiny)]) as mode:
+        answer(prefilled, [keep] * (rows - 1), [asked], batch_rows=rows)
+    assert rows > 10
+    assert free / 8 < mode.peak <= free
+
+
+def weights(model: Model) -> list[Tensor]:
+    return list(model.net.parameters())

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from perf.gpu.candidates import plan_pays_from
 from perf.gpu.rows import BARS, limit, peaks, verdict
 from perf.gpu.runner import SECTIONS
 from proxykv.config.catalog import ROOT
@@ -88,3 +89,10 @@ def test_verdicts_compare_with_the_bar(case: Any, obstacle: str, expected: str) 
     assert verdict(case, limit(case, peaks(PEAKS)) if case["unit"] != "×" else None, obstacle) == (
         expected
     )
+
+
+def test_a_plan_pays_where_all_layers_save_its_time() -> None:
+    """At 16k, 32 layers save 2 ms each; at 1.25 times the length 1.25² as much: 100 ms."""
+    assert plan_pays_from(16_000, 32, flash=5, planned=3, plan=100) == pytest.approx(20_000)
+    assert plan_pays_from(16_000, 32, flash=5, planned=3, plan=-1) == 0
+    assert plan_pays_from(16_000, 32, flash=3, planned=3, plan=100) is None

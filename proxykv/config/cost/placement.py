@@ -5,13 +5,17 @@ The plan depends on the family's file alone, so that all machines split a model 
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from proxykv.config.cost.speed import ModelCost
+from proxykv.config.cost.speed import BYTES, ModelCost
+from proxykv.config.models import stored_shape
+from proxykv.runtime.errors import ConfigError
 
 HEADROOM = 1.05
 """The allocator's slack and the driver's memory, over what is counted."""
@@ -81,10 +85,55 @@ def layer_devices(family: Family) -> list[str]:
     ends = _ends(model)
     layer = (cost.weights - ends + cost.cache(family["max_context"])) / cost.layers
     held = [ends if device == devices[0] else 0.0 for device in devices]
-    if (proxy := family["proxy"]["device"]) in devices:
-        held[devices.index(proxy)] += _whole(family["proxy"], family["max_context"])
+    if (proxy := family.get("proxy")) and proxy["device"] in devices:
+        held[devices.index(proxy["device"])] += _whole(proxy, family["max_context"])
     shares = balanced(cost.layers, layer, held)
     return [device for device, share in zip(devices, shares, strict=True) for _ in range(share)]
+
+
+def local_layer_devices(
+    folders: Mapping[str, Path], models: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Device of each layer of a target in a local folder, as of a family with these models.
+
+    Planned for the longest text that the target's config allows.
+
+    Args:
+        folders: transformers folders of the target and, where there is one, of the proxy.
+        models: `device` of each, of which the target's may name several, and `dtype` (float32 by
+            default).
+
+    Returns:
+        An empty list where there is nothing to plan: one device, or a folder without a model.
+
+    Raises:
+        ConfigError: if a folder's config or weights cannot be read, or a dtype has no plan.
+    """
+    if len(devices_of(models["target"])) == 1:
+        return []
+    dtypes = {role: models[role].get("dtype", "float32") for role in folders}
+    if unknown := set(dtypes.values()) - set(BYTES):
+        raise ConfigError(
+            f"dtype {min(unknown)!r}: several devices share models of {', '.join(BYTES)} only"
+        )
+    shapes = {role: stored_shape(folder) for role, folder in folders.items()}
+    if not all("parameters" in shape for shape in shapes.values()):
+        return []  # loading says what is missing
+    configs = {
+        role: json.loads((folder / "config.json").read_text("utf-8"))
+        for role, folder in folders.items()
+    }
+    planned = {
+        role: {
+            "device": models[role]["device"],
+            "dtype": dtypes[role],
+            "shape": shapes[role],
+            "architecture": configs[role],
+        }
+        for role in folders
+    }
+    window = configs["target"].get("max_position_embeddings", LENGTHS[0])
+    return layer_devices({**planned, "max_context": window})
 
 
 def balanced(layers: int, layer: float, held: Sequence[float]) -> list[int]:
