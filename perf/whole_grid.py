@@ -32,9 +32,10 @@ from proxykv.config.efficiency import Case, MeasuringJob, measuring_jobs
 from proxykv.config.run import Run
 from proxykv.report import build_report, plots
 from proxykv.report.ablations import write_ablations
+from proxykv.report.efficiency import measurement_files
 from proxykv.report.paper import write_paper
 from proxykv.report.tables.columns import SYNTHETIC
-from proxykv.report.tabulate import write_efficiency, write_tables
+from proxykv.report.tabulate import write_efficiency, write_provenance, write_tables
 from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.parquet import write_parquet
@@ -132,11 +133,14 @@ def _rows(folder: Path) -> list[Path]:
 
 
 def _tables(folder: Path) -> None:
-    methods = MethodCards.read(folder)
-    write_tables(_rows(folder), methods, folder / "tables")
-    write_ablations(_rows(folder), folder)
-    write_paper(_rows(folder), folder)
-    write_efficiency(folder, methods)
+    rows, methods = _rows(folder), MethodCards.read(folder)
+    written = [
+        *write_tables(rows, methods, folder / "tables"),
+        *write_ablations(rows, folder),
+        write_paper(rows, folder),
+        *write_efficiency(folder, methods),
+    ]
+    write_provenance(folder / "tables", written, rows, measurement_files(folder))
 
 
 def _answers(

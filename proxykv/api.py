@@ -130,7 +130,7 @@ class Pair:
         work = self.engine.read(self.target, context_ids(self.target, text), [method])
         cache, keep = work.prune(method, retention, scope)
         tokens = len(work.prefill.input_ids)
-        return PrunedContext(self.target, cache, tokens, keep, work.timeline)
+        return PrunedContext(self.target, text, cache, tokens, keep, work.timeline)
 
     def __call__(
         self,
@@ -176,6 +176,7 @@ class PrunedContext:
 
     Attributes:
         model: the target.
+        text: the context.
         cache: the kept keys and values.
         tokens: prefix and context before pruning.
         keep: mask of the KV pairs that are left, [layer, kv_head, token of the context].
@@ -183,6 +184,7 @@ class PrunedContext:
     """
 
     model: Model
+    text: str
     cache: PrunedCache
     tokens: int
     keep: Keep
@@ -204,7 +206,7 @@ class PrunedContext:
         Raises:
             ValueError: if there is nothing to read after the context.
         """
-        prompt = self.model.question(question, start=start)
+        prompt = self.model.question(question, start=start, context=self.text)
         if not prompt:
             raise ValueError("the question is empty: there is nothing to answer")
         ids = answer_from(self.model, self.cache, self.tokens, prompt, max_new_tokens)

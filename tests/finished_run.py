@@ -20,7 +20,7 @@ from proxykv.config.run import Run
 from proxykv.report.ablations import write_ablations
 from proxykv.report.efficiency import measurement_files
 from proxykv.report.paper import write_paper
-from proxykv.report.tabulate import write_tables
+from proxykv.report.tabulate import write_efficiency, write_provenance, write_tables
 from proxykv.runtime.parquet import read_parquet, write_parquet
 from proxykv.steps.grade import grade
 
@@ -91,11 +91,16 @@ def finish(root: Path) -> Run:
 
 
 def tabulate(run: Run) -> None:
-    """Write the run's tables."""
-    measured = measurement_files(run.dir)
-    write_tables(paths.row_files(run), run.cards, run.dir / "tables", measured)
-    write_ablations(paths.row_files(run), run.dir)
-    write_paper(paths.row_files(run), run.dir)
+    """Write the run's tables, and that it has no figures."""
+    rows, measured = paths.row_files(run), measurement_files(run.dir)
+    written = [
+        *write_tables(rows, run.cards, run.dir / "tables"),
+        *write_ablations(rows, run.dir),
+        write_paper(rows, run.dir),
+        *write_efficiency(run.dir, run.cards),
+    ]
+    write_provenance(run.dir / "tables", written, rows, measured)
+    write_provenance(run.dir / "figures", [], rows, measured)
 
 
 def edit(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> None:

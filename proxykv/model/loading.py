@@ -122,22 +122,36 @@ class Model:
         starts = starts[len(self.prefix) if self.template else 0 :]
         return tuple(prompt[a:b] for a, b in pairwise([*starts, len(prompt)]))
 
-    def question(self, text: str, history: Turns = (), start: str = "") -> tuple[int, ...]:
+    def question(
+        self, text: str, history: Turns = (), start: str = "", context: str = ""
+    ) -> tuple[int, ...]:
         """Ids of everything between the context and the generated tokens.
 
         Args:
             text: the question.
             history: earlier questions and answers of the conversation.
             start: text that the answer is made to begin with.
+            context: the context, whose end may decide what the tokenizer puts after it.
+
+        Raises:
+            ConfigError: if a special token begins in the context and ends in the question.
         """
         if self.template:
-            return self.encode(self.template.after_context(text, history) + start)
+            return self.encode(self.template.after_context(text, history) + start, context)
         turns = "".join(_spaced(question, answer) + _EMPTY_LINE for question, answer in history)
-        return (*self.encode(turns + _spaced(text, start)), *self.suffix)
+        return (*self.encode(turns + _spaced(text, start), context), *self.suffix)
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of a text in the middle of a prompt, without special tokens."""
-        return continuation(self.tokenizer, text)
+    def encode(self, text: str, before: str = "") -> tuple[int, ...]:
+        """Ids of a text in the middle of a prompt, without special tokens.
+
+        Args:
+            text: the text.
+            before: what precedes it.
+
+        Raises:
+            ConfigError: if a special token begins in one of them and ends in the other.
+        """
+        return continuation(self.tokenizer, text, before)
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, special tokens dropped."""

@@ -109,20 +109,21 @@ def ablations(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> pd.Dat
     return pd.DataFrame(records).reindex(columns=COLUMNS)
 
 
-def write_ablations(rows_paths: Iterable[Path], run_dir: Path) -> Path | None:
-    """Write `tables/ablations` as CSV and LaTeX; None, and no file, for a run without variants.
+def write_ablations(rows_paths: Iterable[Path], run_dir: Path) -> list[Path]:
+    """Write `tables/ablations` as CSV and LaTeX.
 
     Args:
         rows_paths: files of rows.
         run_dir: folder of the run.
+
+    Returns:
+        The files that were written: none for a run without variants.
     """
     methods = MethodCards.read(run_dir)
     table = ablations(read_rows(rows_paths), methods, run_dir)
     if table.empty:
-        return None
-    path = run_dir / "tables" / "ablations.csv"
-    write_table(path, table, methods)
-    return path
+        return []
+    return write_table(run_dir / "tables" / "ablations.csv", table, methods)
 
 
 def _group(params: Mapping[str, Any], terms: Mapping[str, float]) -> str:

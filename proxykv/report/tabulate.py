@@ -38,36 +38,52 @@ PROVENANCE = [
 ]
 
 
-def write_tables(
-    rows_paths: Sequence[Path],
-    methods: MethodCards,
-    out_dir: Path,
-    measured_paths: Sequence[Path] = (),
-) -> list[Path]:
-    """Write every table (see `write_table`), and `provenance.json` with the sources' digests.
+def write_tables(rows_paths: Sequence[Path], methods: MethodCards, out_dir: Path) -> list[Path]:
+    """Write every table that follows from rows alone (see `write_table`).
 
     Args:
         rows_paths: files of rows.
         methods: cards of the run's methods.
         out_dir: where the files go.
-        measured_paths: files of measurements (`measurement_files`), which other tables are made of.
 
     Returns:
         The files that were written.
     """
     rows = read_rows(rows_paths)
-    written = []
-    for name, table in TABLES.items():
-        written += write_table(out_dir / f"{name}.csv", table(rows, methods), methods)
-    written.append(out_dir / "provenance.json")
+    return [
+        path
+        for name, table in TABLES.items()
+        for path in write_table(out_dir / f"{name}.csv", table(rows, methods), methods)
+    ]
+
+
+def write_provenance(
+    folder: Path,
+    written: Sequence[Path],
+    rows_paths: Sequence[Path],
+    measured_paths: Sequence[Path] = (),
+) -> Path:
+    """Write `provenance.json`: what a folder's files were made of, and the digests of all.
+
+    Args:
+        folder: of the files.
+        written: the files, complete.
+        rows_paths: files of rows.
+        measured_paths: files of measurements (`measurement_files`).
+
+    Returns:
+        The file.
+    """
     facts = {
-        "families": provenance(rows),
+        "families": provenance(read_rows(rows_paths)),
         # Family, benchmark and task name a file, or family and scan.
         "rows_sha256": _digests(rows_paths, parts=3),
         "efficiency_sha256": _digests(measured_paths, parts=2),
+        "files_sha256": _digests(written, parts=1),
     }
-    files.write_json(written[-1], facts)
-    return written
+    path = folder / "provenance.json"
+    files.write_json(path, facts)
+    return path
 
 
 def _digests(paths: Sequence[Path], parts: int) -> dict[str, str]:

@@ -26,17 +26,22 @@ Key = tuple[str, str, str, float]
 """A row's key: (context id, prompt hash, method digest, retention)."""
 
 
-def tokenized(model: Model, question: Question) -> TokenizedQuestion:
+def tokenized(model: Model, question: Question, context: str) -> TokenizedQuestion:
     """Tokenize a question: everything between the context and the answer, and the reference.
 
     Args:
         model: the target.
         question: the question.
+        context: the context it is about.
+
+    Raises:
+        ConfigError: if a special token begins in the context and ends in the question.
     """
     start = question.answer_start
-    prompt = model.question(question.text, question.history, start)
+    prompt = model.question(question.text, question.history, start, context)
     gap = " " if start and not start[-1].isspace() else ""
-    reference = model.encode(gap + question.references[0])[:REFERENCE_TOKENS]
+    before = start or (model.template.closing if model.template else question.text)
+    reference = model.encode(gap + question.references[0], before)[:REFERENCE_TOKENS]
     # A tokenizer may put something before a lone line break (the last id is the break itself), or
     # have no break at all: then the model cannot write one.
     stop = frozenset(ids[-1] for text in question.stop if (ids := model.encode(text)))

@@ -147,7 +147,7 @@ class Generator:
 
     def _rows(self, example: Example, grid: list[tuple[Method, float]]) -> Iterator[dict[str, Any]]:
         model = self.target if example.chat else self.target.without_template()
-        questions = [tokenized(model, question) for question in example.questions]
+        questions = [tokenized(model, q, example.context) for q in example.questions]
         shown = self._note_context(example, model)
         if self.run.protocol == "query_agnostic":
             work = self._read(example, model, grid)

@@ -21,7 +21,7 @@ def report(run: Run) -> None:
     """
     page = run.dir / "report" / "index.html"
     page.unlink(missing_ok=True)
-    found = audit(run.dir)
+    found = audit(run.dir, finished=False)
     for finding in found.findings:
         log.warning("%s", finding)
     log.info("%s", found.summary)

@@ -8,7 +8,7 @@ from proxykv.config.run import Run
 from proxykv.report.ablations import write_ablations
 from proxykv.report.efficiency import measurement_files
 from proxykv.report.paper import write_paper
-from proxykv.report.tabulate import write_efficiency, write_tables
+from proxykv.report.tabulate import write_efficiency, write_provenance, write_tables
 from proxykv.steps.screen import require_clean
 
 
@@ -20,8 +20,11 @@ def tabulate(run: Run) -> None:
     """
     for family in run.families if run.fitted_here else ():
         require_clean(run, family)
-    rows, measured = paths.row_files(run), measurement_files(run.dir)
-    write_tables(rows, MethodCards.read(run.dir), run.dir / "tables", measured)
-    write_ablations(rows, run.dir)
-    write_paper(rows, run.dir)
-    write_efficiency(run.dir, MethodCards.read(run.dir))
+    rows, tables, cards = paths.row_files(run), run.dir / "tables", MethodCards.read(run.dir)
+    written = [
+        *write_tables(rows, cards, tables),
+        *write_ablations(rows, run.dir),
+        write_paper(rows, run.dir),
+        *write_efficiency(run.dir, cards),
+    ]
+    write_provenance(tables, written, rows, measurement_files(run.dir))

@@ -74,6 +74,21 @@ def legacy() -> Tokenizer:
     return pieces(tokenizer)
 
 
+def spaced() -> Tokenizer:
+    """Byte-level, with a blank before every text between special tokens."""
+    tokenizer = byte_level()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return tokenizer
+
+
+def taking_blanks() -> Tokenizer:
+    """One special token takes the blanks before it, another one those after it."""
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens([AddedToken("</s>", lstrip=True, normalized=False)])
+    tokenizer.add_special_tokens([AddedToken("<|im_end|>", rstrip=True, normalized=False)])
+    return tokenizer
+
+
 def pieces(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -110,6 +125,8 @@ TOKENIZERS = {
     "a BOS and an EOS": lambda: fast(adding(byte_level(), end=True), bos_token="<s>"),
     "sentencepiece": lambda: fast(adding(sentencepiece()), bos_token="<s>"),
     "legacy": lambda: fast(adding(legacy()), bos_token="<s>"),
+    "a blank before every text": lambda: fast(spaced()),
+    "special tokens that take blanks": lambda: fast(taking_blanks()),
 }
 TEMPLATES = {
     "none": None,
@@ -158,16 +175,17 @@ words = st.sampled_from(
     ["The", " pass", "key", " ", "  ", "\n", "\n\n", ".", " is", "4711", "Größe", "鍵", ":", " a"]
 )
 texts = st.lists(words, min_size=1, max_size=12).map("".join).filter(str.strip)
+ends = st.sampled_from(["", "", *SPECIAL, "<|im_end|> "])
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(context=texts, question=texts)
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(text=texts, end=ends, question=texts)
 def test_a_prompts_ids_are_those_of_its_whole_text_but_for_the_seam(
-    name: str, context: str, question: str
+    name: str, text: str, end: str, question: str
 ) -> None:
-    model = MODELS[name]
-    ids = [*model.context(context), *model.question(question)]
+    model, context = MODELS[name], text + end
+    ids = [*model.context(context), *model.question(question, context=context)]
     expected = encoded_at_once(model, context + question)
     assert model.tokenizer.decode(ids) == model.tokenizer.decode(expected)
     special = set(model.tokenizer.convert_tokens_to_ids(SPECIAL))
@@ -208,6 +226,24 @@ def test_a_context_is_cut_where_its_tokens_begin(name: str) -> None:
     assert "is 4711.  Größe\n\n鍵 a" in text
 
 
+@pytest.mark.parametrize(
+    ("context", "question"), [("The pass key ", "</s>"), ("The </", "s>"), ("<|im_start|", ">")]
+)
+def test_a_special_token_over_the_seam_is_one_line(context: str, question: str) -> None:
+    model = MODELS["special tokens that take blanks, system"]
+    with pytest.raises(ConfigError, match=r"the special token .* would begin in") as refused:
+        model.question(question, context=context)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_reference_after_a_special_token_has_the_blank_of_the_whole_prompt() -> None:
+    model = model_of(TOKENIZERS["legacy"](), "{{ messages[0].content }}<|im_start|>")
+    tokens = tokenized(model, Question("?", ("4711",), 4), "The pass key")
+    ids = [*model.context("The pass key"), *tokens.prompt, *tokens.reference]
+    at_once = model.tokenizer.encode("The pass key?<|im_start|>4711", add_special_tokens=False)
+    assert ids == at_once
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_an_answers_start_is_part_of_the_prompt(name: str) -> None:
     model = MODELS[f"{name}, none"]
@@ -224,7 +260,7 @@ def test_a_reference_is_measured_as_the_text_after_the_answers_start(
 ) -> None:
     model = MODELS["byte-level, none"]
     question = Question("\nWhat?", ("4711",), 4, answer_start=start)
-    assert model.decode(list(tokenized(model, question).reference)) == written
+    assert model.decode(list(tokenized(model, question, "").reference)) == written
 
 
 @pytest.mark.parametrize(
@@ -270,7 +306,7 @@ def test_a_history_is_what_the_template_makes_of_the_conversation() -> None:
         add_generation_prompt=True,
         enable_thinking=False,
     )
-    ids = [*model.context(context), *tokenized(model, second_question).prompt]
+    ids = [*model.context(context), *tokenized(model, second_question, context).prompt]
     assert tokenizer.decode(ids) == expected
     assert ids == tokenizer.encode(str(expected), add_special_tokens=False)
 
@@ -284,6 +320,11 @@ SAYS = "{{ messages[0].content }}"
     [
         (DATED + SAYS, {}, "today's date"),
         ("{{ ['a', 'b', 'c'] | random }}" + SAYS, {}, "at random"),
+        ("{{ ['b'] | map('random') | first if 0 else '' }}" + SAYS, {}, "at random"),
+        ("{% if range(10 ** 5) | random == 7 %}b{% endif %}" + SAYS, {}, "at random"),
+        ("{{ lipsum() if messages | length > 9 }}" + SAYS, {}, "at random"),
+        ("{% if strftime_now('%d %b') == '25 Dec' %}Merry{% endif %}" + SAYS, {}, "today's date"),
+        ("{{ strftime_now(format='%d %b') }}" + SAYS, {}, "today's date"),
         ("{{ raise_exception('no system role') }}", {}, "no system role"),
         ("Hello", {}, "leaves out"),
         ("{{ messages[0].content | upper }}", {}, "leaves out the user's text, or changes it"),
@@ -320,6 +361,14 @@ def test_a_date_can_be_pinned() -> None:
     assert chat_template(tokenizer, {"date": "26 Jul"}).opening == "26 Jul"
 
 
+def test_a_template_may_begin_with_a_line_break_and_say_random() -> None:
+    tokenizer = fast(byte_level())
+    tokenizer.chat_template = "\nA random text: " + SAYS
+    template = chat_template(tokenizer, {})
+    assert template.opening == "\nA random text: "
+    assert template.after_context("?") == "?"
+
+
 TINY = catalog.ROOT / "models" / "tiny" / "target"
 
 
@@ -342,6 +391,32 @@ def test_truncation_and_padding_of_the_file_are_off(folder: Path) -> None:
     measured = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
     assert measured == tokenizer.encode(text, add_special_tokens=False)
     assert len(measured) == 9
+
+
+STRIP_LEFT = normalizers.Strip(left=True, right=False)
+STRIP_RIGHT = normalizers.Strip(left=False, right=True)
+JOIN = normalizers.Replace(Regex(" {2,}"), " ")
+
+
+@pytest.mark.parametrize("normalizer", [STRIP_RIGHT, normalizers.Strip(), JOIN])
+def test_a_tokenizer_that_drops_blanks_is_one_line(normalizer: Any, folder: Path) -> None:
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizer
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ConfigError, match="drops or joins blanks at the end of a text"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("normalizer", [STRIP_LEFT, normalizers.NFC()])
+def test_a_tokenizer_that_leaves_the_end_of_a_text_alone_works(
+    normalizer: Any, folder: Path
+) -> None:
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizer
+    tokenizer.save(str(folder / "tokenizer.json"))
+    model = model_of(load_tokenizer(folder), None)
+    ids = [*model.context(" a "), *model.question(" b")]
+    assert ids == model.tokenizer.encode(" a  b")
 
 
 def test_a_tokenizer_in_two_files_works(folder: Path) -> None:

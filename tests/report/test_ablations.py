@@ -111,7 +111,7 @@ def test_another_corpus_is_no_seed_and_the_default_loss_is_the_reference() -> No
 def test_a_run_without_variants_has_no_table(run_dir: Path, methods: list[Any]) -> None:
     configure(run_dir, {**CONFIG, "methods": methods})
     assert ablations(rows_of(run_dir), MethodCards.read(run_dir), run_dir).empty
-    assert write_ablations(files(run_dir), run_dir) is None
+    assert write_ablations(files(run_dir), run_dir) == []
 
 
 def test_differences_below_the_seed_spread_are_none(run_dir: Path) -> None:
@@ -132,10 +132,9 @@ def test_differences_below_the_seed_spread_are_none(run_dir: Path) -> None:
 
 
 def test_table_and_figures_are_written(run_dir: Path) -> None:
-    path = write_ablations(files(run_dir), run_dir)
-    assert path is not None and len(pd.read_csv(path)) == len(
-        ablations(rows_of(run_dir), MethodCards.read(run_dir), run_dir)
-    )
+    path, latex = write_ablations(files(run_dir), run_dir)
+    table = ablations(rows_of(run_dir), MethodCards.read(run_dir), run_dir)
+    assert len(pd.read_csv(path)) == len(table) and latex.suffix == ".tex"
     assert set(read_logs(run_dir)) == {"tiny · proxykv"}  # variants would be dozens
     figure = plots.draw("ablation", rows_of(run_dir), MethodCards.read(run_dir), run_dir)
     assert figure is not None

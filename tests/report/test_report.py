@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from rows_fixture import COLUMNS, cards_of, make_rows, write_run
 from proxykv.config.cards import MethodCards
 from proxykv.report import tables
 from proxykv.report.stats import holm
-from proxykv.report.tabulate import write_tables
+from proxykv.report.tabulate import write_provenance, write_tables
 from proxykv.report.verdict import verdicts
 from proxykv.runtime.errors import ConfigError
 
@@ -217,11 +218,14 @@ def test_write_tables_gives_the_same_bytes_whatever_the_order(run_dir: Path, tmp
     assert {p.name for p in first} == {
         *(f"{name}.csv" for name in names),
         *(f"{name}.tex" for name in names if name != "coverage"),
-        "provenance.json",
     }
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
     assert (tmp_path / "a/leaderboard.csv").read_text().splitlines()[0] == LEADERBOARD
-    facts = json.loads((tmp_path / "a/provenance.json").read_text())
+    made = [write_provenance(tmp_path / "a", first, some) for some in (paths, paths[::-1])]
+    facts = json.loads(made[0].read_text())
+    assert facts == json.loads(made[1].read_text())
+    leaderboard = hashlib.sha256((tmp_path / "a/leaderboard.csv").read_bytes()).hexdigest()
+    assert facts["files_sha256"]["leaderboard.csv"] == leaderboard
     assert facts["families"]["tiny"]["commit"] == ["0123456789abcdef"]
     assert list(facts["rows_sha256"]) == ["tiny/tiny/single.parquet", "tiny/tiny/vt.parquet"]
 

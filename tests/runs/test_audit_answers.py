@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from finished_run import edit
 
 from proxykv.cli import main
 from proxykv.config.run import Run
+from proxykv.report.tabulate import write_provenance
 from proxykv.runs.audit import Audit, audit
+from proxykv.runtime.journal import Journal
 from proxykv.steps.grade import grade
 
 RUN = Path("results/demo")
@@ -41,11 +44,30 @@ def put(column: str, value: object) -> Change:
 
 
 def test_a_clean_run_has_no_finding(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["audit", str(RUN)]) == 0
-    clean = audit(RUN)
+    clean = audit(RUN, finished=False)
     rows = sum(len(pd.read_parquet(path)) for path in (RUN / "rows").rglob("*.parquet"))
     assert clean.findings == [] and clean.rows == clean.scores == rows > 300
-    assert capsys.readouterr().out == f"{clean.summary}\n"
+    with pytest.raises(SystemExit):
+        main(["audit", str(RUN)])
+    missing, _ = capsys.readouterr().out.splitlines()
+    assert missing == f"{RUN / 'report' / 'index.html'}: missing; run `proxykv report`"
+
+
+def test_answers_that_the_journals_do_not_hold_are_named() -> None:
+
+    def key(rows: pd.DataFrame) -> None:
+        rows["prompt_hash"], rows["method_digest"] = rows.question.astype(str), rows.method
+
+    for kind in ("rows", "predictions"):
+        edit(RUN / kind / SINGLE, key)
+    answers = pq.read_table(RUN / "predictions" / SINGLE).drop_columns(["operations"]).to_pylist()
+    journal = Journal((RUN / "predictions" / SINGLE).with_suffix(".journal.jsonl"))
+    journal.append([answers[0] | {"prediction": "an earlier answer"}])
+    journal.append([*answers, answers[0] | {"method_digest": "of other code"}])
+    assert not any(f"predictions/{SINGLE}, " in line for line in audit(RUN).findings)
+    journal.rewrite([answers[0] | {"prediction": "another"}, *answers[2:]])
+    found(f"predictions/{SINGLE}, single-0 question 0, full at 1, prediction: ", "d another")
+    found(f"predictions/{SINGLE}, single-0 question 0, ", "no journal holds this answer")
 
 
 def test_a_finding_is_a_line_and_the_exit_status_is_not_zero(
@@ -173,6 +195,26 @@ def test_rows_that_changed_after_the_tables_are_named() -> None:
     found(str(RUN / "rows" / SINGLE), "changed after the tables were made")
     facts.unlink()
     found("provenance.json: missing")
+
+
+def test_a_table_or_a_figure_that_changed_or_is_gone_is_named() -> None:
+    """Also an end of an interval that another bootstrap may have found."""
+    table = RUN / "tables" / "leaderboard.csv"
+    lines = pd.read_csv(table, dtype=str)
+    lines.loc[0, "ci_low"] = f"{0.999 * float(lines.loc[0, 'ci_low']):.6g}"
+    lines.to_csv(table, index=False)
+    found(f"{table}: changed after the tables were made; run `proxykv tabulate`")
+    figure = RUN / "figures" / "pareto.svg"
+    figure.write_text("<svg/>")
+    rows = sorted((RUN / "rows").rglob("*.parquet"))
+    write_provenance(figure.parent, [figure], rows)
+    assert not any("figures" in line for line in audit(RUN).findings)
+    figure.write_text("<svg></svg>")
+    found(f"{figure}: changed after the figures were made; run `proxykv plot`")
+    figure.unlink()
+    found(f"{figure}: missing; run `proxykv plot`")
+    edit(RUN / "rows" / SINGLE, put("decode_seconds", 1.0))
+    found(str(RUN / "rows" / SINGLE), "changed after the figures were made")
 
 
 def test_nothing_checked_is_a_finding() -> None:

@@ -13,9 +13,7 @@ import pytest
 from finished_run import tabulate
 from measurements_fixture import make_measurements, write_measurements
 
-from proxykv.config.cards import MethodCards
 from proxykv.config.run import Run
-from proxykv.report.tabulate import write_efficiency
 from proxykv.runs.audit import Audit, audit
 from proxykv.runs.audit.efficiency import KEYS
 
@@ -37,7 +35,6 @@ def measured(finished_here: Path) -> None:
 def write_tables(rows: pd.DataFrame) -> None:
     write_measurements(RUN, rows)
     tabulate(Run.read(RUN / "config.json", made=True))
-    write_efficiency(RUN, MethodCards.read(RUN))
 
 
 def path_of(table: str) -> Path:
@@ -61,7 +58,7 @@ def test_untouched_tables_agree_and_are_audited() -> None:
 
 def test_measurements_that_changed_after_the_tables_are_named() -> None:
     (path,) = (RUN / "efficiency").rglob("*.parquet")
-    line = f"{path}: changed after the tables were made"
+    line = f"{path}: changed after the tables were made; run `proxykv tabulate`"
     assert line not in audited().findings
     measured = pd.read_parquet(path)
     measured.assign(device="cpu: another").to_parquet(path, index=False)
@@ -96,10 +93,10 @@ def test_a_line_too_many_or_too_few_and_a_lost_table_are_named(table: str) -> No
     lines.assign(method=lines.method.where(lines.index > 0, "other")).to_csv(
         path_of(table), index=False
     )
-    found = findings_about(table)
-    assert len(found) == 2
-    assert found[0].endswith("this line is missing")
-    assert found[1].endswith("the rows do not give this line")
+    changed, missing, unknown = findings_about(table)
+    assert changed.endswith("changed after the tables were made; run `proxykv tabulate`")
+    assert missing.endswith("this line is missing")
+    assert unknown.endswith("the rows do not give this line")
     path_of(table).unlink()
     assert findings_about(table) == [f"{path_of(table)}: missing; run `proxykv tabulate`"]
 

@@ -53,6 +53,7 @@ def test_a_clean_report_says_how_much_agrees_in_its_provenance() -> None:
     _, _, provenance = text.partition("Provenance audited: ")
     assert re.match(r"\d{3,} cells, \d{3,} scores and \d{3,} rows, no findings", provenance)
     assert "the audit has" not in text and "PARTIAL" not in text
+    assert main(["audit", str(RUN)]) == 0
 
 
 @pytest.mark.parametrize(

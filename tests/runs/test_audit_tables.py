@@ -168,7 +168,8 @@ def test_verdicts_of_ablations_follow_from_intervals_and_seeds() -> None:
 
     change("ablations", spoil)
     with path_of("ablations").open() as file:
-        assert len(findings()) == len(file.readlines()) - 1
+        lines = [line for line in findings() if ", verdict: published " in line]
+        assert len(lines) == len(file.readlines()) - 1
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -190,7 +191,7 @@ def test_a_table_that_is_missing_and_a_column_of_which_nothing_is_known_are_name
 
 def test_a_table_that_does_not_follow_from_rows_is_mentioned() -> None:
     path_of("fidelity").write_text("a,b\n1,2\n")
-    found = audit(RUN)
+    found = audit(RUN, finished=False)
     assert not found.findings and found.summary.endswith("no findings; not audited: fidelity.csv")
 
 

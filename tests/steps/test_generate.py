@@ -195,9 +195,9 @@ def test_a_history_is_written_as_the_chat_template_writes_it(tmp_path: Path) -> 
     follow_up = Question("set v02", ("56",), 2, answer_start="the", history=(("set v01", "12 34"),))
     conversation = "Question : set v01 . Repeat : 12 34 . Question : set v02 . Repeat : the"
     model = load_model(folder, chat=True)
-    assert model.decode([*model.prefix, *tokenized(model, follow_up).prompt]) == conversation
+    assert model.decode([*model.prefix, *tokenized(model, follow_up, "").prompt]) == conversation
     model = model.without_template()
-    assert model.decode(list(tokenized(model, follow_up).prompt)) == "set v01 12 34 set v02 the"
+    assert model.decode(list(tokenized(model, follow_up, "").prompt)) == "set v01 12 34 set v02 the"
 
 
 class DonorRecorder:

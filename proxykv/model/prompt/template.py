@@ -6,11 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import Environment
+
 from proxykv.runtime.errors import ConfigError
 
 MARK = "<<the user's text>>"
 RENDERINGS = 8
-"""A template that draws at random gives two texts in so many renderings, almost surely."""
+"""A template that differs from one rendering to the next gives two texts in so many."""
+RANDOM = ("random", "lipsum")
+"""Jinja's filter and function that draw at random, perhaps so rarely that no rendering shows it."""
+NO_CLOCK = (
+    "{% macro strftime_now() %}{{ varargs, kwargs, raise_exception('it writes today\\'s date; pin "
+    "the date in the family file\\'s chat_options (Llama\\'s templates: date_string)') }}"
+    "{% endmacro %}{{ '' }}"
+)
+"""Makes every reading of the clock fail. The empty text keeps a line break that follows."""
 PROBES = ("Two  words\tand a <tag> & </think> 'quoted'.\n\n\n" * 100 + "END  ", "x")
 """User's texts, a long one and a short one, in which a template that changes a text shows it."""
 
@@ -77,17 +87,11 @@ def chat_template(tokenizer: Any, options: Mapping[str, Any]) -> Template:
             differs from one rendering to the next.
     """
     name = tokenizer.name_or_path
-    renderings = {_rendered(tokenizer, options, [MARK], clock=str(i)) for i in range(RENDERINGS)}
-    if len(renderings) > 1:
-        one_day = {_rendered(tokenizer, options, [MARK], clock="") for _ in range(RENDERINGS)}
-        why = (
-            "it writes today's date; pin the date in the family file's chat_options "
-            "(Llama's templates: date_string)"
-            if len(one_day) == 1
-            else "it draws at random; use another template"
-        )
+    renderings = {_rendered(tokenizer, options, [MARK]) for _ in range(RENDERINGS)}
+    if len(renderings) > 1 or _draws(tokenizer.get_chat_template()):
         raise ConfigError(
-            f"{name}: the chat template differs from one rendering to the next: {why}"
+            f"{name}: the chat template differs from one rendering to the next: it draws at "
+            "random; use another template"
         )
     opening, mark, closing = renderings.pop().partition(MARK)
     if not mark:
@@ -105,25 +109,25 @@ def chat_template(tokenizer: Any, options: Mapping[str, Any]) -> Template:
     return found
 
 
-def _rendered(
-    tokenizer: Any, options: Mapping[str, Any], turns: Sequence[str], clock: str | None = None
-) -> str:
+def _draws(template: str) -> bool:
+    """Whether a template names what draws at random, also in a text, as `map('random')` does."""
+    tokens = Environment().lex(template)
+    return any(kind != "data" and text.strip("'\"") in RANDOM for _, kind, text in tokens)
+
+
+def _rendered(tokenizer: Any, options: Mapping[str, Any], turns: Sequence[str]) -> str:
     """A conversation, from the user's first text to the start of the next answer.
 
     Args:
-        tokenizer: has the template.
+        tokenizer: has the template, which may not read the clock.
         options: variables of the template.
         turns: texts of user and assistant, in turn.
-        clock: the date that the template reads, in any format; the real one by default.
     """
     roles = ("user", "assistant")
     try:
-        template = tokenizer.get_chat_template()
-        if clock is not None:  # a macro, since transformers 5.23 makes functions to text
-            template = f"{{% macro strftime_now(_) %}}{clock}{{% endmacro %}}{template}"
         return tokenizer.apply_chat_template(
             [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)],
-            chat_template=template,
+            chat_template=NO_CLOCK + tokenizer.get_chat_template(),
             tokenize=False,
             add_generation_prompt=True,
             **options,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from proxykv.runtime.errors import ConfigError
 ANCHORS = ("a\n", "a", "\n", ".", "0")
 """Texts to put before a text from the middle of a prompt, so that it is encoded as there. The first
 is used that shares no token with it. None ends in a blank, which some tokenizers join to a word."""
+
+BEFORE = 200
+"""Characters before a seam in which an added token that touches it is looked for."""
 
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 """Files of which a tokenizer is made: one of these groups."""
@@ -45,6 +49,7 @@ def load_tokenizer(folder: Path) -> Any:
         _require_pieces(tokenizer, folder / "vocab.json")
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
+    _require_blanks(tokenizer, folder)
     return tokenizer
 
 
@@ -59,6 +64,19 @@ def _require_pieces(tokenizer: Any, path: Path) -> None:
             f"{path}: {name} does not read it; name the right `tokenizer_class` in "
             "tokenizer_config.json, or add a tokenizer.json"
         )
+
+
+def _require_blanks(tokenizer: Any, folder: Path) -> None:
+    """Raise ConfigError if blanks are dropped at the end of a text, or where two texts meet."""
+    for left, right in (("a ", "b"), ("a\n\n", "b"), ("a", "  b"), ("a  ", " b"), ("a \n", "\nb")):
+        ids = [*tokenizer.encode(left, add_special_tokens=False), *continuation(tokenizer, right)]
+        at_once = tokenizer.encode(left + right, add_special_tokens=False)
+        if tokenizer.decode(ids) != tokenizer.decode(at_once):
+            raise ConfigError(
+                f"{folder}: the tokenizer drops or joins blanks at the end of a text (a `Strip` or "
+                "`Replace` normalizer in tokenizer.json?), but contexts are read before questions "
+                "are known; use a tokenizer without it"
+            )
 
 
 def special_ids(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -82,19 +100,38 @@ def opening_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(id_ for id_, (_, end) in spans if end <= len(text))
 
 
-def continuation(tokenizer: Any, text: str) -> tuple[int, ...]:
+def continuation(tokenizer: Any, text: str, before: str = "") -> tuple[int, ...]:
     """Ids of a text in the middle of a prompt: without special tokens or a blank put before it.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
         text: the text.
+        before: what precedes it. After an added token, some tokenizers put a blank before a text.
+
+    Raises:
+        ConfigError: if an added token begins in one text and ends in the other.
     """
     if not text:
         return ()
+    encode = partial(tokenizer.backend_tokenizer.encode, add_special_tokens=False)
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    before = before[-BEFORE:]
+    both, seam = before + text, len(before)
+    coded = encode(both)
+    for id_, (start, end) in zip(coded.ids, coded.offsets, strict=True):
+        # An unknown word has an added token's id, too.
+        if start < seam <= end and id_ in added and added[id_].content in both[start:end]:
+            anchor = before[start:]
+            if encode(anchor).ids != [id_] or encode(anchor + text).ids[:1] != [id_]:
+                raise ConfigError(
+                    f"the special token {added[id_].content!r} would begin in {before[-20:]!r} and "
+                    f"end in {text[:20]!r}, but a context is read before its questions are known; "
+                    "change the end of the context or the start of the question"
+                )
+            return tuple(encode(anchor + text).ids[1:])
     for anchor in ANCHORS:
-        coded = tokenizer.backend_tokenizer.encode(anchor + text, add_special_tokens=False)
-        seam = len(anchor)
+        coded, seam = encode(anchor + text), len(anchor)
         if not any(start < seam < end for start, end in coded.offsets):
             spans = zip(coded.ids, coded.offsets, strict=True)
             return tuple(id_ for id_, (_, end) in spans if end > seam)
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
+    return tuple(encode(text).ids)

@@ -6,7 +6,9 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
@@ -23,6 +25,7 @@ from proxykv.runs.audit.scores import second_scores
 from proxykv.runs.audit.table_file import wrong_types
 from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.journal import Journal
 
 Key = tuple[str, int, str, float]
 """(context id, question, method, retention)."""
@@ -33,6 +36,8 @@ _COLUMNS = catalog.schema("row")["properties"]
 NULLABLE = {name for name, column in _COLUMNS.items() if "null" in column.get("type", ())}
 COLUMNS = {"rows": set(_COLUMNS), "predictions": set(_COLUMNS) - GRADED}
 ROUNDING = 1e-9
+MADE = {"tables": "tabulate", "figures": "plot"}
+"""Folders of what is made of rows, with the steps that make them."""
 
 
 def check_answers(run: Run, folder: Path, audit: Audit) -> list[Row]:
@@ -57,41 +62,46 @@ def check_answers(run: Run, folder: Path, audit: Audit) -> list[Row]:
     return rows
 
 
-def check_digests(run: Run, folder: Path, audit: Audit) -> None:
-    """Compare the files of rows and measurements with those that the tables were made of.
+def check_digests(run: Run, folder: Path, made: str, audit: Audit) -> None:
+    """Compare tables or figures, and the files that they were made of, with their digests.
 
     Args:
         run: the run.
         folder: of its results.
+        made: `tables` or `figures`.
         audit: receives the findings.
     """
-    path = folder / "tables" / "provenance.json"
+    path, again = folder / made / "provenance.json", f"run `proxykv {MADE[made]}`"
     if not path.is_file():
-        audit.say(path, "missing; run `proxykv tabulate`")
+        audit.say(path, f"missing; {again}")
         return
     try:
         facts = files.read_object(path)
     except ConfigError as error:
-        audit.findings.append(f"{error}; run `proxykv tabulate`")
+        audit.findings.append(f"{error}; {again}")
         return
     planned = {
         "rows": {"/".join(job.file("rows").parts[-3:]) for job in run.jobs()},
         "efficiency": {f"{family}/{scan}.parquet" for family, scan in scans(run.config)},
     }
-    for kind, names in planned.items():
+    for kind in (*planned, "files"):
         published = facts.get(f"{kind}_sha256")
         if not isinstance(published, dict):
-            audit.say(path, f"has no {kind}_sha256; run `proxykv tabulate`")
+            audit.say(path, f"has no {kind}_sha256; {again}")
             continue
+        names = planned.get(kind, published.keys())
         for name in sorted(published.keys() - names):
             audit.say(
-                path, f"the tables were made of {kind}/{name}, which the config does not plan"
+                path, f"the {made} were made of {kind}/{name}, which the config does not plan"
             )
         for name in sorted(names):
-            file = folder / kind / name
+            file = folder / (made if kind == "files" else kind) / name
             now = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
-            if now != published.get(name):
-                audit.say(file, "changed after the tables were made")
+            if now is None and kind == "files":
+                if file.suffix != ".csv":  # `check_tables` misses those
+                    audit.say(file, f"missing; {again}")
+            elif now != published.get(name):
+                audit.say(file, f"changed after the {made} were made; {again}")
 
 
 def _grid(run: Run, scopes: Mapping[str, set[str]]) -> Iterator[tuple[str, float]]:
@@ -135,6 +145,29 @@ def _check_job(
             audit.say(where, "KL is known for some methods of this question only")
         for problem in _problems(run, job, row):
             audit.say(where, problem)
+    _check_journals(folder, job, stored, audit)
+
+
+def _check_journals(folder: Path, job: Job, predictions: list[Row], audit: Audit) -> None:
+    """Every prediction is the last one that a journal has of its key, if there are journals.
+
+    Journals may hold more: rows of other code, and what a limit has since left out.
+    """
+    paths = replace(job, run_dir=folder).journals()
+    journalled = {_answer_key(row): row for path in paths for row in Journal(path).read()}
+    for row in predictions if paths else ():
+        where = _name(_file(folder, job, "predictions"), _key(row))
+        answer = journalled.get(_answer_key(row))
+        if answer is None:
+            audit.say(where, "no journal holds this answer")
+            continue
+        for column in sorted(answer.keys() & row.keys()):
+            if row[column] != answer[column]:
+                audit.differs(f"{where}, {column}", row[column], answer[column])
+
+
+def _answer_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(c) for c in ("context_id", "prompt_hash", "method_digest", "retention"))
 
 
 def _questions(job: Job, audit: Audit) -> Questions:

@@ -21,12 +21,12 @@ Row = TypeVar("Row")
 
 
 def check_page(folder: Path, audit: Audit) -> None:
-    """Compare what the page shows with the CSV tables; a run without a page has nothing to check.
+    """Compare what the page shows with the CSV tables.
 
     Tables that are newer than the page make it an old one, which one finding says.
 
     Args:
-        folder: the run's folder, with `methods.json`, `tables/` and perhaps `report/`.
+        folder: the run's folder, with `methods.json`, `tables/` and `report/`.
         audit: receives counts and findings.
     """
     page = folder / "report" / "index.html"
@@ -34,6 +34,7 @@ def check_page(folder: Path, audit: Audit) -> None:
     paths = {name: folder / "tables" / f"{name}.csv" for name in every}
     paths = {name: p for name, p in paths.items() if name in TABLES or p.is_file()}
     if not page.is_file():
+        audit.say(page, "missing; run `proxykv report`")
         return
     if missing := [path.name for path in paths.values() if not path.is_file()]:
         audit.say(page, f"cannot be compared without {', '.join(missing)}; run `proxykv tabulate`")
