@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from proxykv.config import catalog
+from proxykv.runtime import files
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 
@@ -69,6 +70,25 @@ def model_shape(family: Mapping[str, Any], role: str, cache: Path) -> Shape:
             f"(`proxykv check --family {family['family']}` shows that of a model on the hub)"
         )
     return stated or found
+
+
+def positions(family: Mapping[str, Any], role: str, cache: Path) -> int | None:
+    """Positions that a family's model was made for; None if its folder is not there.
+
+    Args:
+        family: contents of the family's file, whose `rope_scaling` makes them more.
+        role: `target` or `proxy`.
+        cache: the folder that runs share, where converted models are.
+    """
+    folder = model_folder(family, role, cache)
+    path = (catalog.ROOT / folder if "path" in family[role] else folder) / "config.json"
+    if not path.is_file():
+        return None
+    known = files.read_object(path).get("max_position_embeddings")
+    scaling = family[role].get("rope_scaling", {})
+    if {"factor", "original_max_position_embeddings"} <= scaling.keys():
+        return int(scaling["factor"] * scaling["original_max_position_embeddings"])
+    return known
 
 
 def stored_shape(folder: Path) -> Shape:

@@ -11,7 +11,7 @@ from proxykv.config import catalog, check, sources
 from proxykv.config.cards import MethodCards, method_cards
 from proxykv.config.jobs import Dataset, Job
 from proxykv.config.keys.model_files import SCORING, ModelFiles, model_files
-from proxykv.config.models import Shape, model_shape
+from proxykv.config.models import Shape, model_shape, positions
 from proxykv.config.settings.signals import Signal, stored_signals
 from proxykv.runtime import files
 from proxykv.runtime.digest import digest
@@ -261,6 +261,19 @@ class Run:
             role: "target" or "proxy".
         """
         return model_shape(self.family(family), role, self.cache)
+
+    @cached_property
+    def positions(self) -> Mapping[str, int]:
+        """Positions of each family's models, the fewer of the two, where their folders are there."""
+        found = {
+            family: [positions(self.family(family), role, self.cache) for role in ROLES]
+            for family in self.families
+        }
+        return {
+            family: min(known)
+            for family, both in found.items()
+            if (known := [number for number in both if number])
+        }
 
     def with_shapes(self, family: str) -> Mapping[str, Any]:
         """Contents of a family's file, with the shape of both models."""

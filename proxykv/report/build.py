@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def build_report(
     audited: str = "",
     findings: Sequence[str] = (),
     progress: Sequence[Mapping[str, Any]] = (),
+    positions: Mapping[str, int] | None = None,
 ) -> None:
     """Write the report of a run.
 
@@ -54,6 +55,7 @@ def build_report(
         findings: what the audit found; the page begins with them.
         progress: a record of each job and scan, with its `state`; if some are not done, the page
             and its figures say that they are partial.
+        positions: of the models of each family; longer contexts are named at the page's head.
 
     Raises:
         ConfigError: if there are no rows or no `methods.json`.
@@ -66,6 +68,7 @@ def build_report(
     page = page_template("index.html.j2").render(
         run=run_dir.name,
         synthetic=bool((rows.code_hash == SYNTHETIC).any()),
+        beyond=list(_beyond(rows, positions or {})),
         facts=_facts(rows),
         verdicts=verdicts(made, methods),
         boards=_boards(made, styles),
@@ -100,6 +103,13 @@ def page_template(name: str) -> Template:
         lstrip_blocks=True,
     )
     return environment.get_template(name)
+
+
+def _beyond(rows: pd.DataFrame, positions: Mapping[str, int]) -> Iterator[str]:
+    """What is to be said of contexts that are longer than a family's models have positions."""
+    for family, longest in rows.groupby("family").context_tokens.max().items():
+        if longest > (known := positions.get(family, longest)):
+            yield f"{family}: contexts of up to {longest:,} tokens, models of {known:,} positions."
 
 
 def _facts(rows: pd.DataFrame) -> dict[str, str]:

@@ -32,4 +32,5 @@ def report(run: Run) -> None:
         audited=found.summary,
         findings=found.findings,
         progress=answers_and_scans(run),
+        positions=run.positions,
     )
