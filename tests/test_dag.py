@@ -306,6 +306,21 @@ def test_a_new_family_brings_its_own_jobs_only(checkout: Checkout) -> None:
     assert "family=tiny" not in output
 
 
+def test_a_proxy_of_two_families_scores_once(checkout: Checkout) -> None:
+    """Scores of the second family wait for those of the first, which hold the proxy's."""
+    checkout.config["families"] = ["tiny", "tiny-32k"]
+    first, second = (str(*paths.score_lists(checkout.run, f)) for f in ("tiny", "tiny-32k"))
+
+    def families(*arguments: str) -> list[str]:
+        output = checkout.snakemake("-n", *arguments)
+        return re.findall(r"rule extract:.*?family=([^,]+),", output, re.DOTALL)
+
+    assert families(second) == ["tiny-32k"]  # the first family's are there
+    (checkout.folder / first).unlink()
+    assert sorted(families(second)) == ["tiny", "tiny-32k"]
+    assert families(first) == ["tiny"]
+
+
 def test_code_is_rerun_for_what_it_does_not_for_how_it_reads(
     checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

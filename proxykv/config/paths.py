@@ -104,6 +104,17 @@ def _lists(run: Run, family: str, kind: str) -> list[Path]:
     return [folder / f"{kind}-{corpus}-{i + 1}-of-{shards}.json" for i in range(shards)]
 
 
+def first_with_proxy(run: Run, family: str) -> str:
+    """The run's first family with the same proxy: it stores the proxy's scores for the others.
+
+    Args:
+        run: the run.
+        family: name of the family; it may be the first itself.
+    """
+    proxies = {name: run.models(name)["proxy"] for name in run.families}
+    return next(name for name, proxy in proxies.items() if proxy == proxies[family])
+
+
 def screening(run: Run, family: str) -> Path:
     """Report on the text that training and evaluation contexts share (see `steps.screen`).
 

@@ -264,7 +264,7 @@ class Run:
 
     @cached_property
     def positions(self) -> Mapping[str, int]:
-        """Positions of each family's models, the fewer of the two, where their folders are there."""
+        """Positions of each family: the fewer of its two models; none without their folders."""
         found = {
             family: [positions(self.family(family), role, self.cache) for role in ROLES]
             for family in self.families

@@ -14,7 +14,7 @@ import yaml
 from checkout import copy_project
 
 from proxykv.config import catalog
-from proxykv.config.models import model_folder, model_shape, stored_shape
+from proxykv.config.models import model_folder, model_shape, positions, stored_shape
 from proxykv.runtime.errors import ConfigError
 
 TINY = catalog.ROOT / "models" / "tiny" / "target"
@@ -90,6 +90,15 @@ def test_a_tied_embedding_counts_once(folder: Path) -> None:
     edit(folder, tie_word_embeddings=True)
     once = stored_shape(folder)["parameters"]
     assert SHAPE["parameters"] - once == (0 if tied else embedding)
+
+
+def test_positions_of_a_model(folder: Path, tmp_path: Path) -> None:
+    """Those of its config, or those to which RoPE is scaled."""
+    entry = {"path": str(folder)}
+    assert positions(family(**entry), "target", tmp_path) == 8192
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}
+    assert positions(family(**entry, rope_scaling=yarn), "target", tmp_path) == 32768
+    assert positions(family(hub="org/name"), "target", tmp_path) is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"num_attention_heads": "four"}', "\xff"])

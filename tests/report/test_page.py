@@ -274,9 +274,13 @@ def test_report_of_two_families_without_mapper_or_oracle(tmp_path: Path):
         families=("a", "b"), tasks=("single",), contexts=1, methods=("proxykv",), retentions=(0.1,)
     )
     paths = write_run(tmp_path / "run", rows.assign(kl=np.nan), mapper=False)
-    build_report(paths, tmp_path / "run", tmp_path / "page.html")
+    longest = int(rows.context_tokens.max())
+    positions = {"a": longest, "b": longest - 1}  # of another family nothing is known
+    build_report(paths, tmp_path / "run", tmp_path / "page.html", positions=positions)
     text = (tmp_path / "page.html").read_text()
     assert "KVzip was not run" in text and "a · tiny" in text and "b · tiny" in text
+    beyond = f"b: contexts of up to {longest:,} tokens, models of {longest - 1:,} positions."
+    assert text.count("Beyond the models' positions.") == text.count(beyond) == 1
 
 
 def test_a_corrected_metric_is_shown_with_the_official_one(rows: pd.DataFrame, tmp_path: Path):

@@ -27,6 +27,11 @@ def test_both_presets_ask_the_same() -> None:
     same = ("methods", "retentions", "comparisons", "seed")
     small, whole = config("falsification-tiny"), config("falsification")
     assert {name: small[name] for name in same} == {name: whole[name] for name in same}
+    longer = config("falsification-tiny-32k")
+    (tasks,) = longer["benchmarks"]
+    assert tasks["lengths"] == [32000]
+    tasks["lengths"] = [8000]
+    assert longer | {"run": small["run"], "families": small["families"]} == small
 
 
 def test_the_premise_is_answered_at_8k_tokens(
@@ -61,4 +66,5 @@ def test_the_premise_is_answered_at_8k_tokens(
     page = (run.dir / "report" / "index.html").read_text("utf-8")
     assert f"The premise is {answer['outcome']}: " in page
     assert "at about 8,000 tokens" in page
+    assert "Beyond the models' positions" not in page
     assert paths.row_files(run) == [job.file("rows")]

@@ -1,10 +1,22 @@
 # Training scores of target and proxy, and what is fitted on them.
 
 
+# A proxy of several families scores once: the others wait for the first one, and take its scores.
+def after_first(wildcards, lists):
+    """The shard's list of the first family with the same proxy; nothing for that family."""
+    first = paths.first_with_proxy(RUN, wildcards.family)
+    if first == wildcards.family:
+        return []
+    return ancient(str(lists(first)[int(wildcards.shard) - 1]))
+
+
 rule extract:
     input:
         converted,
         lambda wildcards: [str(d.path) for d in RUN.datasets(wildcards.family, "train")],
+        lambda wildcards: after_first(
+            wildcards, lambda first: paths.score_lists(RUN, first)
+        ),
     output:
         str(
             RUN.cache
@@ -64,6 +76,12 @@ rule extract_signal:
     input:
         converted,
         lambda wildcards: [str(d.path) for d in RUN.datasets(wildcards.family, "train")],
+        lambda wildcards: after_first(
+            wildcards,
+            lambda first: paths.signal_lists(
+                RUN, first, RUN.stored_signal(wildcards.signal)
+            ),
+        ),
     output:
         str(
             RUN.cache

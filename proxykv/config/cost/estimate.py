@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
+from proxykv.config import paths
 from proxykv.config.benchmarks import Task, tasks
 from proxykv.config.catalog import Method
 from proxykv.config.cost.operations import Operations
@@ -103,12 +104,13 @@ class _Family:
         device = device_of(self.run, self.name, "extract")
         contexts = [c for d in self.run.datasets(self.name, "train") for c in _contexts(d)]
         signals = (Signal(), *self.run.stored_signals)
+        scoring = paths.first_with_proxy(self.run, self.name) == self.name
         jobs = self.run.config["score_shards"] * len(signals)
         seconds = jobs * self._start(with_proxy=True)
         for count, n in contexts:
             target = self.target.prefill(n, device) + self.target.replay(n, device)
             proxy = sum(self._proxy_side({signal}, n, device) for signal in signals)
-            seconds += count * (target + proxy)
+            seconds += count * (target + scoring * proxy)
         return self._part("extract", "", jobs, contexts, seconds)
 
     def _fit(self) -> CostShare:
