@@ -109,6 +109,22 @@ def _generate(options: argparse.Namespace) -> None:
         generate(run, run.job(options.family, options.benchmark, options.task))
 
 
+def _fidelity(options: argparse.Namespace) -> None:
+    """compare every method's scores of a task's contexts with the oracle's; nothing is answered"""
+    from proxykv.steps.fidelity.scores import fidelity
+
+    run = Run.read(options.config)
+    with hardware(options, run):
+        fidelity(run, run.job(options.family, options.benchmark, options.task))
+
+
+def _score_fidelity(options: argparse.Namespace) -> None:
+    """write the table of what `fidelity` found"""
+    from proxykv.steps.fidelity.scores import score_fidelity
+
+    score_fidelity(Run.read(options.config))
+
+
 def _efficiency(options: argparse.Namespace) -> None:
     """measure time and memory of a scan's requests"""
     from proxykv.config.efficiency import measuring_job, resources
@@ -132,7 +148,7 @@ def _grade(options: argparse.Namespace) -> None:
 
 def _transfer(options: argparse.Namespace) -> None:
     """test fitted methods on held-out contexts of each part of the corpus"""
-    from proxykv.steps.transfer import transfer
+    from proxykv.steps.fidelity.transfer import transfer
 
     transfer(Run.read(options.config))
 
@@ -180,6 +196,8 @@ STEPS: dict[Command, Sequence[str]] = {
     _screen: ("family",),
     _fit: ("family", "method"),
     _generate: ("family", "benchmark", "task"),
+    _fidelity: ("family", "benchmark", "task"),
+    _score_fidelity: (),
     _efficiency: ("family", "scan"),
     _grade: ("family", "benchmark", "task"),
     _transfer: (),
@@ -189,4 +207,7 @@ STEPS: dict[Command, Sequence[str]] = {
 }
 """Steps with their arguments."""
 
-WITH_HARDWARE = (_extract, _extract_inputs, _extract_signal, _fit, _generate, _efficiency)
+WITH_HARDWARE = (
+    *(_extract, _extract_inputs, _extract_signal, _fit),
+    *(_generate, _fidelity, _efficiency),
+)

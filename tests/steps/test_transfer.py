@@ -28,10 +28,10 @@ from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext, build
 from proxykv.scoring.kvzip import replays, score_replays
 from proxykv.steps.extract import extract, extract_inputs
+from proxykv.steps.fidelity.transfer import COLUMNS, fidelity_table
 from proxykv.steps.fit import fit
 from proxykv.steps.prepare import prepare
 from proxykv.steps.screen import screen
-from proxykv.steps.transfer import COLUMNS, fidelity_table
 
 TINY = {"benchmark": "tiny", "lengths": [64, 96]}
 CONFIG: dict[str, Any] = {

@@ -114,6 +114,15 @@ def converted(wildcards, roles=ROLES):
     return [str(path) for found in both for path in found]
 
 
+# A proxy of several families scores once: the others wait for the first one, and take its scores.
+def after_first(wildcards, lists):
+    """The shard's list of the first family with the same proxy; nothing for that family."""
+    first = paths.first_with_proxy(RUN, wildcards.family)
+    if first == wildcards.family:
+        return []
+    return ancient(str(lists(first)[int(wildcards.shard) - 1]))
+
+
 def job(wildcards):
     """The job's part of the run."""
     return RUN.job(wildcards.family, wildcards.benchmark, wildcards.task)

@@ -32,6 +32,49 @@ rule generate:
         )
 
 
+# Not part of a run: `snakemake score_fidelity` scores the contexts with every method and answers nothing.
+rule fidelity:
+    input:
+        converted,
+        dataset=lambda wildcards: str(job(wildcards).dataset.path),
+        fitted=rules.generate.input.fitted,
+    output:
+        str(RUN.dir / "fidelity/{family}/{benchmark}/{task}.parquet"),
+    log:
+        f"{LOGS}/fidelity/{{family}}-{{benchmark}}-{{task}}.log",
+    benchmark:
+        f"{LOGS}/fidelity/{{family}}-{{benchmark}}-{{task}}.tsv"
+    priority: lambda wildcards: ORDER[job(wildcards).file("rows")]
+    conda:
+        "../envs/proxykv.yaml"
+    threads: lambda wildcards: RUN.resources(wildcards.family, "generate")["threads"]
+    resources:
+        **asks("generate"),
+    params:
+        key=lambda wildcards: job_keys.answering(RUN, wildcards.family),
+        code=code_digest("proxykv.steps.fidelity.scores:fidelity"),
+    shell:
+        model_step(
+            "fidelity {wildcards.family:q} {wildcards.benchmark:q} {wildcards.task:q}"
+        )
+
+
+rule score_fidelity:
+    input:
+        [str(job.file("fidelity")) for job in RUN.jobs()],
+    output:
+        str(RUN.dir / "tables/score_fidelity.csv"),
+        str(RUN.dir / "tables/score_fidelity.tex"),
+    log:
+        f"{LOGS}/score_fidelity.log",
+    conda:
+        "../envs/proxykv.yaml"
+    params:
+        code=code_digest("proxykv.steps.fidelity.scores:score_fidelity"),
+    shell:
+        step("score-fidelity")
+
+
 rule grade:
     input:
         rules.generate.output,

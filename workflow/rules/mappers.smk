@@ -1,15 +1,6 @@
 # Training scores of target and proxy, and what is fitted on them.
 
 
-# A proxy of several families scores once: the others wait for the first one, and take its scores.
-def after_first(wildcards, lists):
-    """The shard's list of the first family with the same proxy; nothing for that family."""
-    first = paths.first_with_proxy(RUN, wildcards.family)
-    if first == wildcards.family:
-        return []
-    return ancient(str(lists(first)[int(wildcards.shard) - 1]))
-
-
 rule extract:
     input:
         converted,
@@ -191,6 +182,8 @@ rule transfer:
     conda:
         "../envs/proxykv.yaml"
     params:
-        code=code_digest("proxykv.steps.transfer:transfer", *PREDICTORS, *PLOTS),
+        code=code_digest(
+            "proxykv.steps.fidelity.transfer:transfer", *PREDICTORS, *PLOTS
+        ),
     shell:
         step("transfer")
