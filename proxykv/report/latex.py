@@ -21,6 +21,8 @@ from proxykv.report.tables.columns import CELL, POOLS
 
 PAGE = 50
 """Lines of a table on one page."""
+WIDE = 40
+"""Signs from which on the lines of a text are broken."""
 GRIDS: Mapping[str, tuple[Sequence[str], str, Sequence[Metric]]] = {
     "leaderboard": (CELL, "retention", [SCORE]),
     "per_task": ([*CELL, "task"], "retention", [SCORE]),
@@ -35,6 +37,8 @@ COLUMNS = {
                    "cache_seconds", "first_token_seconds", "request_seconds", "target_peak_bytes"],
     "speedups": ["family", "scan", "method", "schedule", "batch", "retention", "against", "mean",
                  "median", "best", "lengths"],
+    "paper": ["says", "family", "task", "at_least", "at_most", "unit", "found", "found_low",
+              "found_high", "verdict"],
 }  # fmt: skip
 """Columns of the other tables; all of a table that is not named here."""
 BEST, TIE = "textbf:--rwrap;", "underline:--rwrap;"
@@ -133,8 +137,14 @@ def _write(shown: pd.DataFrame, marks: pd.DataFrame | None = None) -> str:
     return style.to_latex(
         hrules=True,
         environment="longtable" if len(shown) > PAGE else None,
-        column_format="".join("r" if _numbers(shown[name]) else "l" for name in shown),
+        column_format="".join(_format(shown[name]) for name in shown),
     )
+
+
+def _format(column: pd.Series) -> str:
+    if _numbers(column):
+        return "r"
+    return "l" if column.astype(str).str.len().max() <= WIDE else r"p{.3\linewidth}"
 
 
 def _numbers(column: pd.Series) -> bool:

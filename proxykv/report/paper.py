@@ -35,7 +35,7 @@ from proxykv.report.cells import Table, number, plain
 from proxykv.report.efficiency import read_measurements, speedups, timed
 from proxykv.report.stats import Strata, mean_ci, ratio_ci
 from proxykv.report.tables import read_rows
-from proxykv.runtime.parquet import write_csv
+from proxykv.report.tabulate import write_table
 
 COLUMNS = [
     *("claim", "family", "task", "says", "where", "unit", "at_least", "at_most"),
@@ -95,14 +95,14 @@ def paper(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> pd.DataFra
 
 
 def write_paper(rows_paths: Iterable[Path], run_dir: Path) -> Path:
-    """Write `tables/paper.csv`.
+    """Write `tables/paper` as CSV and LaTeX; returns the CSV file.
 
     Args:
         rows_paths: files of rows.
         run_dir: folder of the run.
     """
-    path = run_dir / "tables" / "paper.csv"
-    write_csv(path, paper(read_rows(rows_paths), MethodCards.read(run_dir), run_dir))
+    path, methods = run_dir / "tables" / "paper.csv", MethodCards.read(run_dir)
+    write_table(path, paper(read_rows(rows_paths), methods, run_dir), methods)
     return path
 
 

@@ -107,7 +107,13 @@ def log_scale(axis: Axes) -> None:
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def legend(figure: Figure, styles: Mapping[str, Look], order: Sequence[str], title: str) -> None:
+def legend(
+    figure: Figure,
+    styles: Mapping[str, Look],
+    order: Sequence[str],
+    title: str,
+    more: Sequence[Line2D] = (),
+) -> None:
     """Legend at the right of the panels, in the given order of the methods.
 
     Args:
@@ -115,9 +121,10 @@ def legend(figure: Figure, styles: Mapping[str, Look], order: Sequence[str], tit
         styles: looks by method.
         order: methods in their order.
         title: of the legend.
+        more: entries after the methods.
     """
     handles = [_handle(styles[method]) for method in order]
-    add_legend(figure, handles, title)
+    add_legend(figure, [*handles, *more], title)
 
 
 def add_legend(figure: Figure, handles: Sequence[Line2D], title: str) -> None:
@@ -125,7 +132,7 @@ def add_legend(figure: Figure, handles: Sequence[Line2D], title: str) -> None:
 
     Args:
         figure: the figure.
-        handles: its entries, which carry the names of their methods.
+        handles: its entries; those of methods carry their names.
         title: of the legend.
     """
     made = figure.legend(
@@ -134,7 +141,7 @@ def add_legend(figure: Figure, handles: Sequence[Line2D], title: str) -> None:
     for entry, handle, text in zip(handles, made.legend_handles, made.get_texts(), strict=True):
         for artist in (handle, text):
             if artist is not None:
-                artist.set_gid(str(entry.get_gid()))
+                artist.set_gid(entry.get_gid())
 
 
 def _handle(look: Look) -> Line2D:

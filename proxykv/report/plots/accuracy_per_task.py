@@ -1,7 +1,8 @@
 """Accuracy against retention, task by task.
 
 The curves of the overall figure, for each task alone. Bands are 95 % bootstrap intervals over the
-contexts of the task, so they are wider. Only the judged method and the oracle have bands here.
+contexts of the task, so they are wider. Only the judged method and the oracle have bands here. A
+hollow mark is a score that the paper states for the same target.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
@@ -14,7 +15,8 @@ from matplotlib.figure import Figure
 
 from proxykv.config.cards import MethodCards
 from proxykv.report.plots import looks, ranking
-from proxykv.report.plots._curves import draw_curves, legend, panels
+from proxykv.report.plots._curves import draw_curves, legend, panels, positions
+from proxykv.report.plots._paper import entry, mark_scores, stated
 from proxykv.report.tables import per_task
 from proxykv.report.tables.columns import CELL
 
@@ -33,9 +35,14 @@ def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | No
     several = table.groupby(CELL).ngroups > 1
     titles = [" · ".join(map(str, key if several else key[2:])) for key, _ in cells]
     figure, axes = panels(titles, columns=3 if len(cells) > 4 else 2, width=4.4, height=3.2)
-    for axis, (_, cell) in zip(axes, cells, strict=True):
+    told = {family: list(stated(rows, family, "score")) for family in table.family.unique()}
+    lines, marked = {method: look.line for method, look in styles.items()}, False
+    for axis, ((family, *task), cell) in zip(axes, cells, strict=True):
         draw_curves(axis, cell, styles, "mean", "ci_low", "ci_high", faint_bands=False)
         axis.set_ylim(-0.02, 1.03)
         axis.set_ylabel("mean score")
-    legend(figure, styles, ranking(table), "Best first, ρ ≤ 0.3")
+        places = positions(cell.retention.unique())
+        marked |= mark_scores(axis, told[family], tuple(task), places, lines)
+    more = [entry()] if marked else []
+    legend(figure, styles, ranking(table), "Best first, ρ ≤ 0.3", more)
     return figure

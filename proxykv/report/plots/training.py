@@ -4,7 +4,8 @@ One row of panels per mapper, without the variants of an ablation: the total los
 loss, mass reconstruction on held-out contexts (the score mass in the predicted top ρ over that in
 the true top ρ), and the overlap of the kept set with the oracle's there. Global overlap is high
 even for a constant score per head. So its two parts are shown too: the overlap within heads, and
-the share of the budget that goes to the right heads (allocation).
+the share of the budget that goes to the right heads (allocation). A hollow mark is what the paper
+states for the same target.
 """
 
 import json
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 
 from proxykv.config.cards import MethodCards
 from proxykv.report.plots._curves import log_scale, panels
+from proxykv.report.plots._paper import HOLLOW, NAME, stated
 
 POINTS = 400  # that a line is drawn with: a long training has thousands of steps
 TERMS = {
@@ -42,12 +44,20 @@ def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | No
     kinds = ("total loss", "loss terms", "mass reconstruction", "kept-set overlap")
     titles = [f"{name}: {kind}" if kind == kinds[0] else kind for name in logs for kind in kinds]
     figure, axes = panels(titles, columns=4, width=3.7, height=3.9, legend=False)
-    for i, log in enumerate(logs.values()):
+    for i, (title, log) in enumerate(logs.items()):
         total, terms, mass, overlap = axes[4 * i : 4 * i + 4]
         _lines(total, log, {"total": "#D55E00"}, logarithmic=True)
         _lines(terms, log, TERMS, logarithmic=True)
         held_out = log.query("split == 'val'")
-        _lines(mass, held_out, _by_retention(log, "mass@"))
+        colors = _by_retention(log, "mass@")
+        _lines(mass, held_out, colors)
+        family, _, method = title.partition(" · ")
+        for claim in stated(rows, family, "mass"):
+            color = colors.get(f"mass@{claim.retentions[0]:g}")
+            if claim.method == method and color:
+                mass.plot(
+                    log.step.max(), claim.at_least, color=color, marker="o", label=NAME, **HOLLOW
+                )
         for name, style in (("head_overlap", "-"), ("global_overlap", "--"), ("allocation", ":")):
             label = f"{name.removesuffix('_overlap')} {{}}"
             _lines(overlap, held_out, _by_retention(log, f"{name}@"), label=label, style=style)
