@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -21,8 +21,8 @@ HOLLOW: dict[str, Any] = {
 NAME = "stated in the paper"
 
 
-def stated(rows: pd.DataFrame, family: str, metric: str) -> Iterator[Claim]:
-    """Claims of a metric about a family; none unless the family's target is the paper's.
+def stated(rows: pd.DataFrame, family: str, metric: str) -> Iterator[tuple[Claim, float]]:
+    """Claims of one number about a family; none unless the family's target is the paper's.
 
     Args:
         rows: rows of the run.
@@ -31,12 +31,15 @@ def stated(rows: pd.DataFrame, family: str, metric: str) -> Iterator[Claim]:
     """
     targets = rows.target[rows.family == family] if len(rows) else rows
     if {str(target).partition("@")[0] for target in targets} == {paper_models().get(family)}:
-        yield from (c for c in claims() if c.metric == metric and family in c.families)
+        for claim in claims():
+            number = claim.at_least
+            if claim.metric == metric and family in claim.families and number is not None:
+                yield claim, number
 
 
 def mark_scores(
     axis: Axes,
-    told: list[Claim],
+    told: Iterable[tuple[Claim, float]],
     task: tuple[str, str],
     places: Mapping[float, float],
     lines: Mapping[str, Mapping[str, Any]],
@@ -54,11 +57,10 @@ def mark_scores(
         Whether there was one.
     """
     found = False
-    for claim in told:
+    for claim, number in told:
         if task[0] in claim.benchmarks and task[1] in claim.tasks and claim.method in lines:
             x = [places[rho] for rho in claim.retentions if rho in places]
-            y = [(claim.at_least or 0) / 100] * len(x)
-            axis.plot(x, y, **lines[claim.method] | HOLLOW)
+            axis.plot(x, [number / 100] * len(x), **lines[claim.method] | HOLLOW)
             found |= bool(x)
     return found
 

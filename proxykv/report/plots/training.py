@@ -52,12 +52,11 @@ def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | No
         colors = _by_retention(log, "mass@")
         _lines(mass, held_out, colors)
         family, _, method = title.partition(" · ")
-        for claim in stated(rows, family, "mass"):
+        for claim, number in stated(rows, family, "mass"):
             color = colors.get(f"mass@{claim.retentions[0]:g}")
             if claim.method == method and color:
-                mass.plot(
-                    log.step.max(), claim.at_least, color=color, marker="o", label=NAME, **HOLLOW
-                )
+                at = [log.step.max()], [number]
+                mass.plot(*at, color=color, marker="o", label=NAME, **HOLLOW)
         for name, style in (("head_overlap", "-"), ("global_overlap", "--"), ("allocation", ":")):
             label = f"{name.removesuffix('_overlap')} {{}}"
             _lines(overlap, held_out, _by_retention(log, f"{name}@"), label=label, style=style)
