@@ -1,7 +1,8 @@
 """Tables for papers, in LaTeX (booktabs): the best value is bold, a tie with it is underlined.
 
 A tie is a value whose 95 % interval holds the best one. The full cache, which prunes nothing, takes
-no part. A document needs the package `booktabs`, and `longtable` for what is longer than a page.
+no part. A document needs the package `booktabs`, and `longtable` for what is longer than a page;
+labels that are not in Latin letters need LuaLaTeX.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
@@ -42,7 +43,8 @@ COLUMNS = {
 }  # fmt: skip
 """Columns of the other tables; all of a table that is not named here."""
 BEST, TIE = "textbf:--rwrap;", "underline:--rwrap;"
-MATHS = {"<": "$<$", ">": "$>$", "≤": r"$\leq$", "ρ": r"$\rho$", "−": "$-$", "×": r"$\times$"}
+MATHS = {"<": "$<$", ">": "$>$", "≤": r"$\leq$", "≥": r"$\geq$", "−": "$-$", "×": r"$\times$",
+         "ρ": r"$\rho$", "λ": r"$\lambda$", "→": r"$\to$"}  # fmt: skip
 
 
 def latex(name: str, table: pd.DataFrame, methods: MethodCards) -> str:
@@ -144,7 +146,7 @@ def _write(shown: pd.DataFrame, marks: pd.DataFrame | None = None) -> str:
 def _format(column: pd.Series) -> str:
     if _numbers(column):
         return "r"
-    return "l" if column.astype(str).str.len().max() <= WIDE else r"p{.3\linewidth}"
+    return r"p{.3\linewidth}" if column.astype(str).str.len().max() > WIDE else "l"
 
 
 def _numbers(column: pd.Series) -> bool:

@@ -61,6 +61,7 @@ def judged(
     if measured is not None:
         write_measurements(run, measured)
     path = write_paper(files, run)
+    assert path.with_suffix(".tex").read_text("utf-8").isascii()
     assert findings(rows, run, read_table(path)) == []
     return paper(rows, MethodCards.read(run), run)
 
