@@ -142,6 +142,7 @@ class Pair:
         answer_prefix: str = "",
         max_new_tokens: int = 50,
         method: str = METHOD,
+        scope: Scope = "global",
     ) -> dict[str, str] | dict[str, list[str]]:
         """Prune a context and answer, in the form of kvpress' text-generation pipeline.
 
@@ -155,6 +156,7 @@ class Pair:
             answer_prefix: text that every answer is made to begin with.
             max_new_tokens: the most tokens of an answer.
             method: `proxykv`, or one of the rivals that the pair was loaded with.
+            scope: what shares one budget (see `prune`); most presses of kvpress have `head`.
 
         Returns:
             `{"answer": text}` for one question, `{"answers": texts}` for several.
@@ -164,7 +166,7 @@ class Pair:
         """
         if (question is None) == (questions is None):
             raise ValueError("give either question or questions")
-        pruned = self.prune(context, 1 - compression_ratio, method=method)
+        pruned = self.prune(context, 1 - compression_ratio, scope, method)
         asked = [question] if question is not None else questions or []
         answers = [pruned.ask(text, max_new_tokens, answer_prefix) for text in asked]
         return {"answer": answers[0]} if question is not None else {"answers": answers}

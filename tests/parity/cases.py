@@ -14,6 +14,12 @@ SNAPKV = {"window": 64, "kernel": 5}
 RATIO = 0.5
 """Share of the pairs that kvpress removes."""
 BYTES = 256
+CONTEXT = "The red key is 481. A blue door leads to the hall, and 22 lamps burn in it. " * 3
+QUESTIONS = ("Which key is red?", "How many lamps?")
+PREFIX = "It is"
+"""Of an answer."""
+TEMPLATE = "{% for turn in messages %}{{ turn['content'] }}</{{ turn['role'] }}>\n{% endfor %}"
+"""Puts nothing before the context, since kvpress would prune that as well."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +60,5 @@ CASES = [
         (1, 700, 600),  # a replay longer than the tile that scores are computed in
     )
 ]
+ANSWERED = [case for case in CASES if case.context == 90]
+"""Those whose model also answers questions; one for each architecture."""

@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CASES, RATIO, SNAPKV, Case
-from kvpress import KVzipPress, SnapKVPress  # pyright: ignore[reportMissingImports]
+from cases import ANSWERED, CASES, CONTEXT, PREFIX, QUESTIONS, RATIO, SNAPKV, TEMPLATE, Case
+from kvpress import (  # pyright: ignore[reportMissingImports]
+    KeyDiffPress,
+    KVPressTextGenerationPipeline,
+    KVzipPress,
+    SnapKVPress,
+)
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 
 class Observed(KVzipPress):
@@ -72,12 +77,29 @@ def snapkv(net: Any, case: Case) -> Tensor:
     return torch.stack(layers)
 
 
+def answers(net: Any, folder: Path) -> dict[str, list[str]]:
+    """What kvpress' pipeline answers: with the full cache, and by two presses."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    pipeline = KVPressTextGenerationPipeline(model=net, tokenizer=tokenizer)
+    presses = {
+        "full": None,
+        "snapkv": SnapKVPress(RATIO, window_size=SNAPKV["window"], kernel_size=SNAPKV["kernel"]),
+        "keydiff": KeyDiffPress(compression_ratio=RATIO),
+    }
+    asked = {"questions": list(QUESTIONS), "answer_prefix": PREFIX, "max_new_tokens": 12}
+    return {
+        name: pipeline(CONTEXT, press=press, **asked)["answers"] for name, press in presses.items()
+    }
+
+
 def run(case: Case, folder: Path) -> dict[str, Any]:
     net = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
     return {
         "snapkv": snapkv(net, case),
         "kvzip": kvzip(net, case, plus=False),
         "kvzip_plus": kvzip(net, case, plus=True),
+        "answers": answers(net, folder) if case in ANSWERED else {},
     }
 
 

@@ -10,13 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, RATIO, Case
+from cases import ANSWERED, CASES, CONTEXT, PREFIX, QUESTIONS, RATIO, TEMPLATE, Case
 from method_fixture import needs_kvpress
 
 from baselines.snapkv import PRESETS, window_scores
+from proxykv.api import Pair
+from proxykv.config.catalog import methods_of
 from proxykv.model.loading import Model, load_model
 from proxykv.model.prefill import prefill
+from proxykv.scoring.contract import MethodContext
+from proxykv.scoring.engine import Engine
 from proxykv.scoring.kvzip import NEXT, replay_scores, replays, score_replays
+from proxykv.scoring.ledger import Ledger
+from proxykv.scoring.proxy import Proxy
 from proxykv.scoring.selection import select
 
 HERE = Path(__file__).parent
@@ -83,6 +89,32 @@ def test_kvzip(method: str, case: Case, model: Model, published: dict[str, Any])
     threshold = theirs["scores"][theirs["kept"]].min()
     differing = theirs["scores"][kept ^ theirs["kept"]]
     assert ((differing - threshold).abs() <= 1e-5).all()
+
+
+@pytest.mark.parametrize("case", ANSWERED, indirect=True, ids=lambda case: case.architecture)
+def test_a_pair_answers_as_kvpress_pipeline(
+    case: Case, root: Path, published: dict[str, Any]
+) -> None:
+    bare = load_model(root / case.name, chat=False)
+    bare.tokenizer.chat_template = TEMPLATE
+    ledger = Ledger()
+    small = Proxy(lambda: bare, ledger)
+    snapkv = {"id": "snapkv", "base": "snapkv", "params": {"preset": "kvpress"}}
+    methods = methods_of([snapkv, "kvpress:KeyDiffPress"])
+    context = MethodContext(fitted={}, proxy=small, methods=methods, pair={}, seed=0, ledger=ledger)
+    pair = Pair(bare.with_template(), Engine(context, small, "sequential"), {})
+    asked: Any = {"questions": QUESTIONS, "answer_prefix": PREFIX, "max_new_tokens": 12}
+    points = {
+        "full": (0, "snapkv"),
+        "snapkv": (RATIO, "snapkv"),
+        "keydiff": (RATIO, "kvpress:KeyDiffPress"),
+    }
+    found = {
+        name: pair(CONTEXT, compression_ratio=ratio, method=method, scope="head", **asked)
+        for name, (ratio, method) in points.items()
+    }
+    assert {name: given["answers"] for name, given in found.items()} == published["answers"]
+    assert len({str(given) for given in found.values()}) > 1  # pruning changes answers
 
 
 def test_snapkv(case: Case, model: Model, published: dict[str, Any]) -> None:
