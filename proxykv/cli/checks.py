@@ -49,6 +49,8 @@ def _check(options: argparse.Namespace) -> None:
         for line in verify(options.family, cache):
             print(line)
         return
+    from proxykv.config.cost.measured import measured_table
+
     run = read_run(options.configfile)
     run.require_sources()
     rows = len(run.methods) - 1, len(run.retentions) - 1
@@ -63,5 +65,5 @@ def _check(options: argparse.Namespace) -> None:
     for family in run.families:
         longest, device = run.family(family)["max_context"], device_of(run, family, "generate")
         print(*requests_table(Operations.of(run, family), family, longest, device), sep="\n")
-        for line in memory_table(run.with_shapes(family)):
+        for line in (*measured_table(run, family), *memory_table(run.with_shapes(family))):
             print(line)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from checkout import Checkout
@@ -14,10 +15,12 @@ from proxykv.cli import main
 from proxykv.config import catalog
 from proxykv.config.benchmarks import tasks
 from proxykv.config.cost.estimate import estimate, total
+from proxykv.config.cost.measured import measured_table
 from proxykv.config.cost.operations import Operations
 from proxykv.config.cost.requests import LENGTHS, SIGNALS, request
 from proxykv.config.cost.speed import CPU, GPU, ModelCost
 from proxykv.config.run import Run
+from proxykv.runtime.parquet import write_parquet
 
 SHAPE = {"layers": 2, "query_heads": 4, "kv_heads": 2, "head_dim": 8, "parameters": 1000}
 NET = ModelCost(SHAPE, "bfloat16")
@@ -127,6 +130,16 @@ def test_a_step_takes_what_a_graph_took(tokens: int, rows: int, milliseconds: fl
 def test_a_step_that_the_host_starts_takes_as_long_as_its_launches() -> None:
     assert BIG.step(4096, 1, GPU) < BIG.step(4096, 1, GPU, captured=False) == 32e-3
     assert BIG.step(4096, 1, CPU) == BIG.step(4096, 1, CPU, captured=False)
+
+
+def test_a_cpu_thread_is_as_fast_as_one_was_in_either_type() -> None:
+    """92 and 188 G of linear layers, 70 G of attention in both."""
+    shape = {"layers": 28, "query_heads": 12, "kv_heads": 2, "head_dim": 128}
+    for dtype, linear in (("float32", 92e9), ("bfloat16", 188e9)):
+        net = ModelCost({**shape, "parameters": 1_777_088_000}, dtype)
+        attended = net.flops(8192, 4096) - net.flops(8192, 0)
+        seconds = net.flops(8192, 0) / linear + attended / 70e9
+        assert net.prefill(8192, CPU) == pytest.approx(seconds, rel=0.02)
 
 
 def test_twice_the_context_is_more_than_twice_the_prefill() -> None:
@@ -305,6 +318,45 @@ def test_a_request_with_each_signal() -> None:
         assert one.sequential == pytest.approx(1 + (one.proxy + one.mapper) / one.prefill)
         # A proxy that is larger than the room for it makes the target wait.
         assert (one.parallel > 1) == (one.room < 1)
+
+
+def test_what_was_measured_stands_next_to_what_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = run(families=["llama-3"], methods=["full", "random", "kvzip", "proxykv"])
+    assert list(measured_table(made, "llama-3")) == []
+    (job,) = made.jobs()
+    rows = [
+        (f"{tokens}-{method}", tokens, method, retention)
+        for tokens in (4000, 4050, 8000)
+        for method in ("random", "kvzip")
+        for retention in (0.1, 0.2)
+    ]
+    table = pd.DataFrame(rows, columns=["context_id", "context_tokens", "method", "retention"])
+    table = table.assign(device="cuda: A card", threads=8, prefill_seconds=1.5, score_seconds=2.5)
+    write_parquet(job.file("rows"), table)
+    head, heads, *lines = measured_table(made, "llama-3")
+    assert "measured on cuda: A card with 8 threads, and computed for: A100" in head
+    assert heads.split()[:3] == ["tokens", "contexts", "method"]
+    short, long = (
+        [BIG.prefill(n, GPU), BIG.replay(n, GPU)]
+        for n in (4025, 8000)  # means of the two classes
+    )
+    for line, start, (prefill, replay) in zip(
+        lines,
+        (["4025", "2", "kvzip", "1.5"], ["8000", "1", "kvzip", "1.5"]),
+        (short, long),
+        strict=True,
+    ):
+        cells = line.split()
+        assert cells[:4] == start and cells[5] == "2.5"
+        assert float(cells[4]) == pytest.approx(prefill, rel=0.01)
+        assert float(cells[6]) == pytest.approx(replay, rel=0.01)
+    # Threads of a CPU count.
+    write_parquet(job.file("rows"), table.assign(device="cpu: x86_64", threads=2))
+    head, *_ = measured_table(made, "llama-3")
+    assert head.endswith("computed for: 2 x CPU thread with AVX-512. Mean seconds of a context")
 
 
 def test_check_prints_a_request_for_each_family_length_and_signal(

@@ -76,6 +76,38 @@ class Operations:
         """
         return tokens * mapper_flops(self.target, self.proxy) / (device.flops[4] * MAPPER_USED)
 
+    def signal(self, signal: Signal, n: int, device: Device) -> float:
+        """Seconds of the proxy's signal, with the prefill of the whole context if it reads one.
+
+        Args:
+            signal: of the proxy.
+            n: tokens of the context.
+            device: where the proxy runs.
+        """
+        shared = signal.layers * self.proxy.prefill(n, device) if signal.prefilled else 0.0
+        return shared + self.proxy.signal(signal, n, device)
+
+    def scoring_seconds(self, method: Method, n: int, device: Device) -> float:
+        """Seconds that a method scores a context which the target has read.
+
+        Args:
+            method: of the run.
+            n: tokens of the context.
+            device: of target and proxy.
+        """
+        chunk = method.params.get("chunk", CHUNK)
+        signal = Signal.of({**self.run.training, **method.params})
+        costs = {
+            "target_prefill": lambda: self.target.prefill(n, device),
+            "target_replay": lambda: self.target.replay(n, device, chunk),
+            "target_local_replay": lambda: self.target.replay(n, device, chunk, local=True),
+            "proxy": lambda: self.signal(signal, n, device),
+            "mapper": lambda: self.mapping(n, device),
+            "training": lambda: 0.0,  # once for all contexts
+        }
+        used = [self.scoring_seconds(self.run.methods[m], n, device) for m in method.uses]
+        return sum(costs[cost]() for cost in self.run.cards.card(method.id).cost) + sum(used)
+
     def _scoring(self, method: Method, n: int) -> float:
         """What a method's card names, and what the methods that it combines run."""
         costs = self._costs(method)

@@ -5,7 +5,7 @@ The same cost model as the estimated hours (docs/explanation/cost.md): nothing h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from proxykv.config.cost.operations import Operations
@@ -71,11 +71,10 @@ def request(cost: Operations, signal: Signal, n: int, device: Device) -> Request
         n: tokens of the context.
         device: of target and proxy.
     """
-    target, proxy = cost.target, cost.proxy
-    shared = signal.layers * proxy.prefill(n, device) if signal.prefilled else 0.0
+    target = cost.target
     return RequestCost(
         prefill=target.prefill(n, device),
-        proxy=shared + proxy.signal(signal, n, device),
+        proxy=cost.signal(signal, n, device),
         mapper=cost.mapping(n, device),
         kvzip=target.replay(n, device),
         kvzip_local=target.replay(n, device, local=True),
@@ -119,5 +118,14 @@ def requests_table(cost: Operations, family: str, longest: int, device: Device) 
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    widths = [max(len(head), 8) for head in HEADS]
+    return aligned(cells, [max(len(head), 8) for head in HEADS])
+
+
+def aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """A line of a table whose cells end below each other.
+
+    Args:
+        cells: of the line.
+        widths: of the columns.
+    """
     return "  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
