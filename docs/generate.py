@@ -36,13 +36,13 @@ Rows never hold times of measurements, and measurements never those of answers.
 CLI = """
 The workflow calls the steps. You call `init`, `run`, `check`, `status`, `audit`, `compare`,
 `merge`, `archive`, `export`, `import`, `forget`, `recover`, `push`, `pull` and `lm-eval`.
-`proxykv --print-completion bash` (or `zsh`) prints a completion script; `--version` prints what a
-bug report needs.
+`proxykv --print-completion bash` (or `zsh`) prints a completion script, `proxykv <command> --help`
+the examples below; `--version` prints what a bug report needs. `NO_COLOR` is obeyed.
 
 | exit status | meaning |
 |---|---|
 | 0 | done |
-| 1 | `audit` found a difference; a step or a rule failed |
+| 1 | `audit` found a difference; a step or a rule failed; `run` of a config with a mistake |
 | 2 | a mistake of the user: one line for each problem, and nothing has run |
 """
 

@@ -89,6 +89,20 @@ def test_examples_in_the_help_are_commands_and_name_presets(
         assert preset in (None, "my.yaml", "config.yaml") or config_file(preset).is_file()
 
 
+def test_a_shell_completes_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--print-completion", "bash"])
+    assert not end.value.code
+    call = """
+COMP_WORDS=(proxykv st); COMP_CWORD=1
+$(complete -p proxykv | sed "s/.*-F \\([^ ]*\\).*/\\1/")
+echo "${COMPREPLY[@]}"
+"""
+    script = capsys.readouterr().out + call
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "status\n"
+
+
 def test_the_run_of_a_preset_has_its_name() -> None:
     for path in (catalog.ROOT / "config").glob("*.yaml"):
         assert read_yaml(path)["run"] == path.stem
