@@ -209,6 +209,12 @@ def schema(name: str) -> Mapping[str, Any]:
     return content
 
 
+def nullable() -> list[str]:
+    """Columns of a row that may be unknown."""
+    columns = schema("row")["properties"]
+    return [name for name, column in columns.items() if "null" in column.get("type", ())]
+
+
 def columns() -> Mapping[str, Any]:
     """Columns of a row with what each may hold, in their order; without descriptions."""
     described = schema("row")["properties"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from proxykv.config import catalog
-from proxykv.config.check.schema import departures, did_you_mean
+from proxykv.config.check.schema import departures, did_you_mean, not_finite
 from proxykv.config.keys.model_files import ANSWERING, PROXY
 from proxykv.config.run import Run
 from proxykv.runtime.errors import ConfigError
@@ -117,8 +117,13 @@ def _require_row(row: Any, where: str) -> None:
     schema = catalog.schema("row")
     columns = {k: v for k, v in schema["properties"].items() if k not in GRADED}
     required = [name for name in schema["required"] if name not in GRADED]
-    if problems := departures(row, {**schema, "properties": columns, "required": required}, where):
+    problems = departures(row, {**schema, "properties": columns, "required": required}, where)
+    if problems := problems or not_finite(row, where, nullable=()):
         raise ConfigError(problems[0])
+    try:
+        _line(row).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{where}: a text is no Unicode ({error.reason})") from None
 
 
 def _require_models(run: Run, row: Mapping[str, Any], where: str) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import pandas as pd
 
+from proxykv.config import catalog
+from proxykv.config.check.schema import not_finite
 from proxykv.config.run import Run
 from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
@@ -162,6 +164,9 @@ def _unite(sources: Sequence[Path], target: Path) -> None:
     """Write what several parts have under one name."""
     target.parent.mkdir(parents=True, exist_ok=True)
     first, *others = sources
+    if target.parts[-4] in KINDS and target.suffix == ".parquet":
+        for path in sources:
+            _require_finite(path)
     unlike = [other for other in others if other.read_bytes() != first.read_bytes()]
     if target.parts[-4] in KINDS and unlike:
         if target.suffix == ".parquet":
@@ -174,6 +179,14 @@ def _unite(sources: Sequence[Path], target: Path) -> None:
         raise ConfigError(f"{first} and {unlike[0]} differ, and both parts made it")
     else:
         shutil.copy2(first, target)
+
+
+def _require_finite(path: Path) -> None:
+    """Raise ConfigError if a number in a file of rows or predictions is infinite or NaN."""
+    nullable = catalog.nullable()
+    for number, row in enumerate(read_parquet(path).to_dict("records")):
+        if problems := not_finite(row, f"{path} row {number}", nullable=nullable):
+            raise ConfigError(problems[0])
 
 
 def _united_answers(sources: Sequence[Path]) -> pd.DataFrame:

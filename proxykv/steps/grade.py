@@ -9,7 +9,7 @@ import pandas as pd
 from proxykv.benchmarks import contract
 from proxykv.benchmarks.examples import read_jsonl
 from proxykv.config import catalog
-from proxykv.config.check.schema import departures
+from proxykv.config.check.schema import departures, not_finite
 from proxykv.config.jobs import Job
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.parquet import read_parquet, write_parquet
@@ -46,10 +46,12 @@ def grade(job: Job) -> Path:
             )
         question = questions[key]
         row |= {"score_fixed": None, **benchmark.grade(job.task, row["prediction"], question)}
-        if problems := departures(row, catalog.schema("row"), f"{path} row {number}"):
+        where = f"{path} row {number}"
+        problems = departures(row, catalog.schema("row"), where)
+        if problems := problems or not_finite(row, where, nullable=catalog.nullable()):
             raise ConfigError(problems[0])
     columns = list(catalog.schema("row")["properties"])
     # A column without a single number must still be one of numbers.
-    optional = dict.fromkeys(("score_fixed", "nll", "kl"), float)
+    optional = dict.fromkeys(catalog.nullable(), float)
     write_parquet(path, pd.DataFrame(rows).reindex(columns=columns).astype(optional))
     return path

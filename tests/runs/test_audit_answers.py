@@ -109,6 +109,8 @@ def test_a_prediction_that_changed_in_both_files_has_another_score() -> None:
         ("score_fixed", 0.25, "score_fixed: published 0.25, recomputed None"),
         ("references", ["other"], "references: published ['other'], recomputed ['a"),
         ("kl", float("inf"), "kl is inf"),
+        ("decode_seconds", float("inf"), "row.decode_seconds: inf is not a finite number"),
+        ("operations", float("nan"), "row 4: operations is null"),
         ("kl", -1.0, "kl is -1.0"),
         ("nll", -1.0, "nll is -1.0"),
         ("nll", None, "of NLL (None) and KL"),

@@ -126,6 +126,10 @@ def test_answers_may_hold_every_separator_of_lines(run: Run) -> None:
         ({"score": 1.0}, "row 1: unknown key 'score'"),
         ({"nll": "low"}, "row 1.nll: 'low' is not of type"),
         ({"retention": 2}, "row 1.retention: 2 is greater than"),
+        ({"nll": float("nan")}, "row 1.nll: nan is not a finite number"),
+        ({"kl": float("inf")}, "row 1.kl: inf is not a finite number"),
+        ({"decode_seconds": float("nan")}, "row 1.decode_seconds: nan is not a finite number"),
+        ({"prediction": "\ud800"}, "row 1: a text is no Unicode"),
     ],
 )
 def test_a_row_that_is_not_the_runs_is_refused(

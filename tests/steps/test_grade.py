@@ -69,6 +69,18 @@ def test_it_is_the_prediction_that_is_scored(job: Job) -> None:
     assert rows["score_fixed"].dtype == float
 
 
+@pytest.mark.parametrize(
+    ("column", "value"), [("kl", float("inf")), ("nll", float("-inf")), ("seconds", float("nan"))]
+)
+def test_a_number_that_is_not_finite_is_one_line(job: Job, column: str, value: float) -> None:
+    predict(job, [("c0", 0, "a")])
+    predictions = pd.read_parquet(job.file("predictions"))
+    name = next(c for c in predictions if c.endswith(column))
+    write_parquet(job.file("predictions"), predictions.assign(**{name: value}))
+    with pytest.raises(ConfigError, match=rf"row 0\.{name}: "):
+        grade(job)
+
+
 def test_predictions_of_other_data_are_one_line(job: Job) -> None:
     with pytest.raises(ConfigError, match=r"no question 0 of 'c7'; delete the predictions"):
         predict(job, [("c7", 0, "x")])

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError, validators
@@ -115,6 +115,22 @@ def departures(document: Any, schema: Mapping[str, Any], where: str) -> list[str
     errors = Validator(schema).iter_errors(document)
     ordered = sorted(errors, key=lambda e: [str(p) for p in e.path])
     return [line for error in ordered for line in _explained(error, where)]
+
+
+def not_finite(row: Mapping[str, Any], where: str, *, nullable: Collection[str]) -> list[str]:
+    """Numbers of a row that are infinite or NaN, one line each.
+
+    Args:
+        row: values by column.
+        where: start of each line, which says what the row is.
+        nullable: columns in which NaN stands for an unknown number, as in Parquet files.
+    """
+    return [
+        f"{where}.{column}: {value} is not a finite number"
+        for column, value in row.items()
+        if isinstance(value, float) and not math.isfinite(value)
+        if math.isinf(value) or column not in nullable
+    ]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from pyarrow import ArrowException
 from proxykv.benchmarks import contract
 from proxykv.benchmarks.examples import Question, read_jsonl
 from proxykv.config import catalog
+from proxykv.config.check.schema import not_finite
 from proxykv.config.jobs import Job
 from proxykv.config.run import Run
 from proxykv.runs.audit.efficiency import scans
@@ -33,7 +34,7 @@ Questions = Mapping[tuple[str, int], Question]
 
 GRADED = {"score", "score_fixed"}
 _COLUMNS = catalog.schema("row")["properties"]
-NULLABLE = {name for name, column in _COLUMNS.items() if "null" in column.get("type", ())}
+NULLABLE = {*catalog.nullable()}
 COLUMNS = {"rows": set(_COLUMNS), "predictions": set(_COLUMNS) - GRADED}
 ROUNDING = 1e-9
 MADE = {"tables": "tabulate", "figures": "plot"}
@@ -240,6 +241,8 @@ def _problems(run: Run, job: Job, row: Row) -> Iterator[str]:
         value = row[column]
         if value is not None and not (math.isfinite(value) and value >= least):
             yield f"{column} is {value}"
+    measured = {name: value for name, value in row.items() if name not in ("nll", "kl")}
+    yield from not_finite(measured, "row", nullable=())
     kept, full_bytes = row["achieved_retention"], row["kv_bytes_full"]
     if abs(kept * full_bytes - row["kv_bytes"]) > max(1.0, full_bytes) * ROUNDING:
         yield f"{row['kv_bytes']} of {full_bytes} bytes are not a retention of {kept}"
