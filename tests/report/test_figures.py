@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -321,11 +322,13 @@ def test_many_methods_are_grey_but_for_the_main_ones():
         assert figure is not None and crowded(figure)
         mute(figure, main)
         for axis in figure.axes:
-            for line in axis.lines:
+            bars = [artist for artist in axis.collections if isinstance(artist, LineCollection)]
+            for line in [*axis.lines, *bars]:
                 method = str(line.get_gid()).removeprefix(GID)
                 if method in styles:
                     look = styles[method]
-                    assert to_hex(line.get_color()) == (
+                    color = line.get_color()
+                    assert to_hex(color if isinstance(line, Line2D) else color[0]) == (
                         look.color.lower() if method in main else GREY
                     )
         (legend,) = figure.legends

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 from matplotlib.collections import Collection as Patches
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -40,7 +41,8 @@ def mute(figure: Figure, main: Collection[str]) -> None:
         return
     for method, artist in _drawn(figure):
         if method not in main:
-            paint = artist.set_facecolor if isinstance(artist, Patches) else artist.set_color
+            filled = isinstance(artist, Patches) and not isinstance(artist, LineCollection)
+            paint = artist.set_facecolor if filled else artist.set_color
             paint(GREY_TEXT if isinstance(artist, Text) else GREY)
             artist.set_zorder(1)
 

@@ -50,6 +50,7 @@ def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | No
 
 
 def _scatter(axis: Axes, cell: pd.DataFrame, cost: str, styles: Mapping[str, Look]) -> None:
+    axis.margins(x=0.08)  # for the labels at the left of the marks
     for method in cell.method.unique():
         look = styles[method]
         points = cell[cell.method == method].sort_values("retention")
