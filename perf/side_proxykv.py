@@ -133,7 +133,7 @@ class ProxyKVSide:
             for ids in inputs:
                 with watch.time("bare"):
                     net.base_model(ids[None], past_key_values=cache)
-                cache.crop(len(prefilled.input_ids))
+                cache.crop(-len(ids))
         finally:
             net.set_attn_implementation(ATTENTION)
 

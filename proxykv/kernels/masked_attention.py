@@ -101,7 +101,8 @@ def _reference(
     logits[..., split:] = q @ slot_keys.mT
     by_token = logits.view(heads, rows, group, new, split + end)
     by_token[..., :split].masked_fill_(_context_mask(entries, part)[:, :, None, None], -torch.inf)
-    by_token[..., split:].masked_fill_(_slot_mask(slots, part, before, new), -torch.inf)
+    if (hidden := _slot_mask(slots, part, before, new)) is not None:
+        by_token[..., split:].masked_fill_(hidden, -torch.inf)
     weights = logits.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
     out = (weights[..., :split].reshape(heads, -1, split) @ context_values).view_as(q)
     out = out + weights[..., split:] @ slot_values
@@ -120,10 +121,11 @@ def _context_mask(entries: Entries, part: slice) -> Bool[Tensor, "kv_head row ke
 
 def _slot_mask(
     slots: Slots, part: slice, before: int, new: int
-) -> Bool[Tensor, "row 1 new own"] | Bool[Tensor, "new own"]:
-    """Mark the slots that rows do not see: padding, and what comes later."""
+) -> Bool[Tensor, "row 1 _ own"] | Bool[Tensor, "new own"] | None:
+    """Mark the slots that rows do not see: padding, and what comes later than one of several."""
     end = before + new
-    later = causal_mask(new, end, slots.keys.device)
+    later = causal_mask(new, end, slots.keys.device) if new > 1 else None
     if slots.valid is None:
         return later
-    return (slots.valid[part, None, None, :end] == 0) | later
+    padding = slots.valid[part, None, None, :end] == 0
+    return padding if later is None else padding | later

@@ -46,7 +46,8 @@ def _reference(
     heads, end = len(entries.counts), before + new
     group = q_heads // heads
     grouped = (query[0] * scaling).reshape(heads, group * new, dim)
-    mask = causal_mask(new, end, query.device).repeat(group, 1)
+    # One new token sees everything: on a CPU, operations on small tensors decide a step's time.
+    mask = causal_mask(new, end, query.device).repeat(group, 1) if new > 1 else None
     since = attend_part(grouped, slots.keys[0, :, :end], slots.values[0, :, :end], mask)
     counts = list(entries.counts)
     packed = zip(grouped, entries.keys.split(counts), entries.values.split(counts), strict=True)
@@ -61,4 +62,6 @@ def _attend_kept(
     """One head over its entries, a bounded number of logits at a time."""
     width = max(1, BLOCK_ELEMENTS // max(1, len(keys)))
     parts = [attend_part(query[at], keys, values) for at in blocks(0, len(query), width)]
+    if len(parts) == 1:
+        return parts[0]
     return PartialAttention(*(torch.cat(each) for each in zip(*parts, strict=True)))

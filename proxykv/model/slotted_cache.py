@@ -40,9 +40,7 @@ class Since:
         self._longest = max(max(each.counts) for each in entries)
         with torch.inference_mode(False):  # whoever writes later may not be in inference mode
             self.index = torch.zeros(1, dtype=torch.int64, device=entries[0].keys.device)
-        self.valid = self._all_valid(0) if padded else None
-        self._storage = self._allocated(0)
-        self._table: LayerTable | None = None
+        self._hold(self._allocated(0), self._all_valid(0) if padded else None)
 
     @property
     def device(self) -> torch.device:
@@ -69,13 +67,12 @@ class Since:
         """Make room for at least so many tokens in all; those that are there stay."""
         if tokens <= self.room:
             return
-        before, valid = self._storage, self.valid
-        self._storage = self._allocated(tokens)
-        self._storage[..., : self.used, :] = before[..., : self.used, :]
-        if valid is not None:
-            self.valid = self._all_valid(tokens)
-            self.valid[:, : self.used] = valid[:, : self.used]
-        self._table = None
+        storage, valid = self._allocated(tokens), None
+        storage[..., : self.used, :] = self._storage[..., : self.used, :]
+        if self.valid is not None:
+            valid = self._all_valid(tokens)
+            valid[:, : self.used] = self.valid[:, : self.used]
+        self._hold(storage, valid)
 
     def write(self, layer: int, keys: KeyValues, values: KeyValues) -> None:
         """Write the next tokens of every row into a layer's slots.
@@ -113,17 +110,14 @@ class Since:
             rows: indices of the rows to keep.
             entries: the context's entries as these rows see them, by layer.
         """
-        before = self._storage
         self.entries, self.rows = entries, len(rows)
-        self._storage = self._allocated(self.room)
-        self._storage[..., : self.used, :] = before[:, :, rows, :, : self.used]
-        self.valid = None if self.valid is None else self.valid[rows]
-        self._table = None
+        storage = self._allocated(self.room)
+        storage[..., : self.used, :] = self._storage[:, :, rows, :, : self.used]
+        self._hold(storage, None if self.valid is None else self.valid[rows])
 
     def slots(self, layer: int) -> Slots:
         """One layer's slots."""
-        keys, values = self._storage[layer]
-        return Slots(keys, values, self.valid)
+        return self._slots[layer]
 
     def place(self, layer: int) -> Place:
         """Where the next tokens stand."""
@@ -152,6 +146,13 @@ class Since:
         bits = self.entries[0].bits is not None
         spans = -(-self.room // SLOT_SPAN)
         return self.rows, spans, bits, self.valid is not None, self.table().plan
+
+    def _hold(self, storage: Tensor, valid: Tensor | None) -> None:
+        """Take other slots, which the table does not know."""
+        self._storage, self.valid = storage, valid
+        with torch.inference_mode(False):
+            self._slots = [Slots(keys, values, valid) for keys, values in storage]
+        self._table: LayerTable | None = None
 
     def _allocated(self, room: int) -> Tensor:
         """Uninitialized slots [layer, keys and values, row, kv_head, slot, dim]."""
