@@ -37,12 +37,12 @@ def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | No
     figure, axes = panels(titles, columns=3 if len(cells) > 4 else 2, width=4.4, height=3.2)
     told = {family: list(stated(rows, family, "score")) for family in table.family.unique()}
     lines, marked = {method: look.line for method, look in styles.items()}, False
-    for axis, ((family, *task), cell) in zip(axes, cells, strict=True):
+    for axis, (key, cell) in zip(axes, cells, strict=True):
         draw_curves(axis, cell, styles, "mean", "ci_low", "ci_high", faint_bands=False)
         axis.set_ylim(-0.02, 1.03)
         axis.set_ylabel("mean score")
         places = positions(cell.retention.unique())
-        marked |= mark_scores(axis, told[family], tuple(task), places, lines)
+        marked |= mark_scores(axis, told[key[0]], key[1:], places, lines)
     more = [entry()] if marked else []
     legend(figure, styles, ranking(table), "Best first, ρ ≤ 0.3", more)
     return figure
