@@ -94,7 +94,7 @@ class _Verdict:
             test = self._test(method, LOW) if card.spares else None
             if test is None:
                 continue
-            better = self._retentions(method, "below")
+            better = self._where_better(method)
             outcome = wording.outcome(test)
             if outcome == "below":
                 part = wording.capital(card.spares)
@@ -106,7 +106,7 @@ class _Verdict:
                 )
             elif outcome == "tie":
                 said = f"{wording.capital(card.spares)} was not shown to be needed"
-                where = f" At ρ = {', '.join(better)} {card.label} scores higher." if better else ""
+                where = f" At {better} {card.label} scores higher." if better else ""
                 yield Finding(
                     "tie",
                     f"{said}: no difference between {self.name} and {card.label} was found at "
@@ -116,7 +116,7 @@ class _Verdict:
             elif better:
                 yield Finding(
                     "warning",
-                    f"At ρ = {', '.join(better)} {card.spares} is not needed: {card.label} scores "
+                    f"At {better} {card.spares} is not needed: {card.label} scores "
                     f"higher without it. {self._costs(method)}",
                 )
 
@@ -139,6 +139,15 @@ class _Verdict:
             f"By counted operations it costs {rival_cost:.2f} target prefills, {self.name} "
             f"{subject_cost:.2f}."
         )
+
+    def _where_better(self, reference: str) -> str:
+        """Retentions and lengths at which a method scores higher than the subject; may be empty."""
+        table = self.cell["by_length"]
+        tests = table[(table.method == self.subject) & (table.reference == reference)]
+        lengths = [f"{t.tokens:,}" for _, t in tests.iterrows() if wording.outcome(t) == "below"]
+        places = {"ρ =": self._retentions(reference, "below"), "about": lengths}
+        found = [f"{word} {', '.join(where)}" for word, where in places.items() if where]
+        return " and at ".join(found) + " tokens" * bool(lengths)
 
     def _retentions(self, reference: str, *outcomes: str) -> list[str]:
         """Retentions at which the subject's test against a method comes out so, as text."""

@@ -51,6 +51,19 @@ def test_each_length_has_its_outcome() -> None:
     assert found.n_needed.isna().all()
 
 
+def test_every_comparison_is_tested_at_each_length() -> None:
+    rows = rows_with({LENGTHS[0]: 0.0, LENGTHS[1]: -4.0}, spread=0.5)
+    cards = replace(cards_of(rows), comparisons={"main": (("kvzip", "proxykv"),)})
+    found = tables.by_length(rows, cards)
+    assert list(found.tokens) == list(table(rows).tokens)
+    assert list(found.difference) == pytest.approx([0.0, -0.04], abs=0.01)
+    assert (found.p_holm >= found.p).all()
+    assert [p < 0.05 for p in found.p_holm] == [False, True]
+    assert list(found.n_contexts) == [4 * CONTEXTS / 2] * 2
+    same = rows.assign(context_tokens=4000)  # nothing to tell apart
+    assert tables.by_length(same, cards).empty
+
+
 def test_an_interval_around_the_margin_decides_nothing_and_says_what_would() -> None:
     rows = rows_with({LENGTHS[0]: 2.0, LENGTHS[1]: 4.0}, spread=20.0)
     for line in table(rows).itertuples():

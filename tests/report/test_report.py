@@ -214,7 +214,16 @@ def test_write_tables_gives_the_same_bytes_whatever_the_order(run_dir: Path, tmp
     paths = sorted((run_dir / "rows").glob("*/*/*.parquet"))
     first = write_tables(paths, MethodCards.read(run_dir), tmp_path / "a")
     second = write_tables(paths[::-1], MethodCards.read(run_dir), tmp_path / "b")
-    names = ["leaderboard", "per_task", "summary", "paired", "coverage", "quality_cost", "premise"]
+    names = [
+        "leaderboard",
+        "per_task",
+        "summary",
+        "paired",
+        "coverage",
+        "quality_cost",
+        "premise",
+        "by_length",
+    ]
     assert {p.name for p in first} == {
         *(f"{name}.csv" for name in names),
         *(f"{name}.tex" for name in names if name != "coverage"),

@@ -69,6 +69,13 @@ def paired(reference: str, outcome: str = "above", **changed: Any) -> Line:
     } | changed
 
 
+def at_length(reference: str, tokens: int, outcome: str = "above") -> Line:
+    """A line of `by_length`."""
+    difference, p = OUTCOMES[outcome]
+    names = {"method": "ours", "reference": reference, "tokens": tokens}
+    return {**CELL, **names, "difference": difference, "p_holm": p}
+
+
 def low(method: str, mean: float = 0.5, **changed: Any) -> Line:
     """A line of `summary`."""
     return {
@@ -108,6 +115,7 @@ def say(
     board: list[Line] | None = None,
     tasks: list[Line] | None = None,
     coverage: list[Line] | None = None,
+    lengths: list[Line] | None = None,
 ) -> list[tuple[str, str]]:
     """(tone, text) of all findings, of a run in which every method is there and all is well."""
     fine = [point("all", 1.0, 0.9), *(point(m, 0.3, 0.5) for m in CARDS.cards if m != "all")]
@@ -117,6 +125,7 @@ def say(
         "paired": [*tests, paired("nobody")],
         "per_task": tasks or [task("one", 6), task("two", 6)],
         "coverage": coverage or [covered("ours")],
+        "by_length": lengths or [at_length("nobody", 1000)],
         "quality_cost": [
             spent("ours", 1.6),
             *(spent(m, 3.0) for m in SPARING.cards if m != "ours"),
@@ -188,6 +197,33 @@ def test_the_verdict_begins_with_what_is_not_needed(method: str, part: str, labe
     assert first("tie", higher) == ("tie", f"{unknown} At ρ = 0.3 {label} scores higher. {COST}")
     some = f"At ρ = 0.3 {part.lower()} is not needed: {label} scores higher without it. {COST}"
     assert first("above", higher) == ("warning", some)
+
+
+def test_the_verdict_begins_with_lengths_at_which_something_is_not_needed():
+    """A tie at one length shows nothing; what the whole comparison says stands as it is."""
+
+    def first(outcome: str, *higher: int, also: tuple[Line, ...] = ()) -> tuple[str, str]:
+        lengths = [
+            *(at_length("alone", tokens, "below") for tokens in higher),
+            *(
+                at_length("alone", 2000, "tie"),
+                at_length("alone", 4000),
+                at_length("r1", 9, "below"),
+            ),
+        ]
+        tests = (paired("alone", outcome), *also, paired("best"))
+        return say(*tests, methods=SPARING, lengths=lengths)[0]
+
+    assert first("above")[0] == "headline"
+    assert first("above", 8000, 16384) == (
+        "warning",
+        "At about 8,000, 16,384 tokens the proxy is not needed: Local replay scores higher without "
+        f"it. {COST}",
+    )
+    higher = paired("alone", "below", retention="0.1")
+    both = "At ρ = 0.1 and at about 8,000 tokens the proxy is not needed: "
+    assert first("above", 8000, also=(higher,))[1].startswith(both)
+    assert " At about 8,000 tokens Local replay scores higher. " in first("tie", 8000)[1]
 
 
 def test_what_is_needed_stands_after_the_headline():

@@ -21,8 +21,8 @@ from proxykv.config.run import Run
 from proxykv.runs.audit import audit
 
 RUN = Path("results/demo")
-TABLES = ("leaderboard", "per_task", "summary", "quality_cost", "paired", "premise", "coverage",
-          "ablations")  # fmt: skip
+TABLES = ("leaderboard", "per_task", "summary", "quality_cost", "paired", "by_length", "premise",
+          "coverage", "ablations")  # fmt: skip
 NUMBERS = {
     "leaderboard": "mean ci_low ci_high n_contexts recovery recovery_low recovery_high kl kl_low "
     "kl_high",
@@ -34,6 +34,7 @@ NUMBERS = {
     "n_contexts recovery recovery_low recovery_high kl kl_low kl_high",
     "premise": "points ci_low ci_high mde n_contexts n_needed",
     "paired": "difference ci_low ci_high p p_holm mde n_contexts",
+    "by_length": "difference ci_low ci_high p p_holm mde n_contexts",
     "coverage": "contexts expected missing questions truncated",
     "ablations": "seeds mean ci_low ci_high difference difference_low difference_high seed_spread",
 }

@@ -8,7 +8,7 @@ rows of the full cache are every method's point there, the oracle's included.
 
 from __future__ import annotations
 
-from proxykv.report.tables.comparisons import paired
+from proxykv.report.tables.comparisons import by_length, paired
 from proxykv.report.tables.coverage import coverage
 from proxykv.report.tables.premise import premise
 from proxykv.report.tables.rows import read_rows
@@ -16,6 +16,7 @@ from proxykv.report.tables.scores import costs, leaderboard, per_task, quality_c
 
 __all__ = [
     "TABLES",
+    "by_length",
     "costs",
     "coverage",
     "leaderboard",
@@ -33,6 +34,7 @@ TABLES = {
     "summary": summary,
     "quality_cost": quality_cost,
     "paired": paired,
+    "by_length": by_length,
     "premise": premise,
     "coverage": coverage,
 }

@@ -18,6 +18,9 @@ from proxykv.config.cards import MethodCards
 from proxykv.report.stats import Estimate, Strata, mean_cis, ratio_cis, stratified_mean
 from proxykv.report.tables.columns import CELL, METHOD, UNIT, VALUES
 
+APART = 1.2
+"""Contexts whose lengths differ by more than this factor are judged apart."""
+
 
 def context_means(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     """Questions of a context averaged: one line per context, method and retention.
@@ -39,6 +42,24 @@ def context_means(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     return means.merge(
         oracle[[*on, "score"]].rename(columns={"score": "oracle"}), on=on, how="left"
     )
+
+
+def length_classes(rows: pd.DataFrame) -> pd.DataFrame:
+    """The length class of each context: the median of lengths that are close to each other.
+
+    Args:
+        rows: rows of the run.
+
+    Returns:
+        Family, benchmark, task and id of each context, with `tokens` of its class.
+    """
+    contexts = rows.drop_duplicates([*CELL, *UNIT])[[*CELL, *UNIT, "context_tokens"]]
+    contexts = contexts.sort_values([*CELL, "context_tokens"])
+    by_cell = contexts.groupby(CELL).context_tokens
+    step = contexts.context_tokens > APART * by_cell.shift()
+    contexts["class"] = step.groupby([contexts[c] for c in CELL]).cumsum()
+    median = contexts.groupby([*CELL, "class"]).context_tokens.transform("median")
+    return contexts.assign(tokens=median.round().astype(int))[[*CELL, *UNIT, "tokens"]]
 
 
 def pool(means: pd.DataFrame, limit: float) -> pd.DataFrame:

@@ -18,13 +18,10 @@ import pandas as pd
 from proxykv.config.cards import PREMISE, MethodCards
 from proxykv.report.stats import detectable_effect, mean_ci
 from proxykv.report.tables.columns import CELL, LOW_RETENTION, UNIT
-from proxykv.report.tables.means import context_means, strata
+from proxykv.report.tables.means import context_means, length_classes, strata
 
 MARGIN = 3.0
 """Points of score (of 100) by which the masks may differ."""
-APART = 1.2
-"""Contexts whose lengths differ by more than this factor are judged apart."""
-
 COLUMNS = [
     *CELL,
     "method",
@@ -55,7 +52,7 @@ def premise(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     if not pairs:
         return pd.DataFrame(columns=COLUMNS)
     means = context_means(rows, methods)
-    low = means[means.retention <= LOW_RETENTION].merge(_lengths(rows), on=[*CELL, *UNIT])
+    low = means[means.retention <= LOW_RETENTION].merge(length_classes(rows), on=[*CELL, *UNIT])
     records = []
     for method, reference in pairs:
         for key, group in low.groupby([*CELL, "tokens"]):
@@ -95,14 +92,3 @@ def _needed(points: float, low: float, high: float, n: int) -> float:
     if np.isnan(half) or not distance:
         return np.nan
     return float(math.floor(n * (half / distance) ** 2) + 1)
-
-
-def _lengths(rows: pd.DataFrame) -> pd.DataFrame:
-    """The length class of each context: the median of lengths that are close to each other."""
-    contexts = rows.drop_duplicates([*CELL, *UNIT])[[*CELL, *UNIT, "context_tokens"]]
-    contexts = contexts.sort_values([*CELL, "context_tokens"])
-    by_cell = contexts.groupby(CELL).context_tokens
-    step = contexts.context_tokens > APART * by_cell.shift()
-    contexts["class"] = step.groupby([contexts[c] for c in CELL]).cumsum()
-    median = contexts.groupby([*CELL, "class"]).context_tokens.transform("median")
-    return contexts.assign(tokens=median.round().astype(int))[[*CELL, *UNIT, "tokens"]]

@@ -36,7 +36,7 @@ def lines(found: list[Group], cards: MethodCards, published: Published) -> Itera
     """
     by_key = {key_of(line, KEYS): line for line in published}
     for group in found:
-        classes = _lengths(group)
+        classes = length_classes(group)
         for method, reference in cards.comparisons.get(PREMISE, ()):
             own, proxy = _low(group, method), _low(group, reference)
             for tokens, units in classes.items():
@@ -61,8 +61,12 @@ def _ends(line: Mapping[str, str]) -> tuple[float, float]:
     return math.nan if low is None else low, math.nan if high is None else high
 
 
-def _lengths(group: Group) -> dict[int, set[Unit]]:
-    """Contexts by length class: a new one starts where a length is `APART` times the last one."""
+def length_classes(group: Group) -> dict[int, set[Unit]]:
+    """Contexts by length class: a new one starts where a length is `APART` times the last one.
+
+    Args:
+        group: rows of a family and benchmark.
+    """
     tokens = {(row["task"], row["context_id"]): row["context_tokens"] for row in group.rows}
     classes: list[list[Unit]] = []
     last = 0

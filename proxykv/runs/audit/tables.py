@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ KEYS = {
     "summary": ("family", "benchmark", "pool", "method", "scope"),
     "quality_cost": ("family", "benchmark", "method", "scope"),
     "paired": ("family", "benchmark", "metric", "group", "method", "reference", "retention"),
+    "by_length": ("family", "benchmark", "method", "reference", "tokens"),
     "premise": premise.KEYS,
     "coverage": ("family", "benchmark", "task", "method", "retention"),
     "ablations": ablations.KEYS,
@@ -62,6 +63,7 @@ def check_tables(rows: list[Row], config: Mapping[str, Any], folder: Path, audit
         "summary": lambda _: _summary(found),
         "quality_cost": lambda _: _quality_cost(found),
         "paired": lambda published: _paired(found, cards, published),
+        "by_length": lambda published: _by_length(found, cards, published),
         "premise": lambda published: premise.lines(found, cards, published),
         "coverage": lambda _: _coverage(found),
     }
@@ -186,8 +188,23 @@ def _pooled(group: Group, method: str, scope: str, limit: float) -> Means:
     }
 
 
+def _by_length(found: list[Group], cards: MethodCards, published: Published) -> Iterator[Line]:
+    corrected = _corrected(published, KEYS["by_length"], lambda key: key[:4])
+    comparisons = {pair: None for pairs in cards.comparisons.values() for pair in pairs}
+    for group in found:
+        classes = premise.length_classes(group)
+        low = sorted({point[2] for point in group.points if point[2] <= LOW})
+        for method, reference in comparisons if len(classes) > 1 else ():
+            gaps = _differences(group, method, reference, "score", low)
+            for tokens, units in classes.items():
+                tasks = by_task({unit: gap for unit, gap in gaps.items() if unit in units})
+                key = (*group.cell, method, reference, str(tokens))
+                if tasks:
+                    yield key, _tested(tasks, corrected.get(key, math.nan))
+
+
 def _paired(found: list[Group], cards: MethodCards, published: Published) -> Iterator[Line]:
-    corrected = _corrected(published)
+    corrected = _corrected(published, KEYS["paired"], _corrected_with)
     for name, pairs in cards.comparisons.items():
         for group in found:
             retentions = sorted({point[2] for point in group.points if point[2] < 1})
@@ -196,7 +213,7 @@ def _paired(found: list[Group], cards: MethodCards, published: Published) -> Ite
             for method, reference in pairs:
                 for metric in ("score", "kl"):
                     for label, over in limits.items():
-                        tasks = _differences(group, method, reference, metric, over)
+                        tasks = by_task(_differences(group, method, reference, metric, over))
                         key = (*group.cell, metric, name, method, reference, label)
                         if tasks:
                             yield key, _tested(tasks, corrected.get(key, math.nan))
@@ -214,7 +231,7 @@ def _tested(tasks: list[list[float]], corrected: float) -> dict[str, Cell]:
 
 def _differences(
     group: Group, method: str, reference: str, metric: str, retentions: Iterable[float]
-) -> list[list[float]]:
+) -> dict[Unit, float]:
     """Method minus reference, averaged in a context over the retentions that both have."""
     several: dict[Unit, list[float]] = {}
     for retention in retentions:
@@ -223,21 +240,26 @@ def _differences(
             several.setdefault(unit, []).append(
                 method_means[unit][metric] - reference_means[unit][metric]
             )
-    return by_task({unit: known_mean(values) for unit, values in several.items()})
+    return {unit: known_mean(values) for unit, values in several.items()}
 
 
-def _corrected(published: Published) -> dict[Key, float]:
-    """Holm's correction of the published p values, by line.
+def _corrected_with(key: Key) -> Key:
+    """Lines of `paired` that are corrected together.
 
-    They are corrected over the comparisons of a group at the pool, and over the retentions of a
-    comparison elsewhere.
+    These are the comparisons of a group at the pool, and the retentions of a comparison elsewhere.
     """
+    return (*key[:4], "" if key[-1] == "<=0.3" else " ".join(key[4:6]))
+
+
+def _corrected(
+    published: Published, keys: Sequence[str], together: Callable[[Key], Key]
+) -> dict[Key, float]:
+    """Holm's correction of the published p values, by line; `together` names what it covers."""
     families: dict[Key, dict[Key, float]] = {}
     for line in published:
-        key = key_of(line, KEYS["paired"])
-        pool = "" if key[-1] == "<=0.3" else " ".join(key[4:6])
+        key = key_of(line, keys)
         p = number(line.get("p") or "")
-        families.setdefault((*key[:4], pool), {})[key] = math.nan if p is None else p
+        families.setdefault(together(key), {})[key] = math.nan if p is None else p
     return {
         key: p
         for tests in families.values()
