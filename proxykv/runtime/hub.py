@@ -175,6 +175,9 @@ def explained(error: BaseException, what: str) -> ConfigError:
         case httpx.RemoteProtocolError() | httpx.ReadError() | httpx.WriteError():
             remedy = "run the command again; files that are complete are not fetched again"
             why = f"the transfer broke off ({why}); {remedy}"
+        case RuntimeError() | ConnectionError():  # of hf_xet
+            remedy = "run the command again, or set HF_HUB_DISABLE_XET=1"
+            why = f"the hub's Xet storage failed ({why}); {remedy}"
         case httpx.TransportError():
             kind = UnreachableError
             why = f"{hub} does not answer ({why}); check the network and HF_ENDPOINT"

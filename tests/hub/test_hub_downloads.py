@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,29 @@ def test_a_benchmark_from_the_hub_is_the_one_in_a_folder(
     hub.requests.clear()
     with hub.stopped():
         assert client.call(build, task, **options, **there).value == found.value  # from the cache
+
+
+def with_xet(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call with the client's Xet storage, of which a server may know nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+        return function(*args, **options)
+
+
+def test_a_server_without_xet_gives_files_and_an_upload_says_so(
+    hub: StandInHub, client: Client
+) -> None:
+    content = b"large" * 99
+    commit = hub.publish("datasets", "no/xet", {"data.zip": content})
+    found = client.call(with_xet, product.download, "no/xet", commit, ["*"], kind="dataset")
+    assert (found.value / "data.zip").read_bytes() == content
+    files = {"weights.safetensors": content}
+    given = (with_xet, product.upload, "me/xet", files, "message", False)
+    refused = client.call(*given, env={"HF_TOKEN": OWNERS_TOKEN})
+    assert "Xet storage failed" in (refused.line or "")
+    assert "run the command again, or set HF_HUB_DISABLE_XET=1" in (refused.line or "")
+    assert "\n" not in (refused.line or "")
+    assert refused.seconds < SOON
 
 
 def test_only_files_of_that_name_are_fetched(hub: StandInHub, client: Client) -> None:
