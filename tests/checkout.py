@@ -101,11 +101,12 @@ class Checkout:
         """Run the workflow by `proxykv run` on a terminal; what it said."""
         *options, config, cores, number = self.arguments()
         options.remove("--configfile")
+        unset = ("TQDM_DISABLE", "NO_COLOR")
         ours, theirs = pty.openpty()
         process = subprocess.Popen(
             [sys.executable, "-m", "proxykv", "run", config, "--", *options, cores, number],
             cwd=self.folder,
-            env={k: v for k, v in self.environment.items() if k != "TQDM_DISABLE"} | env,
+            env={k: v for k, v in self.environment.items() if k not in unset} | env,
             stdout=theirs,
             stderr=theirs,
         )
