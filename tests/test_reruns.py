@@ -148,6 +148,7 @@ def config(**entries: Any) -> Edit:
     return lambda checkout: checkout.config.update(entries)
 
 
+TARGET = Path("models/tiny/target")
 METHODS = CONFIG["methods"]
 BY_PREFILL = {"id": "by_prefill", "base": "proxykv", "params": {"signal": "prefill"}}
 ROW = "workflow/schemas/row.schema.yaml"
@@ -223,6 +224,13 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
     "RoPE of the proxy": (model("proxy", "config.json", rope_theta=5e5), ["efficiency", *SCORES]),
     "the tokenizer": (
         model("target", "tokenizer_config.json", add_bos_token=True), ["efficiency", *DATA]
+    ),
+    "the special tokens": (
+        lambda made: (made.folder / TARGET / "special_tokens_map.json").write_text("{}", "utf-8"),
+        ["efficiency", *DATA],
+    ),
+    "a file that no model reads": (
+        lambda checkout: (checkout.folder / TARGET / "notes.md").write_text("new"), []
     ),
     "a template that is not used": (
         model("target", "tokenizer_config.json", chat_template="{{ messages }}"), []

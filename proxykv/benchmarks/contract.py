@@ -84,13 +84,19 @@ def make(
         The examples.
 
     Raises:
-        ConfigError: if a question is incomplete or cannot be graded, or two have the same id.
+        ConfigError: if a context is empty, a question is incomplete or cannot be graded, or two
+            examples have the same id.
     """
     benchmark = load(name)
     taken = {k: v for k, v in offered.items() if k in signature(benchmark.build).parameters}
     examples = benchmark.build(task, **taken, **options)
     _check_ids(f"{name}/{task}", examples)
     for example in examples:
+        if not example.context.strip():
+            raise ConfigError(
+                f"{name}/{task}: example {example.id} has an empty context, of which nothing can "
+                "be pruned; correct the record, or raise `max_context`"
+            )
         for number, question in enumerate(example.questions, start=1):
             where = f"{name}/{task}: example {example.id}, question {number}"
             _check_question(where, question)
@@ -116,7 +122,7 @@ def _check_question(where: str, question: Question) -> None:
     if not isinstance(references, tuple) or not references:
         raise ConfigError(f"{where}: `references` must be a tuple of at least one text")
     for reference in references:
-        if not isinstance(reference, str) or not reference:
+        if not isinstance(reference, str) or not reference.strip():
             raise ConfigError(f"{where}: reference {reference!r} must be a text that is not empty")
     if question.max_new_tokens < 1:
         raise ConfigError(f"{where}: `max_new_tokens` is {question.max_new_tokens}; give 1 or more")

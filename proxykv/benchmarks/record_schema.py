@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-TEXT = {"type": "string", "minLength": 1, "description": "a text that is not empty"}
+TEXT = {"type": "string", "pattern": r"\S", "description": "a text that is not empty"}
 ANY_TEXT = {"type": "string", "description": "a text"}
 
 

@@ -9,8 +9,10 @@ lm-eval finds models in a registry in memory, so `lm_eval --model proxykv` canno
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -61,6 +63,7 @@ def run(arguments: Sequence[str]) -> None:
     """
     from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415 (it reads its arguments when it runs)
 
+    _require_limit(arguments)
     settings = ["run", "--model", "proxykv"]
     if not any(argument.partition("=")[0] == "--device" for argument in arguments):
         settings += ["--device", "auto"]  # lm-eval's own default is cuda:0
@@ -69,6 +72,19 @@ def run(arguments: Sequence[str]) -> None:
         sys.argv = ["lm_eval", *settings, "--include_path", folder, *arguments]
         with reading():
             cli_evaluate()
+
+
+def _require_limit(arguments: Sequence[str]) -> None:
+    """Raise ConfigError if the limit is no positive number: lm-eval takes 0 for no limit."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--limit", "-L")
+    limit = parser.parse_known_args(arguments)[0].limit
+    try:
+        usable = limit is None or 0 < float(limit) < math.inf
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"--limit is {limit}; give a number of documents, or a share below 1")
 
 
 @register_model("proxykv")

@@ -257,6 +257,8 @@ def grade(task, prediction, question):
         ({'("a",)': "()"}, "example q1, question 1: `references` must be a tuple"),
         ({'("a",)': '"pear"'}, "example q1, question 1: `references` must be a tuple"),
         ({'("a",)': '("",)'}, "reference '' must be a text that is not empty"),
+        ({'("a",)': '("\\n",)'}, "reference '\\n' must be a text that is not empty"),
+        ({'"text"': '" \\n"'}, "example q1 has an empty context, of which nothing can be pruned"),
         ({"SCORE": "2.0"}, "`grade` gave {'score': 2.0}; give"),
         ({"SCORE": "float('nan')"}, "`grade` gave {'score': nan}; give"),
         ({"SCORE": "question.meta['labels']"}, "cannot be graded (KeyError: 'labels')"),

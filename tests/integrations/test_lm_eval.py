@@ -20,6 +20,7 @@ from two_devices import FIRST, SECOND, TwoDevices
 
 from proxykv.benchmarks import tiny
 from proxykv.benchmarks.examples import Example
+from proxykv.cli import main
 from proxykv.config import catalog
 from proxykv.integrations.lm_eval import PrunedLM
 from proxykv.runtime.errors import ConfigError
@@ -142,6 +143,15 @@ def test_arguments_that_cannot_be_are_one_line(arguments: str, message: str) -> 
     with pytest.raises(ConfigError, match=message) as refused:
         PrunedLM.create_from_arg_string(f"target={TARGET},{arguments}")
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("limit", [["--limit", "0"], ["--limit=-1"], ["-L", "nan"], ["-L", "x"]])
+def test_a_limit_of_no_documents_is_one_line(
+    limit: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lm-eval", "--tasks", "longbench_qasper", *limit]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--limit is " in line and "give a number of documents" in line
 
 
 def test_devices_share_the_target_as_in_the_workflow() -> None:
