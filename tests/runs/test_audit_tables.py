@@ -60,7 +60,9 @@ def change(table: str, how: Callable[[Lines], Lines | None]) -> None:
 
 
 def findings() -> list[str]:
-    return audit(RUN).findings
+    """What is wrong in the cells. That a table changed at all is a finding besides."""
+    lines = audit(RUN, finished=False).findings
+    return [line for line in lines if "changed after the tables were made" not in line]
 
 
 def may_be_spoiled(line: dict[str, str], column: str) -> bool:
