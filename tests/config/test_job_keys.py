@@ -78,7 +78,7 @@ def proxykv(**settings: Any) -> list[Any]:
         ({"efficiency": [{**SCAN, "lengths": [32]}]}, {"measure"}),
         ({"efficiency": [{**SCAN, "methods": ["full", "snapkv"]}]}, {"measure"}),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else " ".join(sorted(value)),
 )
 def test_settings(changes: dict[str, Any], jobs: set[str]) -> None:
     assert changed(keys(), keys(**changes)) == jobs
