@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from copy import deepcopy
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 import yaml
 
 import baselines
-from proxykv.config import catalog
+from proxykv.config import catalog, signature
 from proxykv.config.jobs import Job
 from proxykv.config.keys import code
 from proxykv.config.run import Run
@@ -185,7 +186,9 @@ def copy_project(folder: Path) -> Path:
 
 def forget_files() -> None:
     """Read every file of the catalogue again, as the next process would."""
-    for cached in (*vars(catalog).values(), *vars(code).values()):
+    for cached in chain.from_iterable(
+        vars(module).values() for module in (catalog, code, signature)
+    ):
         if hasattr(cached, "cache_clear"):
             cached.cache_clear()
 

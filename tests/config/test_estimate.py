@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from checkout import Checkout
+from checkout import Checkout, forget_files
 
 from proxykv.cli import main
 from proxykv.config import catalog
@@ -194,12 +195,18 @@ def test_methods_are_charged_for_what_they_run() -> None:
     assert hours("extract", methods=["full", "kvzip"]) == 0  # nothing is fitted
 
 
-def test_a_method_that_selects_by_itself_is_charged_a_prefill_for_each_retention(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Presses work while their model prefills, at one ratio; scores serve all retentions."""
+@pytest.fixture
+def made_up_kvpress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "kvpress.py").write_text("class KnormPress: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
+    forget_files()
+    yield
+    forget_files()
+
+
+@pytest.mark.usefixtures("made_up_kvpress")
+def test_a_method_that_selects_by_itself_is_charged_a_prefill_for_each_retention() -> None:
+    """Presses work while their model prefills, at one ratio; scores serve all retentions."""
 
     def added(scope: str, retentions: list[float]) -> float:
         method = {"id": "press", "base": "kvpress:KnormPress", "scope": scope}

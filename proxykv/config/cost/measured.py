@@ -45,8 +45,8 @@ def measured_table(run: Run, family: str) -> Iterator[str]:
     for (name, threads), part in table.groupby(["device", "threads"]):
         device = CPU.times(threads) if name.startswith("cpu") else GPU
         yield (
-            f"  {family}, measured on {name} with {threads} thread{'s' * (threads != 1)}, and "
-            f"computed for: {device.name}. Mean seconds of a context"
+            f"  {family}, measured on {name} with {threads} thread{'' if threads == 1 else 's'}, "
+            f"and computed for: {device.name}. Mean seconds of a context"
         )
         yield from _lines(run, part, Operations.of(run, family), device)
 
