@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from proxykv.runtime.errors import ConfigError
 
@@ -120,6 +120,28 @@ def upload(repository: str, files: Mapping[str, Path | bytes], message: str, pri
         raise explained(error, f"model {repository}") from error
 
 
+def give_up_at_once() -> None:
+    """Let the hub's client, and `datasets` with it, fail at once while the hub does not answer.
+
+    The client would try each request for 23 s. It obeys offline mode at once, and takes from its
+    cache what is there.
+    """
+    from huggingface_hub import get_session, set_client_factory  # noqa: PLC0415 (slow, rarely used)
+    from huggingface_hub.errors import OfflineModeIsEnabled  # noqa: PLC0415
+    from huggingface_hub.utils import httpx  # noqa: PLC0415
+
+    class Client(httpx.Client):
+        def send(self, request: Any, **options: Any) -> Any:
+            request.extensions["timeout"]["connect"] = TIMEOUT
+            try:
+                return super().send(request, **options)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                raise OfflineModeIsEnabled(f"{request.url.host} does not answer") from error
+
+    hooks = get_session().event_hooks
+    set_client_factory(lambda: Client(event_hooks=hooks, follow_redirects=True, timeout=None))
+
+
 def require_commit(repository: str, revision: str) -> None:
     """Require a full commit as the revision: branches and tags can move.
 
@@ -147,7 +169,8 @@ def explained(error: BaseException, what: str) -> ConfigError:
     from huggingface_hub import constants, errors, get_token  # noqa: PLC0415
     from huggingface_hub.utils import httpx  # noqa: PLC0415 (another package in its version 2)
 
-    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+    hides = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    if isinstance(error, hides) and error.__cause__:
         return explained(error.__cause__, what)
     hub, token = constants.ENDPOINT, get_token()
     account = "the token's account (HF_TOKEN)" if token else "HF_TOKEN"

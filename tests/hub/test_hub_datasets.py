@@ -13,6 +13,8 @@ from stand_in_hub import OTHER_TOKEN, OWNERS_TOKEN, Cut, StandInHub
 from proxykv.benchmarks.records import read_records
 
 NOWHERE = "0" * 40
+SOON = 5.0
+"""Seconds on a busy machine; the client's own retries would take 23."""
 
 
 def load(name: str, **options: Any) -> list[dict[str, Any]]:
@@ -61,3 +63,21 @@ def test_what_datasets_cannot_have_is_one_line(
         assert "\n" not in (outcome.line or "")
     hub.cuts.clear()
     assert len(client.call(load, "its/gate", env=owner).value) == 2
+
+
+def test_without_a_network_datasets_come_from_the_cache_or_one_line_comes_at_once(
+    hub: StandInHub, client: Client, tmp_path: Path
+) -> None:
+    ruler_corpus.write_ready(tmp_path, ("vt",))
+    for name in ("cached", "new"):
+        hub.publish("datasets", f"off/{name}", tmp_path)
+    records = client.call(load, "off/cached").value
+    with hub.stopped():
+        cached, new = (client.call(load, f"off/{name}") for name in ("cached", "new"))
+    assert cached.value == records
+    assert new.line == (
+        "Couldn't reach 'off/new' on the Hub (LocalEntryNotFoundError); "
+        "check the network and HF_ENDPOINT"
+    )
+    for outcome in (cached, new):
+        assert outcome.seconds < SOON, outcome
