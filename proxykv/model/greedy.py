@@ -136,15 +136,25 @@ class _Decoder:
         """Decode up to `most` more tokens of every row, as many as fit a burst; return them."""
         count = min(most, self.width)
         self.steps.at.zero_()
-        if self.captured:
-            self.captured.run(self.cache, self.steps, count)
-        else:
+        if self.captured and not self._replayed(self.captured, count):
+            self.captured = None
+        if not self.captured:
             for _ in range(count):
                 step(self.model, self.cache, self.steps)
         self.on_host.copy_(self.steps.written, non_blocking=True)
         if self.on_host.is_pinned():
             torch.accelerator.current_stream(self.steps.tokens.device).synchronize()
         return self.on_host[:, :count].tolist()
+
+    def _replayed(self, captured: Captured, count: int) -> bool:
+        """Replay steps; where that fails, the rows are as they were."""
+        try:
+            captured.run(self.cache, self.steps, count)
+        except RuntimeError as error:
+            _graphs.pop(self.model.net, None)
+            refuse(self.model.net, "a replay", error)
+            return False
+        return True
 
     def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
         """Continue with these rows only."""
@@ -194,6 +204,8 @@ class Captured:
     def run(self, cache: SlottedCache, steps: Steps, count: int) -> None:
         """Take steps with a cache; the host only queues them.
 
+        What counts the rows' tokens changes at the end. If a step fails, they have taken none.
+
         Args:
             cache: a cache of the captured shape.
             steps: memory of the rows; it receives what the steps wrote.
@@ -227,7 +239,7 @@ def captured(model: Model, cache: SlottedCache, steps: Steps, most: int) -> Capt
 
     Returns:
         None where steps run operation by operation: off CUDA, on several devices, without kernels,
-        for few tokens, and after a capture that failed, which logs one warning.
+        for few tokens, and after a capture or a replay that failed, which logs one warning.
     """
     since, *others = cache.parts
     if others or since.index.device.type != "cuda" or since.kernels.kernels != "triton":
@@ -247,7 +259,8 @@ def graph_of(
         capture: captures a step; it takes the memory of another graph, or None.
 
     Returns:
-        None for few tokens, and after a capture that failed: this model is not captured again.
+        None for few tokens, and after a capture or a replay that failed: this model is not captured
+        again.
     """
     graphs = _graphs.setdefault(net, {})
     if shape not in graphs and most >= WORTH and net not in _refused:
@@ -257,7 +270,18 @@ def graph_of(
             if len(graphs) > SHAPES:
                 graphs.pop(next(iter(graphs)))
         except RuntimeError as error:
-            _refused[net] = True
-            why = str(error).split("\n", maxsplit=1)[0]
-            log.warning("decoding runs without a CUDA graph: its capture failed: %s", why)
+            refuse(net, "its capture", error)
     return graphs.get(shape)
+
+
+def refuse(net: PreTrainedModel, what: str, error: RuntimeError) -> None:
+    """Capture nothing of a model from now on, and log why.
+
+    Args:
+        net: the model's network.
+        what: what failed.
+        error: why it did.
+    """
+    _refused[net] = True
+    why = str(error).split("\n", maxsplit=1)[0]
+    log.warning("decoding runs without a CUDA graph: %s failed: %s", what, why)

@@ -19,7 +19,7 @@ from proxykv.kernels.ragged_attention import ragged_attention
 from proxykv.model import greedy
 from proxykv.model.context_cache import ATTENTION
 from proxykv.model.decode import TokenizedQuestion, answer, answer_from
-from proxykv.model.greedy import WORTH, Captured, Steps, graph_of, step
+from proxykv.model.greedy import WORTH, Captured, Steps, decode, graph_of, step
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.pruned_cache import PrunedCache
@@ -198,6 +198,59 @@ def test_a_captured_step_decodes_what_operations_do(
             graph.run(cache, steps, 1)
             assert since.used == since.index.item() == 5
             assert torch.equal(steps.written, written)
+
+
+@pytest.mark.usefixtures("triton")
+@torch.inference_mode()
+def test_after_a_replay_that_failed_steps_run_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It breaks off in the middle of a token; the answer loses none and repeats none."""
+    net = random_net("llama", ATTENTION, num_hidden_layers=1)
+    model = Model(net, tokenizer=None, prefix=(), suffix=(), digest="")
+    context = prefilled(model, seed=1)
+    cache, rows = next(caches(context))
+    monkeypatch.setenv(VARIABLE, "reference")
+    monkeypatch.setattr(greedy, "BURSTS", {"cpu": 3})
+
+    def written() -> list[list[int]]:
+        steps = ready(model, context, cache, rows)
+        first, positions = steps.tokens[:, 0], steps.positions[:, 0]
+        return decode(model, cache, first, positions, [6] * rows, [frozenset()] * rows)
+
+    expected = written()
+    play(monkeypatch)
+    monkeypatch.setenv(VARIABLE, "triton")
+    (since,) = cache.parts
+
+    def broken(model: Model, cache: SlottedCache, steps: Steps, most: int) -> Captured | None:
+        def capture(pool: Any) -> Captured:
+            made = Captured(model, cache, steps, pool)
+            monkeypatch.setattr(made.graph, "replay", fails_in(made.graph, 5))
+            return made
+
+        return graph_of(model.net, since.shape, WORTH, capture)
+
+    monkeypatch.setattr(greedy, "captured", broken)
+    assert written() == expected
+    assert caplog.messages == ["decoding runs without a CUDA graph: a replay failed: no luck"]
+    assert since.used == since.index.item() == 3 + 5
+    assert broken(model, cache, ready(model, context, cache, rows), WORTH) is None
+
+
+def fails_in(graph: Any, number: int) -> Callable[[], None]:
+    """The graph's `replay`, which breaks off in the middle of one of its calls."""
+    calls: list[int] = []
+
+    def replay() -> None:
+        calls.append(len(calls))
+        failing = len(calls) == number
+        for each in graph.work[: len(graph.work) // 2 if failing else None]:
+            each()
+        if failing:
+            raise RuntimeError("no luck\ndetails")
+
+    return replay
 
 
 class Curious(Model):
