@@ -127,19 +127,9 @@ def give_up_at_once() -> None:
     cache what is there.
     """
     from huggingface_hub import get_session, set_client_factory  # noqa: PLC0415 (slow, rarely used)
-    from huggingface_hub.errors import OfflineModeIsEnabled  # noqa: PLC0415
-    from huggingface_hub.utils import httpx  # noqa: PLC0415
-
-    class Client(httpx.Client):
-        def send(self, request: Any, **options: Any) -> Any:
-            request.extensions["timeout"]["connect"] = TIMEOUT
-            try:
-                return super().send(request, **options)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                raise OfflineModeIsEnabled(f"{request.url.host} does not answer") from error
 
     hooks = get_session().event_hooks
-    set_client_factory(lambda: Client(event_hooks=hooks, follow_redirects=True, timeout=None))
+    set_client_factory(lambda: _impatient_client(hooks))
 
 
 def require_commit(repository: str, revision: str) -> None:
@@ -205,6 +195,22 @@ def explained(error: BaseException, what: str) -> ConfigError:
             kind = UnreachableError
             why = f"{hub} does not answer ({why}); check the network and HF_ENDPOINT"
     return kind(f"{what}: {why}")
+
+
+def _impatient_client(hooks: Any) -> Any:
+    """A client of HTTP for which a hub that cannot be reached is offline mode."""
+    from huggingface_hub.errors import OfflineModeIsEnabled  # noqa: PLC0415 (slow, rarely used)
+    from huggingface_hub.utils import httpx  # noqa: PLC0415
+
+    class Client(httpx.Client):
+        def send(self, request: Any, **options: Any) -> Any:
+            request.extensions["timeout"]["connect"] = TIMEOUT
+            try:
+                return super().send(request, **options)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                raise OfflineModeIsEnabled(f"{request.url.host} does not answer") from error
+
+    return Client(event_hooks=hooks, follow_redirects=True, timeout=None)
 
 
 def _require_name(repository: str) -> None:
