@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ def build_report(
         verdicts=verdicts(made, methods),
         boards=_boards(made, styles),
         paired=_paired(made["paired"], styles),
+        by_length=_differences(
+            made["by_length"], "by-length", f"By length, score at ρ ≤ {LOW_RETENTION}", styles
+        ),
         efficiency=efficiency_tables(run_dir, methods),
         paper=paper_table(paper(rows, methods, run_dir)),
         partial=_partial(progress),
@@ -215,25 +219,30 @@ def _joined(table: pd.DataFrame, value: str, interval: str, text: Callable[..., 
 
 def _paired(table: pd.DataFrame, styles: dict[str, Look]) -> list[Table]:
     kinds = {"score": "Score (higher is better)", "kl": "KL in nats per token (lower is better)"}
-    shown = []
-    for metric, title in kinds.items():
-        part = table[table.metric == metric].drop(columns="metric")
-        if table.groupby(CELL).ngroups == 1:
-            part = part.drop(columns=CELL)
-        if table.group.nunique() == 1:
-            part = part.drop(columns="group")
-        # The reference is the method whose colour marks the row.
-        part = part.rename(columns={"method": "minuend", "reference": "method"})
-        signed = dict.fromkeys(("difference", "ci_low", "ci_high"), _signed)
-        show = signed | dict.fromkeys(("p", "p_holm"), _p) | {"mde": number}
-        show |= {"method": _labels(styles), "minuend": _labels(styles), "retention": cells.pretty}
-        made = cells.plain(
-            part, id=f"paired-{metric}", caption="Paired differences", styles=styles, show=show
-        )
-        names = {"minuend": "method", "method": "minus"}
-        heads = [names.get(head, head) for head in made.heads]
-        shown.append(Table(made.id, made.caption, heads, made.rows, made.looks, title))
-    return shown
+    if table.group.nunique() == 1:
+        table = table.drop(columns="group")
+    parts = {metric: table[table.metric == metric].drop(columns="metric") for metric in kinds}
+    return [
+        _differences(parts[metric], f"paired-{metric}", "Paired differences", styles, title)
+        for metric, title in kinds.items()
+    ]
+
+
+def _differences(
+    table: pd.DataFrame, id: str, caption: str, styles: dict[str, Look], metric: str = ""
+) -> Table:
+    """Lines of comparisons; where one family and benchmark has all, their names are left out."""
+    if table.groupby(CELL).ngroups == 1:
+        table = table.drop(columns=CELL)
+    # The reference is the method whose colour marks the row.
+    part = table.rename(columns={"method": "minuend", "reference": "method"})
+    signed = dict.fromkeys(("difference", "ci_low", "ci_high"), _signed)
+    show = signed | dict.fromkeys(("p", "p_holm"), _p) | {"mde": number}
+    show |= {"method": _labels(styles), "minuend": _labels(styles), "retention": cells.pretty}
+    made = cells.plain(part, id=id, caption=caption, styles=styles, show=show)
+    names = {"minuend": "method", "method": "minus"}
+    heads = [names.get(head, head) for head in made.heads]
+    return replace(made, heads=heads, metric=metric)
 
 
 def _coverage(table: pd.DataFrame, styles: dict[str, Look]) -> dict[str, Any]:

@@ -159,6 +159,22 @@ def test_paired_cells(document: HtmlElement, rows: pd.DataFrame):
             ]
 
 
+def test_differences_by_length(document: HtmlElement, rows: pd.DataFrame):
+    assert heads_of(document, "by-length") == [
+        "method", "minus", "tokens", "difference", "ci low", "ci high", "p", "p holm", "mde",
+        "n contexts",
+    ]  # fmt: skip
+    made = tables.by_length(rows, cards_of(rows)).to_dict("records")
+    for record, line in zip(made, lines_of(document, "by-length"), strict=True):
+        assert [words(cell) for cell in line][:4] == [
+            LABELS[record["method"]],
+            LABELS[record["reference"]],
+            str(record["tokens"]),
+            minus(f"{record['difference']:+.3f}"),
+        ]
+        assert words(line[-1]) == str(record["n_contexts"]) == "6"
+
+
 def test_cells_of_quality_and_cost(document: HtmlElement, rows: pd.DataFrame):
     lines = lines_of(document, "cost-0")
     made = tables.quality_cost(rows, cards_of(rows)).to_dict("records")
@@ -249,7 +265,7 @@ def test_mappers_and_figures_are_this_runs(page: str, document: HtmlElement):
 def test_facts_of_the_run(document: HtmlElement):
     facts = {words(div[0]): words(div[1]) for div in document.xpath("//header//dl/div")}
     assert facts["Model pairs"] == "tiny-target scored by tiny-proxy"
-    assert facts["Contexts"] == "12 (24 questions, 256 tokens)"
+    assert facts["Contexts"] == "12 (24 questions, 256–1024 tokens)"
     assert facts["Retentions"] == "0.05, 0.3, 0.5, 1"
     assert facts["Answers"] == f"{24 * 19}, made 2026-11-22"
 
@@ -280,6 +296,7 @@ def test_report_of_two_families_without_mapper_or_oracle(tmp_path: Path):
     text = (tmp_path / "page.html").read_text()
     assert "KVzip was not run" in text and "a · tiny" in text and "b · tiny" in text
     beyond = f"b: contexts of up to {longest:,} tokens, models of {longest - 1:,} positions."
+    assert "<h3>By length</h3>" not in text
     assert text.count("Beyond the models' positions.") == text.count(beyond) == 1
 
 

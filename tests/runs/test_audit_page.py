@@ -27,7 +27,8 @@ from proxykv.runs.audit.page import check_page
 
 TABLES = ("pooled-0", "pooled-1", "board-0-mean", "board-0-recovery", "board-0-kl", "tasks-0-mean",
           "tasks-0-pct_of_full", "tasks-0-nll", "tasks-0-kl", "tasks-1-fixed", "cost-0",
-          "paired-score", "paired-kl", "coverage", "speedups", "cases", "claims")  # fmt: skip
+          "paired-score", "paired-kl", "by-length", "coverage", "speedups", "cases",
+          "claims")  # fmt: skip
 NUMBER = re.compile(r'<td class="n" data-v="([^"]+)"[^>]*>([^<]*\d[^<\s]*)')
 
 Edit = Callable[[str], str]
@@ -48,6 +49,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows["prefill_seconds"] = 12345.678 * draw.random(len(rows))
     rows["kl"] = (-1000 * rows.kl).where(rows.method != "kvzip_head")
     rows.loc[3, "truncated"] = True
+    # Of two lengths, a little apart in tokens.
+    later = rows.context_id.str.endswith(("2", "3"))
+    rows["context_tokens"] = 250 + 4 * rows.question + 750 * later
     rows.loc[rows.family == "qwen-3", "target"] = "Qwen/Qwen3-32B@123"  # for the paper's numbers
     gone = (rows.method == "prior") & (rows.context_id == "vt-001")
     run = tmp_path_factory.mktemp("page") / "demo"

@@ -19,7 +19,7 @@ PERCENT = ShownMetric("pct_of_full", "", "% of full cache", "% of full", 1)
 FIXED = ShownMetric("fixed", "fixed", "Score, corrected metric", "Corrected")
 POOLS = {"<=0.3": "≤ 0.3", "<1": "< 1"}
 BY_CELL = ("leaderboard", "per_task", "summary", "quality_cost", "paired", "coverage")
-TABLES = (*BY_CELL, "paper")
+TABLES = (*BY_CELL, "by_length", "paper")
 
 
 def expected(tables: Mapping[str, Published], cards: MethodCards) -> Iterator[tuple[str, Expected]]:
@@ -42,6 +42,8 @@ def expected(tables: Mapping[str, Published], cards: MethodCards) -> Iterator[tu
         yield f"cost-{i}", _costs(here["quality_cost"], cards)
     for metric in ("score", "kl"):
         yield f"paired-{metric}", _paired(tables["paired"], metric, cards)
+    if lengths := tables["by_length"]:
+        yield "by-length", _differences(lengths, [], "tokens", _tokens, cards)
     yield "claims", _claims(tables["paper"])
     if gaps := [ln for ln in tables["coverage"] if (ln["missing"], ln["truncated"]) != ("0", "0")]:
         yield "coverage", _coverage(gaps, cards)
@@ -105,21 +107,41 @@ def _joined(line: Mapping[str, str], metric: ShownMetric) -> Shown:
 
 
 def _paired(every: Published, metric: str, cards: MethodCards) -> Expected:
-    cells, groups = {_cell(line) for line in every}, {line["group"] for line in every}
-    lead = [*(("family", "benchmark") if len(cells) != 1 else ()), *["group"] * (len(groups) != 1)]
+    lines = [line for line in every if line["metric"] == metric]
+    groups = {line["group"] for line in every}
+    return _differences(lines, ["group"] * (len(groups) != 1), "retention", _retention, cards)
+
+
+def _retention(line: Mapping[str, str]) -> Shown:
+    return Shown(line["retention"].replace("<=", "≤ "))
+
+
+def _tokens(line: Mapping[str, str]) -> Shown:
+    return Shown(known(line, "tokens"), count)
+
+
+def _differences(
+    lines: Published,
+    lead: list[str],
+    part: str,
+    shown: Callable[[Mapping[str, str]], Shown],
+    cards: MethodCards,
+) -> Expected:
+    """A row per comparison and `part` of the contexts, which `shown` shows."""
+    cells = {_cell(line) for line in lines}
+    lead = [*(("family", "benchmark") if len(cells) != 1 else ()), *lead]
     show = dict.fromkeys(("difference", "ci_low", "ci_high"), fixed(3, "+"))
     show |= {"p": p_value, "p_holm": p_value, "mde": fixed(3), "n_contexts": count}
     rows = [
         [
             *(Shown(line[name]) for name in lead),
             *(Shown(cards.card(line[name]).label) for name in ("method", "reference")),
-            Shown(line["retention"].replace("<=", "≤ ")),
+            shown(line),
             *(Shown(known(line, name), text) for name, text in show.items()),
         ]
-        for line in every
-        if line["metric"] == metric
+        for line in lines
     ]
-    heads = [*lead, "method", "minus", "retention", *(name.replace("_", " ") for name in show)]
+    heads = [*lead, "method", "minus", part, *(name.replace("_", " ") for name in show)]
     return Expected(heads, rows, len(lead) + 3)
 
 
