@@ -38,6 +38,8 @@ def test_workflows_call_targets_of_the_makefile() -> None:
     matrix = jobs["pythons"]["strategy"]["matrix"]
     assert set(matrix["target"]) <= set(targets)
     assert f">={matrix['python'][0]}" == PROJECT["requires-python"]
+    pythons = [f"Programming Language :: Python :: {python}" for python in matrix["python"]]
+    assert pythons == PROJECT["classifiers"]
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from importlib.metadata import version
+from shutil import which
 from typing import Any
 
 import torch
@@ -48,7 +49,9 @@ def kernels_of(target: Model) -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, with `-dirty` where files differ from it; empty outside git."""
+    """The checkout's commit, with `-dirty` where files differ from it; empty without git."""
+    if not which("git"):  # as in the container
+        return ""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     found = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, text=True, check=False)
     return found.stdout.strip()

@@ -1,4 +1,4 @@
-"""The stand-in hub, and a client process."""
+"""The stand-in hub, and a client process; `pytest -rP tests/hub` prints what they exchange."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def server() -> Iterator[StandInHub]:
 
 
 @pytest.fixture
-def hub(server: StandInHub) -> StandInHub:
+def hub(server: StandInHub, request: pytest.FixtureRequest) -> Iterator[StandInHub]:
     """The server, with no record of earlier requests. Each test has its own repositories."""
-    server.requests.clear()
-    server.cuts.clear()
-    return server
+    for record in (server.requests, server.cuts, server.transcript):
+        record.clear()
+    yield server
+    request.node.add_report_section("teardown", "hub", "\n".join(server.transcript))
 
 
 @pytest.fixture(scope="session")
@@ -43,4 +44,4 @@ def client(server: StandInHub, tmp_path_factory: pytest.TempPathFactory) -> Iter
         patch.setenv("NO_PROXY", "*")
         with ProcessPoolExecutor(1, get_context("spawn"), ready) as pool:
             pool.submit(os.getpid).result()  # starts it
-            yield Client(pool)
+            yield Client(pool, server.transcript)

@@ -27,13 +27,17 @@ class Outcome(NamedTuple):
 class Client:
     """Runs functions in the other process, under environment variables that a call may add."""
 
-    def __init__(self, pool: ProcessPoolExecutor) -> None:
+    def __init__(self, pool: ProcessPoolExecutor, transcript: list[str]) -> None:
         self._pool = pool
+        self._transcript = transcript
 
     def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Outcome:
         """Call with positional arguments; `env` holds variables, the other options go on."""
         env = options.pop("env", {})
-        return self._pool.submit(_called, env, function, args, options).result()
+        outcome = self._pool.submit(_called, env, function, args, options).result()
+        said = outcome.line or outcome.printed.strip() or "done"
+        self._transcript.append(f"    {outcome.seconds:.1f} s: {said}")
+        return outcome
 
 
 def _called(

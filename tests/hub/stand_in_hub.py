@@ -61,6 +61,7 @@ class StandInHub:
     Attributes:
         requests: what was asked and answered, such as `GET /api/models/a/b/tree/… 200`.
         cuts: transfers to break off, by the end of the file's name.
+        transcript: the requests, and between them what the client made of the answers.
     """
 
     def __init__(self) -> None:
@@ -68,6 +69,7 @@ class StandInHub:
         self.stored: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.cuts: dict[str, Cut] = {}
+        self.transcript: list[str] = []
         self.port = 0
         self._start()
 
@@ -161,7 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep standard error clean."""
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
-        self.hub.requests.append(f"{self.command} {self.path} {int(code)}")
+        request = f"{self.command} {self.path} {int(code)}"
+        self.hub.requests.append(request)
+        self.hub.transcript.append(request)
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
