@@ -28,7 +28,14 @@ from proxykv.scoring.contract import (
 )
 from proxykv.scoring.hidden_states import HiddenStateScorer, scoring_layers
 from proxykv.scoring.ledger import Ledger
-from proxykv.scoring.proxy import Proxy, ProxyMap, Request, Schedule, prefill_and_score
+from proxykv.scoring.proxy import (
+    Proxy,
+    ProxyMap,
+    Request,
+    Schedule,
+    prefill_and_score,
+    score_and_map,
+)
 from proxykv.scoring.selection import kept_digest, select
 from proxykv.scoring.timeline import Timeline
 
@@ -102,11 +109,40 @@ class Engine:
             self._settle(request, prefilled, mappers)
         return ContextAtWork(self, prefilled, timeline, question_len)
 
+    def passes(self, methods: Iterable[str]) -> list[list[str]]:
+        """Group methods by what reads a context for them.
+
+        Args:
+            methods: ids of methods.
+
+        Returns:
+            Those that need no proxy, then those that share a prefill of the proxy, or its windows.
+        """
+        groups: dict[str, list[str]] = {"": []}
+        for method in methods:
+            mapper = _mappers({method: self.scorers[method]}).get(method)
+            reader = (mapper.signal.prefilled or mapper.signal.name) if mapper else ""
+            groups.setdefault(reader, []).append(method)
+        return list(groups.values())
+
+    def score_with_proxy(self, prefilled: Prefill, methods: Iterable[str]) -> None:
+        """Score a context with methods of the proxy's side, after the target has read it.
+
+        Args:
+            prefilled: the context.
+            methods: ids of the methods.
+        """
+        mappers = _mappers({method: self.scorers[method] for method in methods})
+        model, proxy, timeline = prefilled.model, self.proxy.model, Timeline()
+        with timeline.phase("target_prefill", model.device):
+            ids = prefilled.input_ids.to(proxy.device)  # all of the proxy's work comes later
+        made = score_and_map(model, proxy, ids, prefilled.prefix_len, _maps(mappers), timeline)
+        self._settle(Request(prefilled, *made, timeline), prefilled, mappers)
+
     def _with_proxy(
         self, model: Model, ids: Ids, mappers: Mapping[str, ProxyScorer], donor: Ids | None
     ) -> Request:
-        maps = {method: ProxyMap(s.signal, s.map) for method, s in mappers.items()}
-        prefix_len = len(model.prefix)
+        prefix_len, maps = len(model.prefix), _maps(mappers)
         return prefill_and_score(
             model, self.proxy.model, ids, prefix_len, maps, self.schedule, donor
         )
@@ -218,6 +254,10 @@ def _mappers(scorers: Mapping[str, Scorer]) -> dict[str, ProxyScorer]:
         if isinstance(scorer, ProxyScorer) and scorer.during_prefill:
             by_key.setdefault(scorer.key, (method, scorer))
     return dict(by_key.values())
+
+
+def _maps(mappers: Mapping[str, ProxyScorer]) -> dict[str, ProxyMap]:
+    return {method: ProxyMap(scorer.signal, scorer.map) for method, scorer in mappers.items()}
 
 
 def _selected(scores: Scores, retention: float, scope: str) -> Keep:

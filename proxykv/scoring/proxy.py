@@ -88,14 +88,7 @@ def prefill_and_score(
             return prefill(target, ids, prefix_len, donor)
 
     def proxy_side() -> tuple[dict[Signal, ProxySignal], dict[str, Scores]]:
-        signals = proxy_signals(
-            target, proxy, proxy_ids, prefix_len, {m.signal for m in maps.values()}, timeline
-        )
-        mapped: dict[str, Scores] = {}
-        for method, (signal, to_target) in maps.items():
-            with timeline.phase("mapper", proxy.device, method):
-                mapped[method] = to_target(signals[signal])
-        return signals, mapped
+        return score_and_map(target, proxy, proxy_ids, prefix_len, maps, timeline)
 
     if schedule == "parallel":
         on_side_stream = side_stream(proxy.device)(proxy_side)
@@ -103,6 +96,36 @@ def prefill_and_score(
     else:
         prefilled, (signals, mapped) = target_side(), proxy_side()
     return Request(prefilled, signals, mapped, timeline)
+
+
+def score_and_map(
+    target: Model,
+    proxy: Model,
+    ids: Ids,
+    prefix_len: int,
+    maps: Mapping[str, ProxyMap],
+    timeline: Timeline,
+) -> tuple[dict[Signal, ProxySignal], dict[str, Scores]]:
+    """Score a context with the proxy, and map its scores to the target's.
+
+    Args:
+        target: the target, whose tokenizer writes the replay requests.
+        proxy: prefills and scores.
+        ids: the target's token ids of prefix + context (1-D), on the proxy's device.
+        prefix_len: tokens before the context.
+        maps: maps from the proxy's scores to the target's, by method.
+        timeline: where the phases are recorded.
+
+    Returns:
+        The proxy's scores by signal, and the mapped ones by method.
+    """
+    read = {to_target.signal for to_target in maps.values()}
+    signals = proxy_signals(target, proxy, ids, prefix_len, read, timeline)
+    mapped: dict[str, Scores] = {}
+    for method, (signal, to_target) in maps.items():
+        with timeline.phase("mapper", proxy.device, method):
+            mapped[method] = to_target(signals[signal])
+    return signals, mapped
 
 
 class Proxy:

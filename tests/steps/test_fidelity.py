@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 from proxykv.cli import main
 from proxykv.config import catalog
 from proxykv.config.run import Run
+from proxykv.mapper.fidelity import rank_correlation
+from proxykv.model.tensors import Scores
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.journal import Journal
 from proxykv.runtime.parquet import read_parquet
@@ -48,12 +51,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def test_scores_are_compared_and_nothing_is_answered(run: Run) -> None:
     stored = str(run.write())
-    for job in run.jobs():
+    table = run.dir / "tables" / "score_fidelity.csv"
+    for done, job in enumerate(run.jobs()):
+        assert main(["score-fidelity", "--config", stored]) == (0 if done else 2)
         assert main(["fidelity", "tiny", "tiny", job.task, "--config", stored]) == 0
+    assert set(pd.read_csv(table).task) == {"all", "single"}  # of the job that was done
     assert main(["score-fidelity", "--config", stored]) == 0
     assert not (run.dir / "predictions").exists()
 
-    table = pd.read_csv(run.dir / "tables" / "score_fidelity.csv", dtype={"task": str})
+    table = pd.read_csv(table, dtype={"task": str})
     assert list(table.method.unique()) == COMPARED
     assert set(table.metric) == {
         *("mass", "global_overlap", "allocation", "head_overlap"),
@@ -84,6 +90,39 @@ def test_what_is_scored_is_not_scored_again(run: Run) -> None:
     after = journal.read()
     assert after[: len(before)] == before
     assert [record["method"] for record in after[len(before) :]] == ["streaming"] * 3
+
+
+def test_a_killed_job_goes_on_after_the_last_method(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = run.jobs()[0]
+    fidelity(run, job)
+    whole = read_parquet(fidelity_file(job))
+    shutil.rmtree(fidelity_file(job).parent)
+    calls = iter([False, False, True])  # killed while the third method is compared
+
+    def killed(*scores: Scores) -> float:
+        if next(calls):
+            raise KeyboardInterrupt
+        return rank_correlation(*scores)
+
+    journal = Journal(fidelity_file(job).with_suffix(".journal.jsonl"))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("proxykv.steps.fidelity.scores.rank_correlation", killed)
+        fidelity(run, job)
+    before = journal.read()
+    # The methods that need no proxy come first.
+    assert [record["method"] for record in before] == ["random", "kvzip_local"]
+    (known,) = fidelity_file(job).with_suffix("").glob("*.safetensors")
+    made = known.stat().st_mtime_ns
+
+    fidelity(run, job)
+    after = journal.read()
+    assert after[:2] == before and len(after) == 3 * len(COMPARED)
+    assert known.stat().st_mtime_ns == made  # the oracle's scores are not computed again
+    same = ["context_id", "method", "metric", "retention", "value"]
+    resumed = read_parquet(fidelity_file(job))
+    pd.testing.assert_frame_equal(*(t[t.metric != "seconds"][same] for t in (resumed, whole)))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from proxykv.benchmarks.examples import Example
 from proxykv.config.catalog import Method
 from proxykv.config.jobs import Job
 from proxykv.config.run import Run
+from proxykv.mapper import tensor_file
 from proxykv.mapper.fidelity import fidelity as compared
 from proxykv.mapper.fidelity import rank_correlation
 from proxykv.model.loading import context_ids
@@ -40,7 +41,9 @@ log = logging.getLogger(__name__)
 def fidelity(run: Run, job: Job) -> Path:
     """Score a job's contexts with every method and compare the scores with the oracle's.
 
-    A journal receives each context when it is done; a rerun scores only what is missing.
+    The oracle's scores of a context are stored; then a journal receives each method as it is done:
+    those that need no proxy, then those that share a prefill of the proxy. A rerun scores only what
+    is missing.
 
     Args:
         run: the run.
@@ -67,12 +70,11 @@ def fidelity(run: Run, job: Job) -> Path:
             keys = [(example.id, text, generator.digests[method.id]) for method in methods]
             missing = [m for m, key in zip(methods, keys, strict=True) if key not in done]
             if missing:
-                found = [
-                    {"context_id": example.id, "text": text, **record}
-                    for record in _scored(generator, example, oracle, missing)
-                ]
-                journal.append(found)
-                done |= {_key(record): record for record in found}
+                known = path.with_suffix("") / f"{text}-{generator.digests[oracle.id]}.safetensors"
+                for found in _scored(generator, example, oracle, missing, known):
+                    record = {"context_id": example.id, "text": text, **found}
+                    journal.append([record])
+                    done[_key(record)] = record
             lines += [line for key in keys for line in _lines(job, length, done[key])]
             log.info("%s: scored", example.id)
     write_parquet(path, pd.DataFrame(lines))
@@ -83,9 +85,15 @@ def score_fidelity(run: Run) -> None:
     """Write `score_fidelity.csv`: means over contexts, by task and length, with intervals.
 
     Args:
-        run: the run, with the files of all jobs.
+        run: the run; jobs that are not done are left out.
+
+    Raises:
+        ConfigError: if no job is done.
     """
-    values = pd.concat([read_parquet(fidelity_file(job)) for job in run.jobs()])
+    done = [path for job in run.jobs() if (path := fidelity_file(job)).exists()]
+    if not done:
+        raise ConfigError(f"{run.dir / 'fidelity'}: nothing is scored; run `proxykv fidelity`")
+    values = pd.concat([read_parquet(path) for path in done])
     values["of_task"] = values.task
     both = pd.concat([values.assign(task=ALL), values])
     records = []
@@ -132,25 +140,33 @@ def compared_methods(run: Run) -> tuple[Method, list[Method]]:
 
 
 def _scored(
-    generator: Generator, example: Example, oracle: Method, methods: list[Method]
+    generator: Generator, example: Example, oracle: Method, methods: list[Method], known: Path
 ) -> Iterator[dict[str, Any]]:
-    """Metrics and seconds of methods on a context."""
+    """Metrics and seconds of methods on a context; `known` stores the oracle's scores of it."""
     model = generator.target if example.chat else generator.target.without_template()
-    names = [method.id for method in (oracle, *methods)]
-    work = generator.engine.read(model, context_ids(model, example.context), names)
-    true, _ = work.scores(oracle.id)
-    for method in methods:
-        scores, seconds = work.scores(method.id)
-        yield {
-            "method": method.id,
-            "method_digest": generator.digests[method.id],
-            "tokens": work.context_tokens,
-            "metrics": {
-                **compared(scores, true),
-                "rank_correlation": rank_correlation(scores, true),
-                "seconds": work.prefill.seconds + seconds,
-            },
-        }
+    engine = generator.engine
+    without_proxy, *with_proxy = engine.passes(method.id for method in methods)
+    work = engine.read(model, context_ids(model, example.context), [oracle.id, *without_proxy])
+    if not known.exists():
+        tensor_file.save(known, {"scores": work.scores(oracle.id)[0]})
+    with tensor_file.opened(known) as stored:
+        true = stored.get_tensor("scores")
+    for one_pass in (without_proxy, *with_proxy):
+        if one_pass is not without_proxy:
+            engine.score_with_proxy(work.prefill, one_pass)
+        for method in one_pass:
+            scores, seconds = work.scores(method)
+            log.info("%s: %s in %.0f s", example.id, method, seconds)
+            yield {
+                "method": method,
+                "method_digest": generator.digests[method],
+                "tokens": work.context_tokens,
+                "metrics": {
+                    **compared(scores, true),
+                    "rank_correlation": rank_correlation(scores, true),
+                    "seconds": work.prefill.seconds + seconds,
+                },
+            }
 
 
 def _key(record: dict[str, Any]) -> tuple[str, str, str]:
