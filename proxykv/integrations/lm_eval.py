@@ -273,10 +273,11 @@ class PrunedLM(LM):
             ConfigError: if a prompt cannot be split or is too long, or if a task samples.
         """
         prompts = [(self.split(request), request) for request in requests]
-        separate = sum(not ids.clean_seam for ids, _ in prompts)
-        if separate:
+        cut = [f"{one.task_name} {one.doc_id}" for ids, one in prompts if not ids.clean_seam]
+        if cut:
             log.info(
-                "%d of %d contexts end inside a token; encoded separately", separate, len(prompts)
+                "%d of %d contexts end inside a token and are encoded separately: %s",
+                *(len(cut), len(prompts), ", ".join(cut)),
             )
         texts: list[str] = []
         for _, group in groupby(prompts, key=lambda pair: (pair[0].prefix, pair[0].context)):

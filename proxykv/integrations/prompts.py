@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from proxykv.config.check import did_you_mean
 from proxykv.runtime.errors import ConfigError
 
 MAX_NEW_TOKENS = 256
@@ -20,6 +21,12 @@ UNUSED = {
     **dict.fromkeys(("no_repeat_ngram_size", "min_length", "min_new_tokens"), 0),
 }
 """Settings of transformers that change what greedy decoding gives, unless they have this value."""
+
+WITHOUT_EFFECT = (
+    *("top_k", "top_p", "min_p", "typical_p", "length_penalty", "early_stopping"),
+    *("use_cache", "pad_token_id"),
+)
+"""Settings of sampling, of beams and of padding, which greedy decoding of one row does not have."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,15 @@ def answer_limit(settings: Mapping[str, Any]) -> int:
     """Read the most tokens of an answer from a request's generation settings.
 
     Raises:
-        ConfigError: if the request wants something else than greedy decoding, or its limit is no
-            count.
+        ConfigError: if the request wants something else than greedy decoding, has a setting that
+            is unknown here, or a limit that is no count.
     """
+    known = ("do_sample", "temperature", "until", *LIMITS, *UNUSED, *WITHOUT_EFFECT)
+    for name in settings:
+        if name == "max_length":
+            raise ConfigError("generation_kwargs: max_length counts the prompt; set max_new_tokens")
+        if name not in known:
+            raise ConfigError(f"generation_kwargs: unknown {name!r}; {did_you_mean(name, known)}")
     sampled = settings.get("do_sample")
     if sampled is None:
         sampled = _number(settings, "temperature", 0) > 0

@@ -23,6 +23,7 @@ SAMPLES = 2000  # bootstrap resamples
 PERMUTATIONS = 9999  # sign flips drawn where 2^n of them are too many to enumerate
 CONFIDENCE = 0.95
 SEED = 0
+SAME = 1e-12  # relative difference up to which two sums are the same number
 BATCH = 64  # groups that are resampled at once, which bounds the memory
 
 
@@ -193,16 +194,17 @@ def pareto_front(cost: ArrayLike, value: ArrayLike) -> np.ndarray:
     """Which points no other point beats: bool `[points]`, low cost and high value being good.
 
     A point is dominated if another costs no more and scores no less, and differs in one of the
-    two. Equal points stand or fall together; a point with a NaN is never on the front.
+    two. Numbers that only the order of a sum tells apart are equal. Equal points stand or fall
+    together; a point with a NaN is never on the front.
 
     Args:
         cost: cost of each point.
         value: value of each point.
     """
     c, v = np.asarray(cost, dtype=float), np.asarray(value, dtype=float)
-    no_worse = (c[None] <= c[:, None]) & (v[None] >= v[:, None])
-    better = (c[None] < c[:, None]) | (v[None] > v[:, None])
-    return ~(no_worse & better).any(axis=1) & np.isfinite(c) & np.isfinite(v)
+    same_c, same_v = (np.isclose(a[None], a[:, None], rtol=SAME, atol=0) for a in (c, v))
+    no_worse = ((c[None] <= c[:, None]) | same_c) & ((v[None] >= v[:, None]) | same_v)
+    return ~(no_worse & ~(same_c & same_v)).any(axis=1) & np.isfinite(c) & np.isfinite(v)
 
 
 def _estimates(

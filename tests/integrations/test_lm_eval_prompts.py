@@ -179,6 +179,9 @@ def test_sampling_is_refused(settings: dict[str, Any]) -> None:
         ({"max_new_tokens": 5.5}, "max_new_tokens is 5.5; give 1 or more"),
         ({"max_tokens": "many"}, "max_tokens is 'many'"),
         ({"max_gen_toks": True}, "max_gen_toks is True"),
+        ({"max_length": 50, "max_gen_toks": 5}, "max_length counts the prompt"),
+        ({"bad_words_ids": [[3]]}, "unknown 'bad_words_ids'"),
+        ({"max_new_token": 5}, "unknown 'max_new_token'; did you mean 'max_new_tokens'"),
     ],
 )
 def test_settings_that_cannot_be_obeyed_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -187,7 +190,15 @@ def test_settings_that_cannot_be_obeyed_are_refused(settings: dict[str, Any], me
 
 
 def test_settings_that_change_nothing_are_accepted() -> None:
-    greedy = {"num_beams": 1, "repetition_penalty": 1.0, "temperature": "0", "top_p": 0.9}
+    greedy = {
+        "top_k": 5,
+        "use_cache": True,
+        "until": "a",
+        "num_beams": 1,
+        "repetition_penalty": 1.0,
+        "temperature": "0",
+        "top_p": 0.9,
+    }
     assert answer_limit({**greedy, "max_gen_toks": "5", "max_new_tokens": 9}) == 5
 
 

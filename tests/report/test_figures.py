@@ -26,6 +26,7 @@ from proxykv.report import plots, tables
 from proxykv.report.plots._curves import draw_curves
 from proxykv.report.plots._emphasis import GID, GREY, GREY_TEXT, crowded, inline, mute
 from proxykv.report.plots._image import render
+from proxykv.report.plots._points import points as drawn_points
 from proxykv.runtime.errors import ConfigError
 
 METHODS = ("kvzip", "proxykv", "snapkv", "random", "prior")
@@ -376,10 +377,38 @@ def test_every_plot_is_found_described_and_drawn_reproducibly(rows: pd.DataFrame
         assert first[suffix].startswith(start)
 
 
+def test_the_points_of_a_figure_are_those_of_its_lines_bands_bars_and_maps():
+    figure = Figure()
+    one, two, off = figure.subplots(1, 3)
+    one.set_title("curves", loc="left")
+    one.plot([1, 2], [3, np.nan], gid=GID + "kvzip")
+    one.axhline(7, gid=GID + "full")
+    one.fill_between([1, 2], [0, 1], [5, 6], gid=GID + "kvzip")
+    one.scatter([8], [9], label="best")
+    one.errorbar([4], [5], yerr=[[1], [2]], label="_")
+    two.bar([0, 1], [2, 3], bottom=[0, 2])
+    two.barh(0.5, 4, left=1, transform=two.get_xaxis_transform())
+    figure.colorbar(two.imshow([[1.0, np.nan], [3.0, 4.0]]))
+    off.plot([1], [1])
+    off.set_visible(False)
+    found = drawn_points(figure).fillna("").astype(str).agg(" ".join, axis=1)
+    assert list(found) == [
+        *("1 curves kvzip line 1 1.0 3.0 ", "1 curves kvzip line 2 2.0  "),
+        *("1 curves full level 1  7.0 ", "1 curves  line 1 4.0 5.0 "),
+        *("1 curves kvzip low 1 1.0 0.0 ", "1 curves kvzip high 1 1.0 5.0 "),
+        *("1 curves kvzip low 2 2.0 1.0 ", "1 curves kvzip high 2 2.0 6.0 "),
+        "1 curves best marks 1 8.0 9.0 ",
+        *("1 curves  interval 1 4.0 4.0 ", "1 curves  interval 2 4.0 7.0 "),
+        *("2   bars 1 0.0 0.0 2.0", "2   bars 2 1.0 2.0 3.0", "2   bars 3 1.0  4.0"),
+        *("2   cells 1 0.0 0.0 1.0", "2   cells 2 1.0 0.0 "),
+        *("2   cells 3 0.0 1.0 3.0", "2   cells 4 1.0 1.0 4.0"),
+    ]
+
+
 def test_draw_figures_writes_svg_png_and_pdf(run_dir: Path, tmp_path: Path):
     paths = (run_dir / "rows").glob("*/*/*.parquet")
     written = plots.draw_figures(paths, run_dir, tmp_path, only=["pareto"])
-    assert [p.name for p in written] == ["pareto.svg", "pareto.png", "pareto.pdf"]
+    assert [p.name for p in written] == [f"pareto.{s}" for s in ("svg", "png", "pdf", "csv")]
     assert all(p.stat().st_size > 1000 for p in written)
     assert "<!-- PARTIAL -->" not in written[0].read_text("utf-8")
 

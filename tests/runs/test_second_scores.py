@@ -7,6 +7,7 @@ import inspect
 import random
 import shlex
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -18,7 +19,8 @@ from proxykv.benchmarks.examples import Question
 from proxykv.benchmarks.longbench import subsets
 from proxykv.benchmarks.scbench import repoqa
 from proxykv.benchmarks.scbench.tasks import TASKS as SCBENCH
-from proxykv.runs.audit.scores import functions, second_scores
+from proxykv.runs.audit import Audit
+from proxykv.runs.audit.scores import borrowed, functions, second_scores
 from tests.parity.authors.predictions import predictions, words
 
 COUNT = 30
@@ -84,15 +86,37 @@ def test_both_computations_agree(benchmark: str, task: str) -> None:
 @pytest.mark.parametrize("module", [shlex, textwrap, contextlib], ids=lambda m: m.__name__)
 def test_both_find_the_same_function(module: ModuleType) -> None:
     lines, rng = inspect.getsource(module).splitlines(), random.Random(0)
+    found = 0
     for _ in range(60):
         start = rng.randrange(len(lines))
         code = textwrap.dedent("\n".join(lines[start : start + rng.randrange(2, 60)]))
         text = f"Here:\n```{rng.choice(('python', '', 'py'))}\n{code}\n```\nand ```more```"
-        first, second = (
-            repoqa.first_function(text, "python"),
-            functions.first_function(text, "python"),
-        )
-        assert first.split() == second.split(), text
+        second = functions.first_function(text, "python")
+        if second is not None:
+            found += 1
+            assert repoqa.first_function(text, "python").split() == second.split(), text
+    assert found
+
+
+def test_scores_that_rest_on_the_benchmark_s_own_code_are_named() -> None:
+    code = "```\n{}\n```".format
+    cases = {
+        ("python", code("def f():\n    pass")): "",
+        ("python", code("def f(:")): "parsed by RepoQA's parser of python again",
+        ("python", "no code"): "parsed by RepoQA's parser of python again",
+        ("rust", code("fn f() {}")): "parsed by RepoQA's parser of rust again",
+    }
+    for (lang, text), shared in cases.items():
+        question = Question("", ("",), 1, meta={"lang": lang, "task": "scbench_repoqa"})
+        assert borrowed("scbench", "repoqa", text, question) == shared
+        assert borrowed("scbench", "repoqa_and_kv", text, question) == shared
+    other = Question("", ("",), 1, meta={"task": "scbench_kv"})
+    assert borrowed("scbench", "repoqa_and_kv", "no code", other) == ""
+    assert borrowed("tiny", "single", "no code", other) == ""
+    assert borrowed("my_benchmark", "single", "", other) == "graded by my_benchmark again"
+    audit = Audit(scores=9, borrowed=Counter({"graded by my_benchmark again": 4}))
+    assert "9 scores" in audit.summary
+    assert "; 4 of the scores only graded by my_benchmark again" in audit.summary
 
 
 @pytest.mark.parametrize("task", ["gov_report", "vcsum"])

@@ -26,10 +26,12 @@ from matplotlib.figure import Figure
 from proxykv.config.cards import MethodCards
 from proxykv.report.plots._emphasis import GID, mute
 from proxykv.report.plots._image import mark, render, style
+from proxykv.report.plots._points import points
 from proxykv.report.tables import read_rows
 from proxykv.report.tables.columns import CELL, LOW_RETENTION, PARTIAL, SYNTHETIC
 from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
+from proxykv.runtime.parquet import write_csv
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ def draw_figures(
     *,
     partial: bool = False,
 ) -> list[Path]:
-    """Draw the plots of a run as SVG, PNG and PDF.
+    """Draw the plots of a run as SVG, PNG and PDF, with the numbers that they draw as CSV.
 
     Args:
         rows_paths: files of rows.
@@ -230,7 +232,7 @@ def draw_figures(
 def draw_figure(
     name: str, rows: pd.DataFrame, run_dir: Path, out_dir: Path, *, partial: bool = False
 ) -> list[Path]:
-    """Draw one plot as SVG, PNG and PDF.
+    """Draw one plot as SVG, PNG and PDF, with the numbers that it draws as CSV.
 
     Args:
         name: of the plot.
@@ -250,4 +252,6 @@ def draw_figure(
     images = {out_dir / f"{name}{s}": image for s, image in render(figure, SUFFIXES).items()}
     for path, image in images.items():
         files.write_bytes(path, image)
-    return list(images)
+    numbers = out_dir / f"{name}.csv"
+    write_csv(numbers, points(figure))
+    return [*images, numbers]

@@ -60,7 +60,7 @@ def mark_scores(
     for claim, number in told:
         if task[0] in claim.benchmarks and task[1] in claim.tasks and claim.method in lines:
             x = [places[rho] for rho in claim.retentions if rho in places]
-            axis.plot(x, [number / 100] * len(x), **{**lines[claim.method], **HOLLOW})
+            axis.plot(x, [number / 100] * len(x), **{**lines[claim.method], **HOLLOW}, label=NAME)
             found |= bool(x)
     return found
 

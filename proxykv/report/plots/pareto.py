@@ -69,7 +69,8 @@ def _scatter(axis: Axes, cell: pd.DataFrame, cost: str, styles: Mapping[str, Loo
         )
     front = cell[pareto_front(cell[cost], cell.score)].sort_values([cost, "score"])
     front = front.drop_duplicates([cost, "score"])
-    axis.step(front[cost], front.score, where="post", color="#9aa0a6", lw=4, alpha=0.35, zorder=0)
+    look = {"color": "#9aa0a6", "lw": 4, "alpha": 0.35, "zorder": 0, "label": "Pareto front"}
+    axis.step(front[cost], front.score, where="post", **look)
     last = np.array([-np.inf, -np.inf])
     for point in front.itertuples():
         at = axis.transData.transform((getattr(point, cost), point.score))

@@ -109,4 +109,5 @@ def _marks(axis: Axes, points: pd.DataFrame, line: dict) -> None:
 def _front(axis: Axes, part: pd.DataFrame) -> None:
     front = part[pareto_front(part.request_seconds, part["mean"])].sort_values("request_seconds")
     x, y = front.request_seconds, front["mean"]
-    axis.step(x, y, where="post", color="#9aa0a6", lw=4, alpha=0.35, zorder=0)
+    look = {"color": "#9aa0a6", "lw": 4, "alpha": 0.35, "zorder": 0, "label": "Pareto front"}
+    axis.step(x, y, where="post", **look)

@@ -12,6 +12,7 @@ operations over those of the target's prefill alone: 1 is a method that costs no
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -64,7 +65,7 @@ def _points(
         drawn = axis.errorbar(
             point[cost],
             value,
-            yerr=[[max(0.0, end)] for end in ends],
+            yerr=[[np.maximum(end, 0.0)] for end in ends],  # NaN where no interval is known
             elinewidth=1,
             **look.line | {"linestyle": ""},
         )

@@ -22,7 +22,7 @@ from proxykv.config.run import Run
 from proxykv.runs.audit.efficiency import scans
 from proxykv.runs.audit.findings import Audit
 from proxykv.runs.audit.means import Row
-from proxykv.runs.audit.scores import second_scores
+from proxykv.runs.audit.scores import borrowed, second_scores
 from proxykv.runs.audit.table_file import wrong_types
 from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
@@ -99,7 +99,7 @@ def check_digests(run: Run, folder: Path, made: str, audit: Audit) -> None:
             file = folder / (made if kind == "files" else kind) / name
             now = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
             if now is None and kind == "files":
-                if file.suffix != ".csv":  # `check_tables` misses those
+                if made != "tables" or file.suffix != ".csv":  # `check_tables` misses those
                     audit.say(file, f"missing; {again}")
             elif now != published.get(name):
                 audit.say(file, f"changed after the {made} were made; {again}")
@@ -209,9 +209,11 @@ def _check_score(where: str, job: Job, row: Row, question: Question, audit: Audi
     """The stored prediction and the data's references decide.
 
     The audit computes the score of the project's benchmarks itself. For a user's benchmark, it can
-    only call `grade` again.
+    only call `grade` again, which is counted.
     """
     audit.scores += 1
+    if shared := borrowed(job.benchmark, job.task, row["prediction"], question):
+        audit.borrowed[shared] += 1
     if row["references"] != list(question.references):
         audit.differs(f"{where}, references", row["references"], list(question.references))
     graded = second_scores(job.benchmark, job.task, row["prediction"], question)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 
@@ -13,6 +14,7 @@ class Audit:
         rows: number of rows.
         scores: number of recomputed scores.
         cells: number of recomputed cells.
+        borrowed: number of the scores whose second computation is not independent, by what it uses.
         skipped: what could not be checked.
         findings: lines about what differs.
     """
@@ -20,6 +22,7 @@ class Audit:
     rows: int = 0
     scores: int = 0
     cells: int = 0
+    borrowed: Counter[str] = field(default_factory=Counter)
     skipped: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
@@ -52,8 +55,11 @@ class Audit:
     def summary(self) -> str:
         """How much was checked, and how much of it differs."""
         found = len(self.findings)
+        shared = "".join(
+            f"; {count} of the scores only {how}" for how, count in sorted(self.borrowed.items())
+        )
         skipped = f"; not audited: {', '.join(self.skipped)}" if self.skipped else ""
         return (
             f"audited: {self.cells} cells, {self.scores} scores and {self.rows} rows, "
-            f"{found or 'no'} finding{'s' * (found != 1)}{skipped}"
+            f"{found or 'no'} finding{'s' * (found != 1)}{shared}{skipped}"
         )

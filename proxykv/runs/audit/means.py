@@ -15,7 +15,8 @@ Point = tuple[str, str, float]
 Means = Mapping[Unit, Mapping[str, float]]
 """Per context: the mean of each column over the questions whose value is known."""
 
-COLUMNS = ("score", "score_fixed", "nll", "kl", "achieved_retention", "seconds", "operations")
+SPENT = ("kv_bytes", "seconds", "operations")
+COLUMNS = ("score", "score_fixed", "nll", "kl", "achieved_retention", *SPENT)
 
 
 class Group:

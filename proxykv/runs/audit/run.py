@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from proxykv.config.cards import MethodCards
 from proxykv.config.run import Run
 from proxykv.runs.audit.answers import check_answers, check_digests
 from proxykv.runs.audit.findings import Audit
-from proxykv.runs.audit.page import check_page
+from proxykv.runs.audit.means import groups
+from proxykv.runs.audit.page import check_figures, check_page
 from proxykv.runs.audit.tables import check_tables
 
 
 def audit(folder: Path, *, finished: bool = True) -> Audit:
-    """Recompute a run's scores and tables, and compare its page with the tables.
+    """Recompute a run's scores and tables, and compare its figures and its page with them.
 
     Args:
         folder: `results/<run>`, or a copy of it. Data are read from the cache of its config.
@@ -32,6 +34,8 @@ def audit(folder: Path, *, finished: bool = True) -> Audit:
     if rows:
         check_tables(rows, run.config, folder, found)
         if finished:
+            cards = MethodCards.read(folder)
+            check_figures(groups(rows, cards.only("oracle")), cards, folder, found)
             check_page(folder, found)
     found.require_counts()
     return found

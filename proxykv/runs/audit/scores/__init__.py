@@ -1,7 +1,8 @@
 """Scores of answers, by other code than the benchmarks' own: plain loops over characters and words.
 
-One part is shared: the function in an answer to a RepoQA question is found by the benchmark's
-parser, unless Python's own parses the answer's code. A user's benchmark has no second computation.
+Two parts are shared, and counted (`borrowed`): the function in an answer to a RepoQA question is
+found by the benchmark's parser, unless Python's own parses the answer's code; and a user's
+benchmark has no second computation.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 
 from proxykv.benchmarks.examples import Question
-from proxykv.runs.audit.scores import longbench, scbench
+from proxykv.runs.audit.scores import functions, longbench, scbench
 
 Scores = dict[str, float]
 
@@ -28,6 +29,23 @@ def second_scores(benchmark: str, task: str, text: str, question: Question) -> S
     """
     grade = BENCHMARKS.get(benchmark)
     return grade(task, text, question) if grade else None
+
+
+def borrowed(benchmark: str, task: str, text: str, question: Question) -> str:
+    """What of the benchmark's own code decides the second score, too; empty if nothing does.
+
+    Args:
+        benchmark: name of the benchmark.
+        task: name of the task.
+        text: the model's answer.
+        question: the question.
+    """
+    if benchmark not in BENCHMARKS:
+        return f"graded by {benchmark} again"
+    lang = scbench.language(task, question) if benchmark == "scbench" else None
+    if lang and functions.first_function(text, lang) is None:
+        return f"parsed by RepoQA's parser of {lang} again"
+    return ""
 
 
 def _tiny(task: str, text: str, question: Question) -> Scores:

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import ast
 
-from proxykv.benchmarks.scbench import repoqa
 
-
-def first_function(text: str, lang: str) -> str:
+def first_function(text: str, lang: str) -> str | None:
     """The first function in the code fences of a text.
-
-    Other languages, and code that Python does not parse, are left to the benchmark's parser.
 
     Args:
         text: the model's answer.
         lang: language of the code.
+
+    Returns:
+        Its source; None for another language, and for code that Python does not parse.
     """
     blocks = _fenced(text.strip().split("\n")) if lang == "python" else []
     for block in blocks:
         try:
             tree = ast.parse(block)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return repoqa.first_function(text, lang)
+            return None
         kinds = ast.FunctionDef, ast.AsyncFunctionDef
         if found := [node for node in ast.walk(tree) if isinstance(node, kinds)]:
             return _source(block, min(found, key=lambda node: (node.lineno, node.col_offset)))
-    return blocks[0] if blocks else repoqa.first_function(text, lang)
+    return blocks[0] if blocks else None
 
 
 def _fenced(lines: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxykv.benchmarks.examples import Question
+from proxykv.benchmarks.scbench import repoqa
 from proxykv.runs.audit.scores.functions import first_function
 from proxykv.runs.audit.scores.matching import MARKS, bleu, f1, in_word, path, shared
 
@@ -28,10 +29,22 @@ def scores(task: str, text: str, question: Question) -> dict[str, float]:
     Returns:
         `score` and `score_fixed`.
     """
-    turn = question.meta
-    name = turn["task"].removeprefix("scbench_") if task in MIXED else task
-    official, fixed = KINDS[name](text, turn)
+    official, fixed = KINDS[_kind(task, question)](text, question.meta)
     return {"score": float(official), "score_fixed": float(fixed)}
+
+
+def language(task: str, question: Question) -> str | None:
+    """The language of the function that a question asks for; None if it asks for something else.
+
+    Args:
+        task: name of the task.
+        question: the question.
+    """
+    return question.meta["lang"] if _kind(task, question) == "repoqa" else None
+
+
+def _kind(task: str, question: Question) -> str:
+    return question.meta["task"].removeprefix("scbench_") if task in MIXED else task
 
 
 def _contained(text: str, turn: Turn) -> Both:
@@ -98,8 +111,11 @@ def _end_of_digits(text: str, start: int) -> int:
 
 
 def _function(text: str, turn: Turn) -> Both:
-    written = first_function(text, turn["lang"]).split() or [""]
-    ranked = [(bleu(written, n["needle"].split() or [""]), n["name"]) for n in turn["needles"]]
+    written = first_function(text, turn["lang"])
+    if written is None:
+        written = repoqa.first_function(text, turn["lang"])
+    words = written.split() or [""]
+    ranked = [(bleu(words, n["needle"].split() or [""]), n["name"]) for n in turn["needles"]]
     best = max((value for value, _ in ranked), default=0.0)
     closest = next((name for value, name in ranked if value == best and value > 0), None)
     passed = closest == turn["name"] and best >= 0.8
