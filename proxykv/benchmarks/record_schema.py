@@ -6,6 +6,7 @@ carries a `description`, which completes the sentence "expected …".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,14 +16,26 @@ TEXT = {"type": "string", "pattern": r"\S", "description": "a text that is not e
 ANY_TEXT = {"type": "string", "description": "a text"}
 
 
-def record(**fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Schema of an object that has at least these fields."""
+def record(
+    optional: Mapping[str, Mapping[str, Any]] | None = None, /, **fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Schema of an object that has at least these fields.
+
+    Args:
+        optional: schemas of fields that it may lack.
+        fields: schemas of the fields that it has.
+    """
     return {
         "type": "object",
         "description": "an object",
         "required": list(fields),
-        "properties": fields,
+        "properties": {**(optional or {}), **fields},
     }
+
+
+def unless_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Schema of what is null or fits another one. Parquet has null for a field that is absent."""
+    return {"anyOf": [{"type": "null"}, schema], "description": f"{schema['description']}, or null"}
 
 
 def list_of(
@@ -86,7 +99,20 @@ def _member_of(_: Any, pairs: Mapping[str, str], instance: Any, __: Any) -> Iter
                 yield ValidationError(f"one of the record's `{among}`", path=[name], instance=one)
 
 
-_Validator = validators.extend(Draft202012Validator, {"memberOf": _member_of})
+def _is_integer(_: Any, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(checker: Any, value: Any) -> bool:
+    """JSON has no NaN and no infinity, but Parquet does."""
+    finite = isinstance(value, float) and math.isfinite(value)
+    return finite or _is_integer(checker, value)
+
+
+_types = Draft202012Validator.TYPE_CHECKER.redefine_many(
+    {"integer": _is_integer, "number": _is_number}
+)
+_Validator = validators.extend(Draft202012Validator, {"memberOf": _member_of}, type_checker=_types)
 
 
 def _unencodable(value: Any, field: str) -> Iterator[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from proxykv.benchmarks import contract
-from proxykv.benchmarks.examples import Example, write_jsonl
+from proxykv.benchmarks.examples import Example, Question, write_jsonl
+from proxykv.benchmarks.haystack import count_tokens
 from proxykv.config.jobs import Dataset
 from proxykv.config.run import Run
 from proxykv.model.prompt.tokenizer import continuation, load_tokenizer
@@ -36,18 +36,37 @@ def prepare(run: Run, dataset: Dataset) -> None:
     }
     options |= dataset.options
     made = contract.make(dataset.benchmark, dataset.task, offered=offered, options=options)
-    _require_seams(f"{dataset.benchmark}/{dataset.task}", tokenizer, made)
+    for example in made:
+        where = f"{dataset.benchmark}/{dataset.task}: example {example.id}"
+        _require_room(where, tokenizer.backend_tokenizer, example, dataset.max_context)
+        _require_seams(where, tokenizer, example)
     write_jsonl(dataset.path, made)
 
 
-def _require_seams(where: str, tokenizer: Any, examples: Iterable[Example]) -> None:
-    """Raise ConfigError if a special token begins in a context and ends in its question."""
-    for example in examples:
-        for number, question in enumerate(example.questions, start=1):
-            first = question.history[0][0] if question.history else question.text
-            try:
-                continuation(tokenizer, first, example.context)
-            except ConfigError as error:
-                raise ConfigError(
-                    f"{where}: example {example.id}, question {number}: {error}"
-                ) from None
+def _require_room(where: str, tokenizer: Any, example: Example, most: int) -> None:
+    """Raise ConfigError if a prompt and its answer are longer than the target may see."""
+    needed = [
+        count_tokens(tokenizer, _after_context(question)) + question.max_new_tokens
+        for question in example.questions
+    ]
+    tokens = count_tokens(tokenizer, example.context) + max(needed, default=0)
+    if tokens > most:
+        raise ConfigError(
+            f"{where}: prompt and answer take {tokens} tokens, and the family's max_context is "
+            f"{most}; leave the example out, or raise max_context"
+        )
+
+
+def _after_context(question: Question) -> str:
+    history = "".join(text + answer for text, answer in question.history)
+    return history + question.text + question.answer_start
+
+
+def _require_seams(where: str, tokenizer: Any, example: Example) -> None:
+    """Raise ConfigError if the tokenizer cannot go on from a context with its question."""
+    for number, question in enumerate(example.questions, start=1):
+        first = question.history[0][0] if question.history else question.text
+        try:
+            continuation(tokenizer, first, example.context)
+        except ConfigError as error:
+            raise ConfigError(f"{where}, question {number}: {error}") from None

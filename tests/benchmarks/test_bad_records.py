@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from datetime import date
@@ -21,6 +22,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from proxykv.benchmarks import contract, longbench
 from proxykv.benchmarks import sources as text_sources
+from proxykv.benchmarks.examples import read_jsonl, write_jsonl
 from proxykv.benchmarks.records import read_records
 from proxykv.config.sources import missing_paths
 from proxykv.runtime.errors import ConfigError
@@ -93,6 +95,17 @@ LONGBENCH = {
     ),
     "a Chinese one": ("passage_retrieval_zh", {"answers": ["Paragraph 7"]}, "like '段落7'"),
     "half of a surrogate pair": ("qasper", {"context": "a\ud800b"}, "context: expected text, foun"),
+    "a length in words": (
+        "qasper",
+        {"length": "long"},
+        "length: expected a number of words, or nu",
+    ),
+    "half a word": (
+        "qasper",
+        {"length": 7.5},
+        "length: expected a number of words, or null, found",
+    ),
+    "a number for the language": ("qasper", {"language": 1}, "language: expected a text, or null"),
     "another half": ("qasper", {"answers": ["\udfff"]}, "answers[0]: expected text, found half of"),
 }
 
@@ -293,6 +306,11 @@ RULER = {
         "context: expected a list of 1 or more (each [title, sentences])",
     ),
     "essays": ("niah_single_2", {"text": ["A."]}, "text: expected a text that is not empty"),
+    "a text for a truth": (
+        "qa_1",
+        {"data": [{"paragraphs": [PARAGRAPH | {"qas": [ANSWERED | {"is_impossible": "no"}]}]}]},
+        "data[0].paragraphs[0].qas[0].is_impossible: expected true or false, found 'no'",
+    ),
     "words": ("cwe", ["a", "b"], "record 1: record: expected one object {number: word}"),
 }
 
@@ -315,6 +333,132 @@ def test_ready_samples(tmp_path: Path, offered: dict[str, Any]) -> None:
     options = {"lengths": [4096], "contexts": 1, "samples": {"path": str(tmp_path)}}
     line = refused(lambda: contract.make("ruler", "vt", offered=offered, options=options))
     assert "4096.jsonl, record 1: answer: expected a list of 1 or more" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"max_new_tokens": 30.0},
+            "record 2: max_new_tokens: expected a number of tokens, found 3",
+        ),
+        (
+            {"max_new_tokens": True},
+            "record 2: max_new_tokens: expected a number of tokens, found T",
+        ),
+        ({"answer": ["13", "17"]}, "ruler-niah_multivalue-4096-0001: its context does not hold"),
+    ],
+)
+def test_one_of_the_ready_samples(
+    changes: dict[str, Any], message: str, tmp_path: Path, offered: dict[str, Any]
+) -> None:
+    task = "niah_multivalue"
+    first, second = (ruler_corpus.ready_record(task, number) for number in range(2))
+    lines = [json.dumps(first), json.dumps(second | changes)]
+    (tmp_path / "4096.jsonl").write_text("\n".join(lines), "utf-8")
+    options = {"lengths": [4096], "contexts": 2, "samples": {"path": str(tmp_path)}}
+    assert message in refused(
+        lambda: contract.make("ruler", task, offered=offered, options=options)
+    )
+
+
+def test_numbers_of_a_parquet_are_finite(tmp_path: Path, offered: dict[str, Any]) -> None:
+    """JSON has no NaN; a column of Parquet may."""
+    turn = {"input": "The median is:", "answer": 7.0}
+    options = {"source": {"path": str(tmp_path)}}
+
+    def make(numbers: list[float], answer: float) -> Any:
+        record = {"context": numbers, "multi_turns": [turn | {"answer": answer}]}
+        pq.write_table(pa.Table.from_pylist([record]), tmp_path / "scbench_mf.parquet")
+        return contract.make("scbench", "mf", offered=offered, options=options)
+
+    assert "context[1]: expected a number, found nan" in refused(lambda: make([1, math.nan], 7))
+    assert "answer: expected a number, found inf" in refused(lambda: make([1, 2], math.inf))
+    assert len(make([1, 2], 7)) == 1
+
+
+@pytest.mark.parametrize("value", [b"\xff", date(2024, 1, 1), math.nan, {"a": [b"\xff"]}], ids=str)
+def test_further_columns_of_a_parquet_may_hold_anything(
+    value: Any, tmp_path: Path, offered: dict[str, Any]
+) -> None:
+    record = {"context": "C", "multi_turns": [TURN | {"extra": value}], "extra": value}
+    path = tmp_path / "scbench_kv.parquet"
+    pq.write_table(pa.Table.from_pylist([record]), path)
+    options = {"source": {"path": str(tmp_path)}}
+    (example,) = contract.make("scbench", "kv", offered=offered, options=options)
+    write_jsonl(tmp_path / "made.jsonl", [example])
+    assert read_jsonl(tmp_path / "made.jsonl") == [example]
+    assert example.questions[0].meta == TURN
+
+
+VALUES = (None, True, -1, 1.5, 10**30, "", " ", "a", "\0", "{", "\ud800", [], [None], {}, {"a": 1})
+READY = ruler_corpus.ready_record("niah_multivalue", 0)
+SQUAD_ROW = {"title": "T", "context": "C", "question": "Q?", "answers": {"text": ["C"]}}
+TABLES: dict[str, tuple[str, str, str, Any]] = {
+    "a text": ("longbench", "qasper", "source", RECORD),
+    "a class": ("longbench", "trec", "source", LABELLED),
+    "turns": ("scbench", "kv", "source", {"context": "C", "multi_turns": [TURN]}),
+    "options": (
+        *("scbench", "choice_eng", "source"),
+        {"context": "C", "multi_turns": [TURN | {"options": ["a", "b", "c", "d"]}]},
+    ),
+    "numbers": (
+        *("scbench", "mf", "source"),
+        {"context": [1, 2], "multi_turns": [{"input": "The median is:", "answer": 7}]},
+    ),
+    "mixed turns": (
+        *("scbench", "summary_with_needles", "source"),
+        {"context": "C", "multi_turns": [TURN | {"task": "scbench_passkey"}]},
+    ),
+    "ready samples": ("ruler", "niah_multivalue", "samples", READY),
+    "questions": ("ruler", "qa_1", "squad", SQUAD_ROW),
+    "nested questions": ("ruler", "qa_1", "squad", {"data": [{"paragraphs": [PARAGRAPH]}]}),
+    "documents": (
+        *("ruler", "qa_2", "hotpotqa"),
+        {"question": "Q?", "answer": "a", "context": [["T", ["One."]]]},
+    ),
+}
+"""Benchmark, task, its option for the table, and a good record."""
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where a value is in a record: the record's own place, then those in it."""
+    inside = value.items() if isinstance(value, dict) else ()
+    inside = enumerate(value) if isinstance(value, list) else inside
+    return [at, *(place for key, part in inside for place in places(part, (*at, key)))]
+
+
+def changed(record: Any, at: tuple[Any, ...], value: Any) -> Any:
+    if not at:
+        return value
+    copy = record.copy()
+    copy[at[0]] = changed(record[at[0]], at[1:], value)
+    return copy
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_any_value_at_any_place_is_taken_or_refused_in_one_line(
+    table: str, tmp_path: Path, offered: dict[str, Any]
+) -> None:
+    benchmark, task, option, record = TABLES[table]
+    path = tmp_path / ("4096.jsonl" if option == "samples" else "any.jsonl")
+    named: dict[str, Any] = {"path": str(path)}
+    options = {option: named} if option in ("source", "samples") else {"sources": {option: named}}
+    if benchmark == "ruler":
+        options |= {"lengths": [4096 if option == "samples" else 200], "contexts": 1}
+    taken = 0
+    for place in places(record):
+        for value in VALUES:
+            path.write_text(json.dumps(changed(record, place, value)), "utf-8")
+            try:
+                made = contract.make(benchmark, task, offered=offered, options=options)
+            except ConfigError as error:
+                assert "\n" not in str(error)
+                continue
+            write_jsonl(tmp_path / "made.jsonl", made)
+            assert read_jsonl(tmp_path / "made.jsonl") == made
+            taken += 1
+    assert taken
 
 
 GOOD = json.dumps(RECORD)

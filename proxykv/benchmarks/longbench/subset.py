@@ -8,7 +8,14 @@ from typing import Any
 
 from proxykv.benchmarks.contract import Task
 from proxykv.benchmarks.longbench import metrics
-from proxykv.benchmarks.record_schema import ANY_TEXT, TEXT, list_of, record
+from proxykv.benchmarks.record_schema import ANY_TEXT, TEXT, list_of, record, unless_null
+
+DESCRIBING = {
+    "length": unless_null({"type": "integer", "minimum": 0, "description": "a number of words"}),
+    "dataset": unless_null(ANY_TEXT),
+    "language": unless_null(ANY_TEXT),
+}
+"""Fields of the published records that no prompt and no metric needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,7 @@ class Subset(Task):
         if not self.classifies:
             labels = {"type": ["array", "null"], "description": "a list of labels, or null"}
         found = record(
+            DESCRIBING,
             input=ANY_TEXT,
             context=TEXT,
             answers=list_of(self.answer),

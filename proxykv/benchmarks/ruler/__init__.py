@@ -81,14 +81,18 @@ def build(
         index = taken[length]
         taken[length] += 1
         sample = supply.take(length, index)
+        name = f"ruler-{task}-{length}-{index:04d}"
+        try:
+            references = TASKS[task].references(sample)
+        except ConfigError as error:
+            raise ConfigError(f"ruler/{task}: example {name}: {error}") from error
         question = Question(
             sample.question,
-            TASKS[task].references(sample),
+            references,
             sample.max_new_tokens,
             sample.answer_start,
             meta={"outputs": list(sample.outputs)},
         )
-        name = f"ruler-{task}-{length}-{index:04d}"
         examples.append(Example(name, task, sample.context, (question,), {"length": length}))
     return examples
 

@@ -42,7 +42,11 @@ WORDS = {
     "minProperties": 1,
     "additionalProperties": TEXT,
 }
-_ANSWERED = record(question=TEXT, answers=list_of(record(text=TEXT), least=0))
+_ANSWERED = record(
+    {"is_impossible": {"type": "boolean", "description": "true or false"}},
+    question=TEXT,
+    answers=list_of(record(text=TEXT), least=0),
+)
 _PARAGRAPH = record(context=TEXT, qas=list_of(_ANSWERED, least=0))
 SQUAD = {
     "if": {"required": ["data"]},

@@ -46,7 +46,12 @@ class DocumentPrompts:
         Args:
             questions: in the data set's order.
             documents: all of the data set.
+
+        Raises:
+            ConfigError: if there is no question.
         """
+        if not questions:
+            raise ConfigError("the source holds no question that has an answer; name another one")
         self._questions = questions
         self._documents = sorted(set(documents))
         self.sizes = range(max(len(one.needed) for one in questions), sys.maxsize)
@@ -77,8 +82,9 @@ class DocumentPrompts:
 
 
 def squad(records: Sequence[Mapping[str, Any]]) -> DocumentPrompts:
-    """Answerable questions of SQuAD: its own JSON file, or a table with a question per row."""
-    articles = records[0]["data"] if "data" in records[0] else _articles(records)
+    """Answerable questions of SQuAD: its own JSON files, or a table with a question per row."""
+    articles = [article for one in records if "data" in one for article in one["data"]]
+    articles += _articles(one for one in records if "data" not in one)
     questions = []
     for article in articles:
         paragraphs = article["paragraphs"]

@@ -12,6 +12,7 @@ from proxykv.benchmarks.ruler.fwe import FrequentWords
 from proxykv.benchmarks.ruler.niah import NeedlePrompts, NeedleSettings
 from proxykv.benchmarks.ruler.sample import Ingredients, Maker, Sample
 from proxykv.benchmarks.ruler.vt import ChainPrompts
+from proxykv.runtime.errors import ConfigError
 
 
 def _joined(sample: Sample) -> tuple[str, ...]:
@@ -19,6 +20,9 @@ def _joined(sample: Sample) -> tuple[str, ...]:
 
 
 def _in_order_of_the_text(sample: Sample) -> tuple[str, ...]:
+    for output in sample.outputs:
+        if output not in sample.context:
+            raise ConfigError(f"its context does not hold the answer {output!r}; correct it")
     return (", ".join(sorted(sample.outputs, key=sample.context.index)),)
 
 

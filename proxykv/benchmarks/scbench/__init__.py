@@ -75,8 +75,9 @@ def build(
 
 
 def _turn(task: str, turn: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn with what its metric needs of the record. Parquet fills absent fields with None."""
-    found = {name: value for name, value in turn.items() if value is not None}
+    """A turn with what its metric needs, of the record too; further fields may be no JSON."""
+    known = {"task", *TASKS[task].kind_of(turn).turn["properties"]}
+    found = {name: value for name, value in turn.items() if name in known and value is not None}
     return found | {"lang": record["lang"]} if TASKS[task].kind_of(turn) is REPOQA else found
 
 

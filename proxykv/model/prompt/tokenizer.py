@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -69,14 +70,14 @@ def _require_pieces(tokenizer: Any, path: Path) -> None:
 def _require_blanks(tokenizer: Any, folder: Path) -> None:
     """Raise ConfigError if blanks are dropped at the end of a text, or where two texts meet."""
     for left, right in (("a ", "b"), ("a\n\n", "b"), ("a", "  b"), ("a  ", " b"), ("a \n", "\nb")):
-        ids = [*tokenizer.encode(left, add_special_tokens=False), *continuation(tokenizer, right)]
-        at_once = tokenizer.encode(left + right, add_special_tokens=False)
-        if tokenizer.decode(ids) != tokenizer.decode(at_once):
+        try:
+            continuation(tokenizer, right, left)
+        except ConfigError:
             raise ConfigError(
                 f"{folder}: the tokenizer drops or joins blanks at the end of a text (a `Strip` or "
                 "`Replace` normalizer in tokenizer.json?), but contexts are read before questions "
                 "are known; use a tokenizer without it"
-            )
+            ) from None
 
 
 def special_ids(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -103,24 +104,51 @@ def opening_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
 def continuation(tokenizer: Any, text: str, before: str = "") -> tuple[int, ...]:
     """Ids of a text in the middle of a prompt: without special tokens or a blank put before it.
 
+    They are those of the whole prompt's encoding if one of its tokens begins with the text.
+
     Args:
         tokenizer: a fast tokenizer of transformers.
         text: the text.
-        before: what precedes it. After an added token, some tokenizers put a blank before a text.
+        before: what precedes it. Some tokenizers put a blank before a text that follows an added
+            token, a number or a punctuation mark.
 
     Raises:
-        ConfigError: if an added token begins in one text and ends in the other.
+        ConfigError: if an added token begins in one text and ends in the other, or the tokenizer
+            writes the two texts in another way than their whole, such as with a blank between them.
     """
     if not text:
         return ()
     encode = partial(tokenizer.backend_tokenizer.encode, add_special_tokens=False)
-    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    decode = partial(tokenizer.backend_tokenizer.decode, skip_special_tokens=False)
     before = before[-BEFORE:]
+    left, whole = list(encode(before).ids), decode(encode(before + text).ids)
+    for ids in _continuations(tokenizer, text, before):
+        if not before or decode(left + ids) == whole:
+            return tuple(ids)
+    raise ConfigError(
+        f"the tokenizer writes {before[-20:]!r} and {text[:20]!r} in another way than their whole "
+        "(it puts a blank between them?), but a context is read before its questions are known; "
+        "change the end of the context or the start of the question, or use another tokenizer"
+    )
+
+
+def _continuations(tokenizer: Any, text: str, before: str) -> Iterator[list[int]]:
+    """What the ids of a text in the middle of a prompt may be, best first.
+
+    Raises:
+        ConfigError: if an added token begins in one text and ends in the other.
+    """
+    encode = partial(tokenizer.backend_tokenizer.encode, add_special_tokens=False)
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
     both, seam = before + text, len(before)
     coded = encode(both)
-    for id_, (start, end) in zip(coded.ids, coded.offsets, strict=True):
+    spans = list(zip(coded.ids, coded.offsets, strict=True))
+    over = [(id_, start, end) for id_, (start, end) in spans if start < seam < end]
+    if before and not over:
+        yield [id_ for id_, (start, _) in spans if start >= seam]
+    for id_, start, end in over:
         # An unknown word has an added token's id, too.
-        if start < seam <= end and id_ in added and added[id_].content in both[start:end]:
+        if id_ in added and added[id_].content in both[start:end]:
             anchor = before[start:]
             if encode(anchor).ids != [id_] or encode(anchor + text).ids[:1] != [id_]:
                 raise ConfigError(
@@ -128,10 +156,10 @@ def continuation(tokenizer: Any, text: str, before: str = "") -> tuple[int, ...]
                     f"end in {text[:20]!r}, but a context is read before its questions are known; "
                     "change the end of the context or the start of the question"
                 )
-            return tuple(encode(anchor + text).ids[1:])
+            yield list(encode(anchor + text).ids[1:])
     for anchor in ANCHORS:
         coded, seam = encode(anchor + text), len(anchor)
         if not any(start < seam < end for start, end in coded.offsets):
             spans = zip(coded.ids, coded.offsets, strict=True)
-            return tuple(id_ for id_, (_, end) in spans if end > seam)
-    return tuple(encode(text).ids)
+            yield [id_ for id_, (_, end) in spans if end > seam]
+    yield list(encode(text).ids)
