@@ -6,7 +6,8 @@ whole corpus. Methods whose parameters differ only in `seed` are one variant, tr
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false
-# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ import pandas as pd
 
 from proxykv.config.cards import MethodCards
 from proxykv.config.settings.training import default_weights
-from proxykv.report.stats import UNDEFINED, Strata, mean_ci
+from proxykv.report.stats import Strata, mean_cis, stratified_mean
 from proxykv.report.tables import read_rows
 from proxykv.report.tables.columns import CELL, LOW, LOW_RETENTION, UNIT
 from proxykv.report.tables.means import context_means
@@ -136,40 +137,54 @@ def _group(params: Mapping[str, Any], terms: Mapping[str, float]) -> str:
 
 
 def _from_rows(means: pd.DataFrame, found: list[AblationVariant]) -> Iterator[dict[str, Any]]:
+    """Each variant minus the subject, over the contexts and retentions that both have."""
     means = means[means.method.isin([m for v in found for m in v.methods])]
     low = means[means.retention <= LOW_RETENTION].assign(label=LOW)
     every = pd.concat([low, means.assign(label=means.retention.map("{:g}".format))])
-    for (*cell, label), group in every.groupby([*CELL, "label"], sort=False):
-        for metric in ("score", "kl"):
-            where = dict(zip(CELL, cell, strict=True)) | {"metric": metric, "retention": label}
-            yield from (where | record for record in _differences(group, found, metric))
-
-
-def _differences(
-    group: pd.DataFrame, found: list[AblationVariant], metric: str
-) -> Iterator[dict[str, Any]]:
-    """Each variant minus the subject, over the contexts and retentions that both have."""
-    table = group.pivot(index=[*UNIT, "retention"], columns="method", values=metric)
-    by_seed = {v.id: [table[m] for m in v.methods if m in table] for v in found}
-    spread = _spread([[mean_ci(_strata(s)).value for s in seeds] for seeds in by_seed.values()])
-    averages = {v: pd.concat(s, axis=1).mean(axis=1) for v, s in by_seed.items() if s}
-    for variant in (v for v in found if v.id in averages):
-        values, reference = averages[variant.id], averages.get(found[0].id)
-        mean = mean_ci(_strata(values))
-        difference = UNDEFINED if reference is None else mean_ci(_strata(values - reference))
+    compared = [
+        dict(zip(CELL, cell, strict=True)) | {"metric": metric, "retention": label} | record
+        for (*cell, label), group in every.groupby([*CELL, "label"], sort=False)
+        for metric in ("score", "kl")
+        for record in _compared(group, found, metric)
+    ]
+    estimates = mean_cis([record.pop("values") for record in compared])
+    differences = mean_cis([record.pop("differences") for record in compared])
+    for record, mean, difference in zip(compared, estimates, differences, strict=True):
+        spread, lower_is_better = record["seed_spread"], record["metric"] == "kl"
         clear = difference.low > 0 or difference.high < 0
-        yield {
-            "group": variant.group,
-            "variant": variant.id,
-            "seeds": len(by_seed[variant.id]),
+        yield record | {
             "mean": mean.value,
             "ci_low": mean.low,
             "ci_high": mean.high,
             "difference": difference.value,
             "difference_low": difference.low,
             "difference_high": difference.high,
+            "verdict": _verdict(difference.value, spread, clear, lower_is_better),
+        }
+
+
+def _compared(
+    group: pd.DataFrame, found: list[AblationVariant], metric: str
+) -> Iterator[dict[str, Any]]:
+    """`values` of a variant's contexts, and their `differences` from the subject's, by task."""
+    table = group.pivot(index=[*UNIT, "retention"], columns="method", values=metric)
+    by_seed = {v: [m for m in v.methods if m in table] for v in found}
+    by_seed = {v: seeds for v, seeds in by_seed.items() if seeds}
+    averages = pd.DataFrame({v.id: table[seeds].mean(axis=1) for v, seeds in by_seed.items()})
+    contexts = table.groupby(level=UNIT).mean()
+    means = averages.groupby(level=UNIT).mean()
+    gaps = averages.sub(averages.get(found[0].id, np.nan), axis=0).groupby(level=UNIT).mean()
+    spread = _spread(
+        [[stratified_mean(_strata(contexts[m])) for m in seeds] for seeds in by_seed.values()]
+    )
+    for variant, seeds in by_seed.items():
+        yield {
+            "group": variant.group,
+            "variant": variant.id,
+            "seeds": len(seeds),
             "seed_spread": spread,
-            "verdict": _verdict(difference.value, spread, clear, metric == "kl"),
+            "values": _strata(means[variant.id]),
+            "differences": _strata(gaps[variant.id]),
         }
 
 
@@ -219,7 +234,6 @@ def _verdict(difference: float, spread: float, clear: bool, lower_is_better: boo
     return "better" if (difference < 0) == lower_is_better else "worse"
 
 
-def _strata(values: pd.Series) -> Strata:
-    """Each context's mean over its known retentions, one array per task."""
-    contexts = values.dropna().groupby(level=UNIT).mean()
-    return [part.to_numpy() for _, part in contexts.groupby(level="task")]
+def _strata(contexts: pd.Series) -> Strata:
+    """Known values of contexts, one array per task."""
+    return [part.to_numpy() for _, part in contexts.dropna().groupby(level="task")]

@@ -119,7 +119,8 @@ def matrix(
         lead: columns before the method's, a row for each of their values.
     """
     retentions = sorted(table.retention.unique())
-    points = {(*(r[c] for c in (*lead, "method")), r.retention): r for _, r in table.iterrows()}
+    place = (*lead, "method", "retention")
+    points = {tuple(r[c] for c in place): r for r in table.to_dict("records")}
     keys, row_looks = _keys(table, styles, lead)
     heads = [*(name.capitalize() for name in lead), "Method", *(f"ρ {rho:g}" for rho in retentions)]
     tables = []
@@ -154,7 +155,7 @@ def pooled(
         styles: looks by method.
     """
     pools = [pool for pool in POOLS if (table["pool"] == pool).any()]
-    points = {(r.method, r["pool"]): r for _, r in table.iterrows()}
+    points = {(r["method"], r["pool"]): r for r in table.to_dict("records")}
     keys, row_looks = _keys(table, styles, ())
     rows = [
         [*_names(key, look), *(_cell(points.get((key[0], p)), m) for p in pools for m in metrics)]
@@ -228,7 +229,7 @@ def _names(key: tuple[str, ...], look: Look | None) -> list[TableCell]:
     return [*(TableCell(part, part) for part in lead), name]
 
 
-def _cell(row: pd.Series | None, metric: Metric) -> TableCell:
+def _cell(row: Mapping[Any, Any] | None, metric: Metric) -> TableCell:
     if row is None:  # not run, or the full cache's column
         return TableCell("", None)
     if pd.isna(row[metric.value]):
@@ -242,8 +243,8 @@ def _cell(row: pd.Series | None, metric: Metric) -> TableCell:
         parts.append(f"95 % CI {number(low, metric.digits)} to {number(high, metric.digits)}")
     elif metric.low:
         parts.append("interval undefined")
-    kept = number(100 * row.achieved_retention, metric.digits)
-    parts.append(f"{row.n_contexts} contexts, {kept} % of the pairs kept")
+    kept = number(100 * row["achieved_retention"], metric.digits)
+    parts.append(f"{row['n_contexts']} contexts, {kept} % of the pairs kept")
     share = min(1.0, max(0.0, value / metric.bar)) if metric.bar else None
     return TableCell(number(value, metric.digits), value, spread, "\n".join(parts), share)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from proxykv.config.cards import MethodCards
@@ -77,45 +78,36 @@ def _grid(
     metrics: Sequence[Metric],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Texts and marks: a line per method, best first; a column per metric and value of `across`."""
-    places = list(POOLS) if across == "pool" else sorted(table[across].unique())
-    lines, marks = [], []
-    for key, group in table.groupby(list(lead)):
-        means = group.groupby(["method", "scope"])["mean"].mean()
-        order = means.sort_values(ascending=False, kind="stable").index
-        columns = {
-            _head(across, at, metric, len(metrics)): _column(
-                group[group[across] == at].set_index(["method", "scope"]), metric, methods
-            )
-            for at in places
-            for metric in metrics
-        }
-        for method, scope in order:
-            names = dict(zip(lead, key, strict=True)) | {"Method": _label(methods, method, scope)}
-            cells = {
-                head: column.get((method, scope), ("", "")) for head, column in columns.items()
-            }
-            lines.append(names | {head: text for head, (text, _) in cells.items()})
-            marks.append(
-                dict.fromkeys(names, "") | {head: mark for head, (_, mark) in cells.items()}
-            )
-    shown = pd.DataFrame(lines)
+    by = [*lead, "method", "scope"]
+    ranked = table.groupby(by)["mean"].mean().reset_index()
+    ranked = ranked.sort_values([*lead, "mean"], ascending=[True] * len(lead) + [False])
+    labels = [_label(methods, m, s) for m, s in zip(ranked.method, ranked["scope"], strict=True)]
+    lines = pd.MultiIndex.from_frame(ranked[by])
+    shown = ranked[list(lead)].assign(Method=labels).reset_index(drop=True)
+    marks = pd.DataFrame("", index=shown.index, columns=shown.columns)
+    for at in list(POOLS) if across == "pool" else sorted(table[across].unique()):
+        part = table[table[across] == at].set_index(by)
+        for metric in metrics:
+            head = _head(across, at, metric, len(metrics))
+            column = _column(part, lead, metric, methods).reindex(lines, fill_value="")
+            shown[head], marks[head] = column["text"].to_numpy(), column["mark"].to_numpy()
     same = _same(shown, lead)
-    return shown.drop(columns=same), pd.DataFrame(marks).drop(columns=same)
+    return shown.drop(columns=same), marks.drop(columns=same)
 
 
-def _column(rows: pd.DataFrame, metric: Metric, methods: MethodCards) -> dict[Any, tuple[str, str]]:
-    """Text and mark of one metric by method and scope."""
-    pruned = rows[[methods.card(method).role != "reference" for method, _ in rows.index]]
-    best = pruned[metric.value].min() if metric.smallest else pruned[metric.value].max()
-    found = {}
-    for key, row in rows.iterrows():
-        value, mark = row[metric.value], ""
-        if key in pruned.index and value == best:
-            mark = BEST
-        elif key in pruned.index and row[metric.low] <= best <= row[metric.high]:
-            mark = TIE
-        found[key] = number(metric.scale * value, metric.digits), mark
-    return found
+def _column(
+    rows: pd.DataFrame, lead: Sequence[str], metric: Metric, methods: MethodCards
+) -> pd.DataFrame:
+    """Text and mark of one metric; the best is that of a group's methods that prune."""
+    prunes = {m: methods.card(m).role != "reference" for m in rows.index.unique("method")}
+    values = rows[metric.value]
+    pruned = values[rows.index.get_level_values("method").map(prunes).to_numpy(bool)]
+    bests = pruned.groupby(level=list(lead)).transform("min" if metric.smallest else "max")
+    best = bests.reindex(rows.index)
+    tie = (rows[metric.low] <= best) & (best <= rows[metric.high])
+    texts = [number(metric.scale * value, metric.digits) for value in values]
+    marked = np.select([values == best, tie], [BEST, TIE], "")
+    return pd.DataFrame({"text": texts, "mark": marked}, index=rows.index)
 
 
 def _head(across: str, at: Any, metric: Metric, metrics: int) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +158,18 @@ class _Evidence:
 
     def places(self, claim: Claim) -> list[tuple[str, str]]:
         """Families with the paper's models, each with a task or ""; one blank place if none."""
-        made = [frame for frame in (self.rows, self.measured) if len(frame)]
-        known = {(f, t) for frame in made for f, t in zip(frame.family, frame.target, strict=True)}
         models = paper_models()
-        here = [f for f in claim.families for name, target in known
+        here = [f for f in claim.families for name, target in self.targets
                 if name == f and target.partition("@")[0] == models[f]]  # fmt: skip
         tasks = [task for _, task in _tasks(claim)] if claim.each_task else [""]
         return [(family, task) for family in here for task in tasks] or [("", "")]
+
+    @cached_property
+    def targets(self) -> set[tuple[str, str]]:
+        """Each family with its target, of answers and of measurements."""
+        made = [frame for frame in (self.rows, self.measured) if len(frame)]
+        pairs = [frame[["family", "target"]].drop_duplicates() for frame in made]
+        return {pair for frame in pairs for pair in frame.itertuples(index=False, name=None)}
 
     def found(self, claim: Claim, family: str, task: str) -> Found:
         """What compares with a claim.

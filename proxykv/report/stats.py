@@ -9,15 +9,16 @@ order of contexts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats as sps
 
 Strata = Sequence[np.ndarray]
+Size = TypeVar("Size", bound=Hashable)
 
 SAMPLES = 2000  # bootstrap resamples
 PERMUTATIONS = 9999  # sign flips drawn where 2^n of them are too many to enumerate
@@ -148,15 +149,38 @@ def permutation_p(
         permutations: the most sign vectors.
         seed: of the drawn sign vectors.
     """
-    if not len(differences):
-        return np.nan
+    return permutation_ps([differences], permutations=permutations, seed=seed)[0]
+
+
+def permutation_ps(
+    groups: Sequence[Strata], *, permutations: int = PERMUTATIONS, seed: int = SEED
+) -> list[float]:
+    """`permutation_p` of many groups, computed together.
+
+    Args:
+        groups: paired differences of each group, one array per task.
+        permutations: the most sign vectors.
+        seed: of the drawn sign vectors.
+    """
+    found = [np.nan] * len(groups)
     # A context of task t weighs 1 / (tasks * contexts of t) in the stratified mean.
-    weighted = np.concatenate([d / (len(d) * len(differences)) for d in differences])
-    signs, exact = _signs(len(weighted), permutations, seed)
-    null = np.abs(signs @ weighted)
-    # A hair of tolerance: sums in another order must count as ties.
-    extreme = int((null >= abs(weighted.sum()) - 1e-12).sum())
-    return extreme / len(null) if exact else (extreme + 1) / (len(null) + 1)
+    weighted = [
+        np.concatenate([d / (len(d) * len(differences)) for d in differences])
+        if differences
+        else np.empty(0)
+        for differences in groups
+    ]
+    for n, places in _batches(map(len, weighted)):
+        if not n:
+            continue
+        signs, exact = _signs(n, permutations, seed)
+        values = np.stack([weighted[place] for place in places], axis=1)
+        # A hair of tolerance: sums in another order must count as ties.
+        extreme = (np.abs(signs @ values) >= np.abs(values.sum(axis=0)) - 1e-12).sum(axis=0)
+        p = extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
+        for place, value in zip(places, p, strict=True):
+            found[place] = float(value)
+    return found
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
@@ -215,19 +239,26 @@ def _estimates(
     `sample` takes arrays `[groups, contexts]`, one per task, and gives values `[groups]` and
     resampled values `[groups, samples]`.
     """
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for place, strata in enumerate(groups):
-        alike.setdefault(tuple(map(len, strata)), []).append(place)
     found = [UNDEFINED] * len(groups)
-    for sizes, places in alike.items():
-        for start in range(0, len(places) if sizes else 0, BATCH):
-            batch = places[start : start + BATCH]
-            stacked = zip(*(groups[i] for i in batch), strict=True)
-            values, drawn = sample([np.stack(task) for task in stacked])
-            lows, highs = _interval(drawn, sizes)
-            for place, *estimate in zip(batch, values, lows, highs, strict=True):
-                found[place] = Estimate(*map(float, estimate))
+    for sizes, places in _batches(tuple(map(len, strata)) for strata in groups):
+        if not sizes:
+            continue
+        stacked = zip(*(groups[place] for place in places), strict=True)
+        values, drawn = sample([np.stack(task) for task in stacked])
+        lows, highs = _interval(drawn, sizes)
+        for place, *estimate in zip(places, values, lows, highs, strict=True):
+            found[place] = Estimate(*map(float, estimate))
     return found
+
+
+def _batches(sizes: Iterable[Size]) -> Iterator[tuple[Size, list[int]]]:
+    """Places of groups of one size, at most `BATCH` at once."""
+    alike: dict[Size, list[int]] = {}
+    for place, size in enumerate(sizes):
+        alike.setdefault(size, []).append(place)
+    for size, places in alike.items():
+        for start in range(0, len(places), BATCH):
+            yield size, places[start : start + BATCH]
 
 
 def _interval(drawn: np.ndarray, sizes: Sequence[int]) -> np.ndarray:

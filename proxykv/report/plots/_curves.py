@@ -74,9 +74,10 @@ def draw_curves(
     """
     place = positions(table.retention.unique())
     full = table[table.retention == 1]
+    unpruned, curves = set(full.method), dict(iter(table.groupby("method")))
     for method in reversed(ranking(table, value)):
-        curve, style = table[table.method == method], styles[method]
-        if method in set(full.method):
+        curve, style = curves[method], styles[method]
+        if method in unpruned:
             axis.axhline(
                 curve[value].iloc[0], color=style.color, gid=style.gid, lw=1, ls=":", zorder=1
             )

@@ -29,7 +29,7 @@ def stated(rows: pd.DataFrame, family: str, metric: str) -> Iterator[tuple[Claim
         family: name of the family.
         metric: of the claims.
     """
-    targets = rows.target[rows.family == family] if len(rows) else rows
+    targets = rows.target[rows.family == family].unique() if len(rows) else rows
     if {str(target).partition("@")[0] for target in targets} == {paper_models().get(family)}:
         for claim in claims():
             number = claim.at_least

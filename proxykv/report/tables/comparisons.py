@@ -7,15 +7,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
 from proxykv.config.cards import MethodCards
-from proxykv.report.stats import detectable_effect, holm, mean_ci, permutation_p
+from proxykv.report.stats import Strata, detectable_effect, holm, mean_cis, permutation_ps
 from proxykv.report.tables.columns import CELL, LOW, LOW_RETENTION, UNIT
-from proxykv.report.tables.means import context_means, length_classes, strata
+from proxykv.report.tables.means import context_means, length_classes, strata_of
+
+COMPARED = [*CELL, "metric", "method", "reference"]
 
 
 def paired(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
@@ -31,14 +33,20 @@ def paired(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
         methods: cards of its methods, with the comparisons.
     """
     means = context_means(rows, methods)
-    records = [
-        {"group": group, "tested_with": LOW if pool else f"{method} {reference}", **record}
+    compared = {
+        (*pair, metric): _pairs(means, *pair, metric)
+        for pair in dict.fromkeys(p for pairs in methods.comparisons.values() for p in pairs)
+        for metric in ("score", "kl")
+    }
+    found = [
+        ({"group": group, "tested_with": LOW if pool else f"{method} {reference}", **about}, parts)
         for group, pairs in methods.comparisons.items()
         for pool in (True, False)
         for method, reference in pairs
         for metric in ("score", "kl")
-        for record in _differences(means, method, reference, metric, pool=pool)
+        for about, parts in _differences(compared[method, reference, metric], pool=pool)
     ]
+    records = _tested(found)
     columns = [
         "family",
         "benchmark",
@@ -74,15 +82,17 @@ def by_length(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     """
     means, lengths = context_means(rows, methods), length_classes(rows)
     several = lengths.groupby(CELL).tokens.transform("nunique") > 1
-    records = []
-    for method, reference in dict.fromkeys(
-        p for pairs in methods.comparisons.values() for p in pairs
-    ):
-        pairs = _low(_pairs(means, method, reference, "score")).merge(lengths[several])
-        for (family, benchmark, tokens), group in pairs.groupby([*CELL, "tokens"]):
-            head = {"family": family, "benchmark": benchmark, "method": method}
-            records.append({**head, "reference": reference, "tokens": tokens, **_tested(group)})
     by = [*CELL, "method", "reference"]
+    found = [
+        line
+        for pair in dict.fromkeys(p for pairs in methods.comparisons.values() for p in pairs)
+        for line in strata_of(
+            _low(_pairs(means, *pair, "score")).merge(lengths[several]),
+            [*by, "tokens"],
+            "difference",
+        )
+    ]
+    records = _tested(found)
     columns = [*by, "tokens", "difference", "ci_low", "ci_high", "p", "p_holm", "mde", "n_contexts"]
     if not records:
         return pd.DataFrame(columns=columns)
@@ -91,24 +101,13 @@ def by_length(rows: pd.DataFrame, methods: MethodCards) -> pd.DataFrame:
     return table[columns]
 
 
-def _differences(
-    means: pd.DataFrame, method: str, reference: str, metric: str, *, pool: bool
-) -> Iterable[dict[str, Any]]:
-    pairs = _pairs(means, method, reference, metric)
+def _differences(pairs: pd.DataFrame, *, pool: bool) -> Iterator[tuple[dict[str, Any], Strata]]:
+    """What is compared, with the contexts' differences, for each retention or for the low ones."""
     if pool:
         pairs = _low(pairs).assign(retention=LOW)
     else:
-        pairs["retention"] = pairs.retention.map("{:g}".format)
-    for (family, benchmark, retention), group in pairs.groupby([*CELL, "retention"]):
-        yield {
-            "family": family,
-            "benchmark": benchmark,
-            "metric": metric,
-            "method": method,
-            "reference": reference,
-            "retention": retention,
-            **_tested(group),
-        }
+        pairs = pairs.assign(retention=pairs.retention.map("{:g}".format))
+    return strata_of(pairs, [*COMPARED, "retention"], "difference")
 
 
 def _pairs(means: pd.DataFrame, method: str, reference: str, metric: str) -> pd.DataFrame:
@@ -116,25 +115,32 @@ def _pairs(means: pd.DataFrame, method: str, reference: str, metric: str) -> pd.
     on = [*CELL, "retention", *UNIT]
     one, other = (means.loc[means.method == m, [*on, metric]] for m in (method, reference))
     pairs = one.merge(other, on=on, suffixes=("", "_reference")).dropna()
-    pairs["difference"] = pairs[metric] - pairs[f"{metric}_reference"]
-    return pairs
+    difference = pairs[metric] - pairs[f"{metric}_reference"]
+    return pairs[on].assign(
+        metric=metric, method=method, reference=reference, difference=difference
+    )
 
 
 def _low(pairs: pd.DataFrame) -> pd.DataFrame:
     """Each context's mean difference over the low retentions."""
-    low = pairs[pairs.retention <= LOW_RETENTION].groupby([*CELL, *UNIT])
+    low = pairs[pairs.retention <= LOW_RETENTION].groupby([*COMPARED, *UNIT])
     return low["difference"].mean().reset_index()
 
 
-def _tested(group: pd.DataFrame) -> dict[str, Any]:
-    """Mean difference of contexts with its interval and test."""
-    differences = strata(group.sort_values(UNIT), "difference")
-    estimate = mean_ci(differences)
-    return {
-        "difference": estimate.value,
-        "ci_low": estimate.low,
-        "ci_high": estimate.high,
-        "p": permutation_p(differences),
-        "mde": detectable_effect(differences),
-        "n_contexts": len(group),
-    }
+def _tested(found: Sequence[tuple[dict[str, Any], Strata]]) -> list[dict[str, Any]]:
+    """What is compared, with the mean difference of contexts, its interval and its test."""
+    differences = [parts for _, parts in found]
+    return [
+        {
+            **about,
+            "difference": estimate.value,
+            "ci_low": estimate.low,
+            "ci_high": estimate.high,
+            "p": p,
+            "mde": detectable_effect(parts),
+            "n_contexts": sum(map(len, parts)),
+        }
+        for (about, parts), estimate, p in zip(
+            found, mean_cis(differences), permutation_ps(differences), strict=True
+        )
+    ]

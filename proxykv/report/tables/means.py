@@ -113,6 +113,29 @@ def aggregate(means: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return sizes.index.to_frame(index=False).assign(**columns)
 
 
+def strata_of(
+    table: pd.DataFrame, by: list[str], column: str
+) -> Iterator[tuple[dict[str, Any], Strata]]:
+    """The labels of each group, with `strata` of it.
+
+    Args:
+        table: a line for each context of a group.
+        by: columns that make a group.
+        column: name of the values' column; all are known.
+
+    Yields:
+        Values of `by` by name, and one array per task.
+    """
+    ordered = table.sort_values([*by, *UNIT])
+    groups = ordered.groupby(by, sort=False)
+    parts: list[list[np.ndarray]] = [[] for _ in range(groups.ngroups)]
+    group, task = groups.ngroup().to_numpy(), ordered["task"].to_numpy()
+    for place, part in _parts(ordered[column].to_numpy(dtype=float), group, task):
+        parts[place].append(part)
+    labels = ordered[by].drop_duplicates().to_dict("records")
+    yield from zip(labels, parts, strict=True)
+
+
 def strata(group: pd.DataFrame, column: str) -> Strata:
     """Known values of a column, one array per task.
 
