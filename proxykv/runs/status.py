@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ STATES = ("done", "running", "failed", "started", "missing")
 """`failed`: the last attempt ended with an error or was killed, and no other has begun."""
 
 PAUSE = 10
+LATEST = 500
+"""Lines of a training's log from which its pace is taken."""
 COLUMNS = ["context_id", "question", "method", "retention", "created"]
 
 
@@ -35,12 +38,15 @@ def status(run: Run) -> list[dict[str, Any]]:
     time between two contexts, `by` is the process that runs or that failed, and `error` why it
     failed.
     """
-    grid = {(method.id, retention) for method, retention in run.grid}
+    grid = _planned(run)
     return [_record(job, grid) for job in run.jobs()]
 
 
 def fits(run: Run) -> list[dict[str, Any]]:
-    """Progress of every fitted method: the last `step` of its training, `of` all its steps."""
+    """Progress of every fitted method: the last `step` of its training, `of` all its steps.
+
+    `seconds` is the mean time between two of its latest steps.
+    """
     return [
         {"family": family, "fitted": fitted_id, **_fit(paths.fitted_dir(run, family, fitted_id))}
         for family in run.families
@@ -51,7 +57,8 @@ def fits(run: Run) -> list[dict[str, Any]]:
 def measurements(run: Run) -> list[dict[str, Any]]:
     """Progress of every scan of time and memory: `requests` that are measured, `of` all of them.
 
-    Lengths that do not fit in memory are not repeated, so a scan may be done with fewer.
+    Lengths that do not fit in memory are not repeated, so a scan may be done with fewer. `seconds`
+    is the mean time between two requests.
     """
     return [
         {
@@ -115,6 +122,17 @@ def forget(run: Run, only: Mapping[str, str], fitted: bool = False) -> int:
     return sum(dropped.values())
 
 
+def _planned(run: Run) -> set[tuple[str, float]]:
+    """Ids of the config's methods with their retentions.
+
+    A method whose file is gone since is planned, too. It prunes: the full cache has no file.
+    """
+    listed = [m if isinstance(m, str) else m["id"] for m in run.config["methods"]]
+    gone = [method for method in listed if method not in run.methods]
+    pruned = [retention for retention in run.retentions if retention < 1]
+    return {(method.id, rho) for method, rho in run.grid} | set(product(gone, pruned))
+
+
 def _record(job: Job, grid: Collection[tuple[str, float]]) -> dict[str, Any]:
     rows = _rows(job)
     holder = Journal(job.journal).lock.holder()
@@ -136,42 +154,47 @@ def _record(job: Job, grid: Collection[tuple[str, float]]) -> dict[str, Any]:
         "rows": len(rows),
         "first": rows.created.min() if len(rows) else None,
         "last": rows.created.max() if len(rows) else None,
-        "seconds": _pace(rows),
+        "seconds": _pace(rows.groupby("context_id").created.max()),
         "by": str(holder) if holder else None,
         "error": (holder.error or "killed") if holder and not holder.alive else None,
     }
 
 
-def _pace(rows: pd.DataFrame) -> float | None:
-    """Mean seconds between two contexts; None before there are two.
+def _pace(ends: Iterable[str]) -> float | None:
+    """Mean seconds between the ends of two contexts, steps or requests; None before there are two.
 
     A gap of more than `PAUSE` medians is left out: the job was stopped there, and resumed.
     """
-    ends = pd.to_datetime(rows.groupby("context_id").created.max()).sort_values()
-    gaps = ends.diff().dt.total_seconds().dropna()
+    times = pd.Series(pd.to_datetime([*ends], utc=True)).sort_values()
+    gaps = times.diff().dt.total_seconds().dropna()
     if gaps.empty:
         return None
-    return round(float(gaps[gaps <= PAUSE * max(gaps.median(), 1)].mean()), 1)
+    return round(float(gaps[gaps <= PAUSE * max(gaps.median(), 1)].mean()), 3)
 
 
 def _measured(job: MeasuringJob) -> dict[str, Any]:
     journal = Journal(job.journal)
-    requests, holder = len(journal.read()), journal.lock.holder()
+    rows, holder = journal.read(), journal.lock.holder()
     if holder:
         state = "running" if holder.alive else "failed"
     else:
-        state = "done" if job.file.exists() else "started" if requests else "missing"
-    return {"state": state, "requests": requests}
+        state = "done" if job.file.exists() else "started" if rows else "missing"
+    seconds = _pace(row["created"] for row in rows)
+    return {"state": state, "requests": len(rows), "seconds": seconds}
 
 
 def _fit(folder: Path) -> dict[str, Any]:
     log = folder / "log.jsonl"
     lines = log.read_text("utf-8").splitlines() if log.exists() else []
     # A line that is being written is not whole yet.
-    last = next((json.loads(line) for line in reversed(lines) if line.endswith("}")), {})
+    latest = [json.loads(line) for line in lines[-LATEST:] if line.endswith("}")]
+    last = latest[-1] if latest else {}
     fallback = "started" if last else "missing"
     state = "done" if (folder / "card.json").exists() else fallback
-    return {"state": state, "step": last.get("step"), "of": last.get("steps")}
+    # Evaluations follow a step, and logs of earlier versions have no times.
+    ends = {line["step"]: line["created"] for line in latest if "created" in line}
+    about = {"state": state, "step": last.get("step"), "of": last.get("steps")}
+    return {**about, "seconds": _pace(ends.values())}
 
 
 def _rows(job: Job) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Follow a run that is being made: what is done, and how long the answers still take."""
+"""Follow a run that is being made: what is done, and how long the rest still takes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from proxykv.runtime.errors import ConfigError
 Records = Sequence[Mapping[str, Any]]
 
 CLEAR = "\x1b[2J\x1b[H"  # erases a terminal, and goes to its top
+
+KINDS = {
+    "fits": ("fit", "step", "steps trained"),
+    "jobs": ("job", "contexts", "contexts answered"),
+    "scans": ("scan", "requests", "requests measured"),
+}
+"""What one record of a kind is called, the column that counts what it did, and that in words."""
 
 
 def progress(run: Run) -> dict[str, list[dict[str, Any]]]:
@@ -41,16 +48,17 @@ def watch(
     Raises:
         ConfigError: if `every` is no number of seconds from 1 on.
     """
-    seconds, shown = _seconds(every), ""
+    seconds, shown = _seconds(every), set()
     while True:
-        found = progress(run)
-        line = time_left(found["jobs"])
+        found = {kind: records for kind, records in progress(run).items() if records}
+        lines = [time_left(kind, records) for kind, records in found.items()]
         if out.isatty():
-            tables = [status_table(records) for records in found.values() if records]
-            print(CLEAR + "\n\n".join([*tables, line]), file=out, flush=True)
-        elif line != shown:
-            print(f"{time.strftime('%H:%M:%S')} {line}", file=out, flush=True)
-        shown = line
+            tables = map(status_table, found.values())
+            print(CLEAR + "\n\n".join([*tables, "\n".join(lines)]), file=out, flush=True)
+        for line in () if out.isatty() else lines:
+            if line not in shown:
+                print(f"{time.strftime('%H:%M:%S')} {line}", file=out, flush=True)
+        shown = set(lines)
         if all(record["state"] == "done" for records in found.values() for record in records):
             return
         try:
@@ -59,39 +67,40 @@ def watch(
             return
 
 
-def time_left(jobs: Records) -> str:
-    """One line: contexts that are answered, and the time that the others take.
+def time_left(kind: str, records: Records) -> str:
+    """One line: what fits, jobs or scans have done, and the time that the rest takes.
 
-    A job that has answered too little to be timed takes as long per context as those of its family,
-    or else of all. Jobs that run at the same time share the work. What is not answers, such as fits
-    and scans, is left out.
+    One that has done too little to be timed takes as long for a step, context or request as those
+    of its family, or else as all. Those that run at the same time share the work.
 
     Args:
-        jobs: records of `status`.
+        kind: of the records: "fits", "jobs" or "scans".
+        records: of `progress`.
     """
-    open_jobs = [job for job in jobs if job["state"] != "done"]
-    known = [job for job in open_jobs if job["of"] is not None]
-    done, size = (sum(job[name] or 0 for job in jobs) for name in ("contexts", "of"))
-    text = f"{done} of {size} contexts answered, {len(open_jobs)} of {len(jobs)} jobs to do"
-    if not open_jobs:
+    one, unit, words = KINDS[kind]
+    todo = [record for record in records if record["state"] != "done"]
+    known = [record for record in todo if record["of"] is not None]
+    done, size = (sum(record[name] or 0 for record in records) for name in (unit, "of"))
+    text = f"{done} of {size} {words}, {len(todo)} of {len(records)} {one}s to do"
+    if not todo:
         return text
-    timed = [job for job in jobs if job["seconds"] is not None]
+    timed = [record for record in records if record["seconds"] is not None]
     if not timed or not known:
         return f"{text}; no time to go by yet"
-    seconds = sum((job["of"] - job["contexts"]) * _pace(job, timed) for job in known)
-    running = max(1, sum(job["state"] == "running" for job in jobs))
+    seconds = sum((record["of"] - record[unit]) * _pace(record, timed) for record in known)
+    running = max(1, sum(record["state"] == "running" for record in records))
     left = timedelta(seconds=round(seconds / running))
-    # A job of unknown size, or one whose contexts lack a method that was added, takes longer.
-    sure = len(known) == len(open_jobs) and all(job["contexts"] < job["of"] for job in known)
+    # One of unknown size takes longer, and a job whose contexts lack a method that was added.
+    sure = len(known) == len(todo) and all(record[unit] < record["of"] for record in known)
     least = "" if sure else "at least "
-    return f"{text}; {least}{left} left with {running} job{'s' * (running > 1)} at a time"
+    return f"{text}; {least}{left} left with {running} {one}{'s' * (running > 1)} at a time"
 
 
-def _pace(job: Mapping[str, Any], timed: Records) -> float:
-    """Seconds that the job takes for a context."""
-    if job["seconds"] is not None:
-        return job["seconds"]
-    family = [other["seconds"] for other in timed if other["family"] == job["family"]]
+def _pace(record: Mapping[str, Any], timed: Records) -> float:
+    """Seconds that one step, context or request of a record takes."""
+    if record["seconds"] is not None:
+        return record["seconds"]
+    family = [other["seconds"] for other in timed if other["family"] == record["family"]]
     return median(family or [other["seconds"] for other in timed])
 
 

@@ -45,10 +45,10 @@ def write_scores(folder: Path, contexts: int = 8, n: int = 64) -> list[Path]:
 
 
 def log_lines(out: Path, split: str | None = None) -> list[dict[str, Any]]:
-    """Records of a training log, of one split or of both, without the speed."""
+    """Records of a training log, of one split or of both, without the speed and the time."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [
-        {k: v for k, v in line.items() if k != "tokens_per_s"}
+        {k: v for k, v in line.items() if k not in ("tokens_per_s", "created")}
         for line in lines
         if split in (None, line["split"])
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ def test_what_a_changed_config_adds_is_not_done(run: Run) -> None:
     assert states(wider)["single"] == "started"
 
 
+def test_a_method_whose_file_is_gone_is_not_done(run: Run) -> None:
+    gone = Run({**CONFIG, "methods": [*CONFIG["methods"], "gone"]}, made=True)
+    assert states(gone)["single"] == "started"
+    answer(gone.job("tiny", "tiny", "vt"), range(4), graded=True, grid=[*GRID, ("gone", 0.1)])
+    assert states(gone)["vt"] == "done"
+
+
 def test_status_from_the_command_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--config", str(run.dir / "config.json"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
@@ -117,10 +125,14 @@ def test_status_shows_how_far_scans_are(run: Run, capsys: pytest.CaptureFixture[
     scans = [{**scan, "retentions": [0.1]}, {**scan, "name": "low", "retentions": [0.1]}]
     measured = Run({**CONFIG, "efficiency": scans})
     first, second = measuring_jobs(measured)
-    Journal(first.journal).append([{"repeat": repeat} for repeat in range(3)])
-    latency = {"family": "tiny", "scan": "latency", "state": "started", "requests": 3, "of": 24}
-    low = {"family": "tiny", "scan": "low", "state": "missing", "requests": 0, "of": 24}
-    assert measurements(measured) == [latency, low]
+    Journal(first.journal).append(
+        [{"repeat": i, "created": f"2026-01-01T00:00:0{4 * i}+00:00"} for i in range(3)]
+    )
+    latency = {"scan": "latency", "state": "started", "requests": 3, "seconds": 4.0}
+    low = {"scan": "low", "state": "missing", "requests": 0, "seconds": None}
+    assert measurements(measured) == [
+        {"family": "tiny", **scan, "of": 24} for scan in (latency, low)
+    ]
     write_parquet(first.file, pd.DataFrame({"repeat": range(24)}))
     with Journal(second.journal).lock.held():
         states = [scan["state"] for scan in measurements(measured)]
@@ -134,16 +146,24 @@ def test_status_shows_how_far_trainings_are(run: Run, capsys: pytest.CaptureFixt
     assert {fit["state"] for fit in fits(trained)} == {"missing"}
     folder = paths.fitted_dir(trained, "tiny", "proxykv")
     folder.mkdir(parents=True)
-    (folder / "log.jsonl").write_text('{"step": 1, "steps": 9}\n{"step": 2, "steps": 9}\n{"st')
+    times = ((1, "00:00"), (2, "00:03"), (3, "00:06"), (4, "50:00"), (5, "50:03"))
+    lines = [
+        f'{{"step": {step}, "steps": 9, "created": "2026-01-01T00:{at}+00:00"}}\n'
+        for step, at in times
+    ]
+    (folder / "log.jsonl").write_text("".join(lines) + '{"st')
     (prior := paths.fitted_dir(trained, "tiny", "prior")).mkdir()
     (prior / "card.json").touch()
+    nothing = {"step": None, "of": None, "seconds": None}
+    # It was stopped after step 3: the time until step 4 is not counted.
+    some = {"step": 5, "of": 9, "seconds": 3.0}
     assert fits(trained) == [
-        {"family": "tiny", "fitted": "prior", "state": "done", "step": None, "of": None},
-        {"family": "tiny", "fitted": "proxykv", "state": "started", "step": 2, "of": 9},
+        {"family": "tiny", "fitted": "prior", "state": "done", **nothing},
+        {"family": "tiny", "fitted": "proxykv", "state": "started", **some},
     ]
     assert main(["status", "--config", str(trained.write())]) == 0
     output = capsys.readouterr().out
-    assert "proxykv started    2  9\n\n1 done, 1 started\n\n" in output
+    assert re.search(r"proxykv started +5 +9 +3.0\n\n1 done, 1 started\n\n", output)
 
 
 @pytest.mark.parametrize(

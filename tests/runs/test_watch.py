@@ -119,7 +119,19 @@ DONE = {"state": "done", "contexts": 10, "seconds": 2.0}
     ],
 )
 def test_the_time_left_follows_from_what_is_done(changed: list[Any], left: str) -> None:
-    assert time_left([JOB | change for change in changed]).endswith(left)
+    assert time_left("jobs", [JOB | change for change in changed]).endswith(left)
+
+
+def test_fits_and_scans_have_their_own_time_left() -> None:
+    fit = {"family": "a", "state": "started", "step": 300, "of": 900, "seconds": 0.1}
+    later = {"family": "a", "state": "missing", "step": None, "of": None, "seconds": None}
+    assert time_left("fits", [fit, later]) == (
+        "300 of 900 steps trained, 2 of 2 fits to do; at least 0:01:00 left with 1 fit at a time"
+    )
+    scan = {"family": "a", "state": "running", "requests": 6, "of": 24, "seconds": 2.0}
+    assert time_left("scans", [scan]) == (
+        "6 of 24 requests measured, 1 of 1 scans to do; 0:00:36 left with 1 scan at a time"
+    )
 
 
 @pytest.mark.parametrize("every", ["0", "-1", "soon", "nan", "inf"])

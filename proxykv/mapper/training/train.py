@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def train_mapper(
     cut_log(log, state.step)
     with torch.random.fork_rng(), log.open("a", encoding="utf-8", buffering=1) as lines:
         for record in training_records(state, data, settings):
-            lines.write(json.dumps(record) + "\n")
+            created = datetime.now(UTC).isoformat(timespec="seconds")
+            lines.write(json.dumps({**record, "created": created}) + "\n")
             if record["split"] == "val":
                 checkpoint.save(state)
     card = write_result(out, _fitted_result(state, data, settings, identity))
