@@ -137,6 +137,7 @@ def write_kept(run_dir: Path, rows: pd.DataFrame, pieces: Sequence[str]) -> None
                 "heads": [[2 * row["retention"]], [0.0]],
                 "positions": [row["retention"]] * 20,
                 "tokens": ("/" * int(40 * row["retention"])).ljust(20, "A"),
+                "layers": [("/" * int(40 * row["retention"])).ljust(20, "f"), "A" * 20],
                 "answers": [[2 * row["retention"], 0.0] for _ in questions],
             }
             for row in pruned.to_dict("records")

@@ -20,6 +20,8 @@ ANSWERS = 6000  # on the whole page; an answer takes about 200 bytes
 LONGEST = 1500  # characters of one answer
 KEPT = 4_000_000  # characters of kept tokens on the whole page, one for each token
 QUESTION = ["context_id", "question"]
+COLUMNS = ("method", "retention", "question", "tokens", "layers", "answers", "positions")
+"""Of a record of what is kept."""
 
 Place = tuple[str, str, str, str]
 """Family, benchmark, task and id of a context."""
@@ -92,9 +94,8 @@ def _contexts(
         key = (record["method"], record["retention"], record.get("question"))
         is_known = (record["family"], record["method"], record["method_digest"]) in known
         if is_known and "tokens" in record and (name := _name(_place(record))) in kept:
-            columns = ("method", "retention", "question", "tokens", "answers", "positions")
             share = round(float(np.mean(record["heads"])), 4)
-            kept[name][key] = {c: record[c] for c in columns if c in record} | {"share": share}
+            kept[name][key] = {c: record[c] for c in COLUMNS if c in record} | {"share": share}
     room = KEPT // max(1, len(kept))
     columns = ("tokens", "windows", "places", "answers")
     return {
@@ -107,9 +108,15 @@ def _contexts(
 
 
 def _fitting(kept: list[dict[str, Any]], room: int) -> list[dict[str, Any]]:
-    """Records of a context whose tokens fit, those of low retentions first."""
+    """Records of a context whose tokens fit, those of low retentions first; then their layers."""
     order = sorted(kept, key=lambda k: (abs(k["retention"] - SHOWN_AT), k["retention"]))
-    return order[: room // max(1, len(order[0]["tokens"]))] if order else []
+    size = max(1, len(order[0]["tokens"])) if order else 1
+    shown = order[: room // size]
+    room -= size * len(shown)
+    for record in shown:
+        if "layers" in record and (room := room - size * len(record["layers"])) < 0:
+            del record["layers"]
+    return shown
 
 
 def _place(record: Mapping[str, Any]) -> Place:

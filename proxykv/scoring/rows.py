@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from torch import Tensor
+
 from proxykv.benchmarks.examples import Example, Question
 from proxykv.benchmarks.excerpt import Excerpt
 from proxykv.model.decode import Answer, TokenizedQuestion
@@ -113,23 +115,32 @@ def kept_where(keep: Keep, oracle: Keep | None) -> dict[str, Any]:
     return found
 
 
-def kept_tokens(keep: Keep, excerpt: Excerpt) -> dict[str, Any]:
+def kept_tokens(keep: Keep, excerpt: Excerpt, *, by_layer: bool) -> dict[str, Any]:
     """Which tokens of an excerpt are kept, and which of the answers to its questions.
 
     Args:
         keep: the kept set [layer, kv_head, token].
         excerpt: of the context.
+        by_layer: whether to tell the layers apart, too.
 
     Returns:
         `tokens`: a character of `LEVELS` for each token that is shown: the share of its pairs, over
-        all layers and heads, that is kept. `answers`: by question, the kept share of the answer's
-        pairs in each layer; None where the answer is not in the context.
+        all layers and heads, that is kept. `layers`: the same of each layer's pairs, if asked for.
+        `answers`: by question, the kept share of the answer's pairs in each layer; None where the
+        answer is not in the context.
     """
-    shares = keep.double().mean(dim=(0, 1))[excerpt.shown]
-    levels = (shares * (len(LEVELS) - 1)).round().long().tolist()
+    shares = keep.double().mean(dim=1)[:, excerpt.shown]
+    found: dict[str, Any] = {"tokens": _levels(shares.mean(dim=0))}
+    if by_layer:
+        found["layers"] = [_levels(layer) for layer in shares]
     answers = []
     for places in excerpt.answers:
         tokens = [token for place in places for token in place]
-        by_layer = keep[..., tokens].double().mean(dim=(1, 2)).tolist()
-        answers.append([round(share, 4) for share in by_layer] if tokens else None)
-    return {"tokens": "".join(LEVELS[level] for level in levels), "answers": answers}
+        of_layers = keep[..., tokens].double().mean(dim=(1, 2)).tolist()
+        answers.append([round(share, 4) for share in of_layers] if tokens else None)
+    return found | {"answers": answers}
+
+
+def _levels(shares: Tensor) -> str:
+    """Shares of tokens as characters."""
+    return "".join(LEVELS[level] for level in (shares * (len(LEVELS) - 1)).round().long().tolist())

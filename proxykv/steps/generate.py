@@ -53,6 +53,9 @@ SHOWN = 16
 READABLE = 4
 """Contexts of a job, from its first on, of which the report shows the text and the kept tokens."""
 
+LAYERED = 0.1
+"""Kept tokens are recorded by layer at the retention nearest to this: there methods differ most."""
+
 log = logging.getLogger(__name__)
 
 Answered = tuple[ContextAtWork, list[Pruning], list[Answer]]
@@ -211,6 +214,7 @@ class Generator:
             return
         oracle = self.run.cards.only("oracle")
         oracles = {p.retention: p.keep for p in prunings if p.method.id == oracle}
+        layered = min(self.run.retentions, key=lambda rho: (abs(rho - LAYERED), rho))
         self.kept.append(
             {
                 "context_id": example.id,
@@ -219,7 +223,11 @@ class Generator:
                 "retention": pruning.retention,
                 **({} if question is None else {"question": question}),
                 **kept_where(pruning.keep, oracles.get(pruning.retention)),
-                **(kept_tokens(pruning.keep, shown) if shown else {}),
+                **(
+                    kept_tokens(pruning.keep, shown, by_layer=pruning.retention == layered)
+                    if shown
+                    else {}
+                ),
             }
             for pruning in prunings
             if pruning.retention < 1

@@ -218,6 +218,12 @@ def test_the_tokens_that_are_kept_are_shaded_and_part_of_the_link(
         assert tokens.first.evaluate(colour) != tokens.last.evaluate(colour)
         assert view.get_by_role("img").count() == 2
         assert fits(tab)
+    for layer, share in (("1", "0 %"), ("0", "49 %")):
+        first.locator(".kept-tokens select").select_option(layer)
+        for tab in (first, visit(first.url, viewport=viewport, color_scheme=scheme)):
+            view = tab.locator(".kept-tokens")
+            assert f"all heads of layer {layer}" in view.locator(".legend").text_content()
+            assert view.locator("mark").get_attribute("title") == share
     first.eval_on_selector_all("figure svg", "all => all.map((svg) => svg.replaceChildren())")
     assert axe.Axe().run(first).response["violations"] == []
     first.locator("[aria-expanded=true]").click()

@@ -373,6 +373,9 @@ def test_kept_tokens_of_the_first_contexts_are_recorded(
         levels = np.array([LEVELS.index(level) for level in line["tokens"]]) / 63
         assert len(levels) == tokens
         assert levels.mean() == pytest.approx(np.mean(line["heads"]), abs=1 / 63)
+        for tokens, heads in zip(line["layers"], line["heads"], strict=True):
+            of_layer = [LEVELS.index(level) / 63 for level in tokens]
+            assert np.mean(of_layer) == pytest.approx(np.mean(heads), abs=1 / 63)
         (context,) = [c for c in contexts if c["context_id"] == line["context_id"]]
         for places, by_layer in zip(context["answers"], line["answers"], strict=True):
             of_answer = [levels[first:end] for first, end in places]

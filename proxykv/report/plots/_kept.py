@@ -23,6 +23,9 @@ KEY = ("family", "benchmark", "task", "context_id", "method", "method_digest", "
        "question")  # fmt: skip
 """What a record of a kept set is about."""
 
+OF_TOKENS = ("tokens", "layers", "answers")
+"""What a record has for the explorer alone."""
+
 
 def read_kept(rows: pd.DataFrame, run_dir: Path) -> Iterator[tuple[str, pd.DataFrame]]:
     """What was recorded of the methods as they are in the rows, at one retention.
@@ -38,7 +41,7 @@ def read_kept(rows: pd.DataFrame, run_dir: Path) -> Iterator[tuple[str, pd.DataF
     # A context that was answered again, or by two parts of a run, counts once.
     found = {
         tuple(record.get(name) for name in KEY): {
-            name: value for name, value in record.items() if name not in ("tokens", "answers")
+            name: value for name, value in record.items() if name not in OF_TOKENS
         }
         for record in recorded(run_dir, "kept")
     }

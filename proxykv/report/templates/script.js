@@ -167,14 +167,14 @@
   };
   const keptOf = (e, a) => contexts[e.kept]?.kept.find((k) =>
     k.method === a.method && k.retention === a.retention && (k.question ?? e.question) === e.question);
-  const keptText = (context, question, kept) => {
+  const keptText = (context, question, levels) => {
     const marked = new Set(context.answers[question].flatMap(([first, end]) => Array.from({ length: end - first }, (_, i) => first + i)));
     const text = make("div", "", { class: "context", tabindex: "0", role: "region", "aria-label": "Context" });
     const gap = (tokens) => { if (tokens) text.append(make("em", ` … ${tokens} tokens … `)); };
     let [next, shown] = [0, 0];
     for (const [first, pieces] of context.windows) {
       gap(first - next);
-      pieces.forEach((piece, i) => text.append(shaded(marked.has(first + i) ? "mark" : "span", piece, LEVELS.indexOf(kept.tokens[shown++]) / 63)));
+      pieces.forEach((piece, i) => text.append(shaded(marked.has(first + i) ? "mark" : "span", piece, LEVELS.indexOf(levels[shown++]) / 63)));
       next = first + pieces.length;
     }
     gap(context.tokens - next);
@@ -187,12 +187,27 @@
       ? "The reference is not in the context word for word."
       : `The reference, outlined, is in the context at ${places} place${places === 1 ? "" : "s"}: ${percent(mean(layers))} of its pairs are kept` +
         (kind === "lost" ? `, ${percent(1 - mean(layers))} were dropped before this worse answer.` : "."))));
-    const legend = make("p", "Share of a token's pairs, over all layers and heads, that is kept: ", { class: "legend" });
+    const wanted = state.get("examples.layer");
+    const layer = Object.keys(kept.layers ?? []).includes(wanted) ? wanted : "";
+    const legend = make("p", `Share of a token's pairs, over all ${layer ? `heads of layer ${layer}` : "layers and heads"}, that is kept: `, { class: "legend" });
     for (const share of [0, 0.1, 0.5, 1]) legend.append(shaded("span", percent(share), share));
     view.append(strip("Along the context", kept.positions));
     if (layers) view.append(strip("Reference, by layer", layers));
-    view.append(legend, keptText(context, e.question, kept));
+    if (kept.layers) view.append(layerChoice(kept.layers, layer));
+    view.append(legend, keptText(context, e.question, layer ? kept.layers[layer] : kept.tokens));
     return view;
+  };
+  const layerChoice = (layers, layer) => {
+    const [label, select] = [make("label", "Layer "), make("select")];
+    select.append(make("option", "all", { value: "" }), ...layers.map((_, i) => make("option", String(i), { value: i })));
+    select.value = layer;
+    select.addEventListener("change", () => {
+      remember("examples.layer", select.value);
+      render();
+      $(".kept-tokens select").focus();
+    });
+    label.append(select);
+    return label;
   };
   const offer = (e, a, node, kind) => { // a button that opens the view below the answer
     const kept = keptOf(e, a);
