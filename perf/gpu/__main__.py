@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from perf.gpu.runner import SECTIONS, Done, journal, run
+from perf.gpu.runner import SECTIONS, Done, journal, log_of, run
 from perf.gpu.table import document, text
 from proxykv.runtime import files
 
@@ -18,10 +18,14 @@ PACKAGES = ("torch", "triton", "transformers")
 
 
 def main() -> None:
-    """Run the sections; write table and document after each of them, and print the table."""
+    """Run the sections; write table and document after each of them, and print the table.
+
+    The exit code is 1 if a section failed; one that ran out of time did not.
+    """
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
     journal(options.out).rewrite([])
+    log_of(options.out).write_bytes(b"")
     about = {
         "versions": {"Python": platform.python_version(), **_versions()},
         "command": sys.argv,
@@ -37,6 +41,8 @@ def main() -> None:
             print(f"{section.section}: {section.seconds:.0f} s {section.trouble}", flush=True)
     finally:
         print(_write(options.out, about, done))
+    if failed := [section.section for section in done if section.failed]:
+        sys.exit(f"failed: {', '.join(failed)}; see {log_of(options.out)}")
 
 
 def _write(out: Path, about: dict[str, Any], done: list[Done]) -> str:

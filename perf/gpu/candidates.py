@@ -41,6 +41,8 @@ def measure(sizes: Sizes) -> Iterator[Row]:
                 f"{name} target, {label}", kernel, family.target, sizes, tokens
             )
             yield rows[kernel]
+        if not all(row.values for row in rows.values()):
+            continue
         flash, planned = (median(rows[kernel].values) for kernel in KERNELS)
         layers = family.target.num_hidden_layers
         pays = plan_pays_from(tokens, layers, flash, planned, first - planned)
@@ -132,9 +134,13 @@ def with_cudnn(query: Tensor, layer: ReplayKeyValues, scaling: float) -> Tensor:
 def _timed(
     what: str, attend: Callable[[], object], flops: float, sizes: Sizes
 ) -> tuple[Row, float]:
-    """A row, and the milliseconds of the first call."""
+    """A row, and the milliseconds of the first call; without values where no kernel runs."""
     device = device_of("auto")
-    first = 1e3 * seconds(device, attend)
+    try:
+        first = 1e3 * seconds(device, attend)
+    except RuntimeError as error:
+        why = str(error).partition("\n")[0]
+        return Row(what, "ms", (), "PyTorch", flops, note=f"not run: {why}"), 0.0
     spent = [1e3 * device_seconds(device, attend) for _ in range(sizes.repeats)]
     row = Row(what, "ms", spent, "PyTorch", flops, note=f"the first call took {first:.0f} ms")
     return row, first

@@ -32,6 +32,8 @@ SECTIONS = {
 """In order of worth: each section's module, and the most seconds that it may take."""
 LEAST = 5
 """A section does not start with less time left."""
+PATIENCE = 10
+"""Seconds that a section gets to end when it is stopped: a GPU may hold it up."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Done:
         section: its name.
         seconds: that it took.
         trouble: why it is incomplete; an empty text if it is not.
+        failed: whether an error is why.
     """
 
     section: str
     seconds: float
     trouble: str = ""
+    failed: bool = False
 
 
 def run(names: Sequence[str], miniature: bool, out: Path, limit: float) -> Iterator[Done]:
@@ -55,7 +59,7 @@ def run(names: Sequence[str], miniature: bool, out: Path, limit: float) -> Itera
     Args:
         names: of the sections.
         miniature: tiny cases.
-        out: folder of the journal and of each section's log.
+        out: folder of the journal and of the log.
         limit: most seconds of all sections together.
 
     Yields:
@@ -74,11 +78,11 @@ def run(names: Sequence[str], miniature: bool, out: Path, limit: float) -> Itera
         process.start()
         try:
             process.join(left)
-            trouble = _trouble(process.exitcode, left)
+            code = process.exitcode
         finally:
             _stop(process.pid)
-            process.join()
-        yield Done(name, time.monotonic() - start, trouble)
+            process.join(PATIENCE)
+        yield Done(name, time.monotonic() - start, _trouble(code, left), failed=bool(code))
 
 
 def journal(out: Path) -> Journal:
@@ -86,22 +90,18 @@ def journal(out: Path) -> Journal:
     return Journal(out / "rows.jsonl")
 
 
-def log_of(out: Path, name: str) -> Path:
-    """What a section prints.
-
-    Args:
-        out: folder of the logs.
-        name: of the section.
-    """
-    return out / f"{name}.log"
+def log_of(out: Path) -> Path:
+    """What the sections print."""
+    return out / "log.txt"
 
 
 def _section(name: str, miniature: bool, out: Path) -> None:
     """The process of a section."""
     os.setsid()  # so that it can be stopped with all processes that it starts
-    log = os.open(log_of(out, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    log = os.open(log_of(out), os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    print(f"== {name}", flush=True)
     from perf.gpu.sizes import FULL, MINIATURE  # noqa: PLC0415 (needs transformers)
 
     try:

@@ -41,7 +41,7 @@ class Course:
     """Memory over time.
 
     Attributes:
-        devices: the target's, then the proxy's if it is another one.
+        devices: those of the target, then the proxy's if it is another one.
         seconds: when samples were taken, since the request came in.
         bytes: for each device, what was taken then.
     """

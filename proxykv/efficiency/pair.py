@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from proxykv.config.run import ROLES, Run
 from proxykv.mapper import tensor_file
 from proxykv.mapper.stored_scores import signal_file
 from proxykv.model.context_cache import ATTENTION
-from proxykv.model.devices import device_of
-from proxykv.model.loading import Model, load
+from proxykv.model.devices import device_of, spread
+from proxykv.model.loading import Model, load, placed
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.engine import Engine
@@ -66,8 +66,8 @@ class MeasuredPair:
 
     @property
     def devices(self) -> list[torch.device]:
-        """The target's device, then the proxy's if it is another one."""
-        return list(dict.fromkeys([self.target.device, self.proxy.device]))
+        """The target's devices, then the proxy's if it is another one."""
+        return list(dict.fromkeys([*self.target.devices, self.proxy.device]))
 
     @property
     def proxy_weights(self) -> int:
@@ -108,7 +108,7 @@ def random_pair(run: Run, job: MeasuringJob, folder: Path) -> MeasuredPair:
     torch.manual_seed(run.seed)
     family = run.family(job.family)
     target, proxy = (
-        _random_model(family[role], device_of(_device(run, job, role) or family[role]["device"]))
+        _random_model(family[role], *placed(run, job.family, role, _device(run, job, role)))
         for role in ROLES
     )
     methods = _methods(run, job)
@@ -135,13 +135,15 @@ def _device(run: Run, job: MeasuringJob, role: str) -> str | None:
     return "cuda:1" if role == "proxy" and job.scan.gpus > 1 else "cuda:0"
 
 
-def _random_model(entry: Mapping[str, Any], device: torch.device) -> Model:
-    with device:
+def _random_model(entry: Mapping[str, Any], home: str, layers: Sequence[str]) -> Model:
+    # One device need not hold what several share.
+    with torch.device("cpu") if layers else device_of(home):
         net = AutoModelForCausalLM.from_config(
             _architecture(entry),
             dtype=getattr(torch, entry["dtype"]),
             attn_implementation=ATTENTION,
         )
+    spread(net, device_of(home), [device_of(each) for each in layers])
     tokenizer = AutoTokenizer.from_pretrained(catalog.ROOT / EMBEDDED)
     return Model(net.eval().requires_grad_(False), tokenizer, prefix=(), suffix=(), digest="")
 

@@ -154,19 +154,21 @@ def _kept_bytes(cache: SlottedCache) -> int:
 
 
 def _memory(course: Course | None, pair: MeasuredPair, case: Case) -> dict[str, Any]:
-    """Peaks and course; the proxy's weights are left out where they are not needed."""
+    """Peaks and course, summed over the target's devices; without the proxy's weights where the
+    method needs none of them.
+    """
     if course is None:
         empty: dict[str, Any] = {"memory_seconds": [], "target_bytes": [], "proxy_bytes": []}
         return {**empty, "target_peak_bytes": None, "proxy_peak_bytes": None}
-    shared = len(course.devices) == 1
-    unneeded = 0 if case.proxy else pair.proxy_weights
+    parts = len(pair.target.devices)
+    shared = len(course.devices) == parts
+    unneeded = 0 if case.proxy or not shared else pair.proxy_weights
     peaks, thin = course.peaks(), course.thinned()
-    target, *proxy = ([sample[i] for sample in thin.bytes] for i in range(len(course.devices)))
-    of_proxy = proxy[0] if proxy and case.proxy else []
+    apart = case.proxy and not shared
     return {
         "memory_seconds": thin.seconds,
-        "target_bytes": [taken - unneeded * shared for taken in target],
-        "proxy_bytes": of_proxy,
-        "target_peak_bytes": peaks[0] - unneeded * shared,
-        "proxy_peak_bytes": peaks[1] if of_proxy else None,
+        "target_bytes": [sum(sample[:parts]) - unneeded for sample in thin.bytes],
+        "proxy_bytes": [sample[-1] for sample in thin.bytes] if apart else [],
+        "target_peak_bytes": sum(peaks[:parts]) - unneeded,
+        "proxy_peak_bytes": peaks[-1] if apart else None,
     }

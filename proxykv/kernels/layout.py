@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,9 @@ DECODE, READ = 8, 10
 """Fields of a layer's row of the table that hold the addresses of segments; the next ones hold
 those of their bounds. The fields before: addresses of keys, values and bits; entries; addresses of
 the slots' keys, values and marks of validity; slots."""
+
+WORD = 32
+"""Rows of a word of bits."""
 
 SLOT_SPAN = 256
 """Slots that a program reads."""
@@ -104,6 +107,10 @@ class Cut:
 
 
 RAGGED = Cut(16, 128, 3, 8, 1)
+RAGGED_BYTES = 139_264
+"""Shared memory that RAGGED takes with heads of 128, as compiled."""
+NARROW = Cut(16, 64, 3, 8, 1)
+"""RAGGED for GPUs with less shared memory than that, as most outside data centres. Not tuned."""
 MASKED = Cut(64, 32, 4, 4, 2)
 READING = Cut(64, 64, 3, 4, 2)
 """Many query rows for each head: a question that is read."""
@@ -205,10 +212,11 @@ def segments(counts: Sequence[int], number: int) -> tuple[list[tuple[int, ...]],
     return runs + [(0, 0, 0, 0)] * (number - len(runs)), bounds
 
 
-def cut_for(dtype: torch.dtype, size: int, masked: bool) -> Cut:
+def cut_for(device: torch.device, dtype: torch.dtype, size: int, masked: bool) -> Cut:
     """Choose how to cut a launch.
 
     Args:
+        device: of the tensors.
         dtype: of queries, keys and values.
         size: query rows of each batch row and KV head.
         masked: whether rows see different entries of the context.
@@ -217,7 +225,9 @@ def cut_for(dtype: torch.dtype, size: int, masked: bool) -> Cut:
         return WIDE
     if size > MASKED.rows or (size > RAGGED.rows and not masked):
         return READING
-    return MASKED if masked else RAGGED
+    if masked:
+        return MASKED
+    return RAGGED if shared_memory(device) >= RAGGED_BYTES else NARROW
 
 
 def width(dim: int) -> int:
@@ -228,7 +238,7 @@ def width(dim: int) -> int:
 def _plan(entries: Entries, slots: Slots) -> Plan:
     rows, heads, room, _ = slots.keys.shape
     masked = entries.bits is not None
-    cut = cut_for(slots.keys.dtype, GROUP, masked)
+    cut = cut_for(slots.keys.device, slots.keys.dtype, GROUP, masked)
     programs = multiprocessors(slots.keys.device) * cut.per_sm
     splits = -(-room // SLOT_SPAN)
     decode = programs // Tiles.of(GROUP, cut.rows).count(rows)
@@ -249,3 +259,11 @@ def multiprocessors(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
     return 4
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a program may take on a CUDA device; enough in the interpreter."""
+    if device.type == "cuda":
+        properties: Any = torch.cuda.get_device_properties(device)
+        return properties.shared_memory_per_block_optin
+    return RAGGED_BYTES

@@ -9,16 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from proxykv.kernels.attention import blocks, causal_mask
-from proxykv.kernels.layout import Entries, Place, Slots
-
-WORD = 32
-"""Rows of a word of bits."""
+from proxykv.kernels.layout import WORD, Entries, Place, Slots
 
 BLOCK_ELEMENTS = 1 << 24
 """Attention logits that the reference computes at a time (64 MiB in float32)."""
-
-PART_ELEMENTS = 1 << 26
-"""Elements of the parts that the kernel writes at a time (256 MiB in float32)."""
 
 
 def masked_attention(
@@ -38,24 +32,17 @@ def masked_attention(
         place: position of the new tokens among the slots.
         scaling: factor of the logits.
     """
-    rows, q_heads, new, dim = query.shape
-    heads = len(entries.counts)
     if place.table is not None:
         from proxykv.kernels.gpu.split_attention import attention  # noqa: PLC0415 (needs Triton)
 
-        row = max(place.table.plan) * (q_heads // heads) * new * dim
-        block = max(WORD, PART_ELEMENTS // row // WORD * WORD)
-        parts = [
-            attention(query[part], entries, slots, place, scaling, part.start)
-            for part in blocks(0, rows, block)
-        ]
-    else:
-        keys = entries.counts[0] + place.before + new
-        block = max(1, BLOCK_ELEMENTS // (q_heads * new * keys))
-        parts = [
-            _reference(query[part], entries, slots, place.before, scaling, part)
-            for part in blocks(0, rows, block)
-        ]
+        return attention(query, entries, slots, place, scaling)
+    rows, q_heads, new, _ = query.shape
+    keys = entries.counts[0] + place.before + new
+    block = max(1, BLOCK_ELEMENTS // (q_heads * new * keys))
+    parts = [
+        _reference(query[part], entries, slots, place.before, scaling, part)
+        for part in blocks(0, rows, block)
+    ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -75,6 +75,11 @@ class Model:
         layers: Any = self.net.base_model.layers
         return [next(layer.parameters()).device for layer in layers]
 
+    @property
+    def devices(self) -> list[torch.device]:
+        """Devices that hold a part of it, `device` first."""
+        return list(dict.fromkeys([self.device, *self.layer_devices]))
+
     def with_template(self, options: Mapping[str, Any] | None = None) -> Model:
         """The same model for prompts in its tokenizer's chat template.
 
@@ -253,16 +258,34 @@ def load(run: Run, family: str, role: str, device: str | None = None) -> Model:
         device: where to load it, if not where the family's file says.
     """
     model = run.family(family)[role]
-    home, *others = [device] if device else devices_of(model)
+    home, layers = placed(run, family, role, device)
     return load_model(
         local(run.model(family, role).folder),
         dtype=model["dtype"],
         device=home,
-        layers=layer_devices(run.with_shapes(family)) if others else (),
+        layers=layers,
         chat=model["chat"],
         chat_options=model.get("chat_options"),
         rope_scaling=model.get("rope_scaling"),
     )
+
+
+def placed(
+    run: Run, family: str, role: str, device: str | None = None
+) -> tuple[str, Sequence[str]]:
+    """Where a family's target or proxy is.
+
+    Args:
+        run: the run.
+        family: name of the family.
+        role: "target" or "proxy".
+        device: where all of it is to be, if not where the family's file says.
+
+    Returns:
+        The device where forwards begin and end; and each layer's where several share them.
+    """
+    home, *others = [device] if device else devices_of(run.family(family)[role])
+    return home, layer_devices(run.with_shapes(family)) if others else ()
 
 
 def bare_model(net: PreTrainedModel) -> Model:

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from proxykv.runtime.errors import ConfigError
+
 A, B = TypeVar("A"), TypeVar("B")
 
 _stop: ContextVar[Event | None] = ContextVar("stop", default=None)
@@ -26,6 +28,25 @@ def out_of_memory(error: BaseException) -> bool:
         error = error.__cause__
     typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return typed or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+
+
+@contextmanager
+def memory_for(what: str, lower: str) -> Iterator[None]:
+    """Say in one line what to lower where memory does not suffice for the work inside.
+
+    Args:
+        what: the work.
+        lower: settings to lower, and what of the work is kept.
+
+    Raises:
+        ConfigError: instead of the error of an accelerator, of a side of a request, or of the CPU.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise ConfigError(f"{what}: out of memory: lower {lower}") from error
 
 
 class Cancelled(Exception):  # noqa: N818  (not an error of this thread)

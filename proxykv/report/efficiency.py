@@ -69,10 +69,19 @@ def hardware(row: Mapping[str, Any]) -> str:
     if kind == "cpu":
         threads = row["threads"] * (2 if with_proxy and row["schedule"] == "parallel" else 1)
         return f"CPU ({name}), {threads} thread{'s' * (threads != 1)}"
-    if with_proxy and row["devices"] == 2:
+    name, shared = _cards(name)
+    if with_proxy and row["devices"] > shared:
         other = str(row["proxy_device"]).partition(": ")[2]
-        return f"2 × {name}" if name == other else f"{name} + {other}"
-    return f"1 × {name}"
+        if name == other:
+            return f"{shared + 1} × {name}"
+        return f"{name if shared == 1 else f'{shared} × {name}'} + {other}"
+    return f"{shared} × {name}"
+
+
+def _cards(name: str) -> tuple[str, int]:
+    """A device's name, and how many such devices share the target."""
+    one, _, count = name.rpartition(" x ")
+    return (one, int(count)) if one and count.isdecimal() else (name, 1)
 
 
 def timed(rows: pd.DataFrame) -> pd.DataFrame:

@@ -262,12 +262,16 @@ def _strata(values: pd.Series) -> Strata:
 
 
 def _on_gpus(measured: pd.DataFrame, claim: Claim, family: str) -> pd.DataFrame:
-    """Requests of one context on the claim's number of GPUs, at its lengths and retentions."""
+    """Requests of one context on the claim's number of GPUs, at its lengths and retentions.
+
+    In the paper's set-ups no model is on several of them.
+    """
     if not len(measured):
         return measured
     counts = (
         (measured.family == family)
         & measured.device.str.startswith("cuda")
+        & ~measured.device.str.contains(r" x \d+$")
         & (measured.devices == claim.gpus)
         & (measured.batch == 1)
         & (measured.tokens >= claim.shortest)

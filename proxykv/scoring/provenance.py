@@ -34,7 +34,7 @@ def provenance(run: Run, family: str, target: Model, entry: str) -> dict[str, An
         "config_hash": run.digest,
         "code_hash": code_digest(entry),
         "commit": commit(),
-        "device": device_name(target.device, len(set(target.layer_devices))),
+        "device": device_name(target.device, len(target.devices)),
         "dtype": str(target.net.dtype).removeprefix("torch."),
         "kernels": kernels_of(target),
         "threads": torch.get_num_threads(),

@@ -23,6 +23,7 @@ from proxykv.mapper.corpus import context_name
 from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
 from proxykv.mapper.stored_scores import signal_file
 from proxykv.model.loading import Model, context_ids, load
+from proxykv.model.parallel import memory_for
 from proxykv.model.prefill import prefill
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary, vocabulary_hash
 from proxykv.runtime import files
@@ -187,7 +188,8 @@ def _store(
         log.info("%d stored contexts are of other weights or code: computed again", stale)
     for i, (example, file, found) in enumerate(zip(examples, made, before, strict=True)):
         if found != made_by:
-            tensors = compute(example, file)
+            with memory_for(f"context {example.id}", "`max_context`; stored contexts are kept"):
+                tensors = compute(example, file)
             metadata = {"context": example.id, "made_by": made_by, **(about or {})}
             tensor_file.save(file, tensors, metadata)
         log.info("%s: %d/%d contexts", listed.stem, i + 1, len(examples))

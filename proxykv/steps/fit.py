@@ -11,6 +11,7 @@ from proxykv.config.keys.code import fit_digest
 from proxykv.config.run import ROLES, Run
 from proxykv.mapper.corpus import fitted_on
 from proxykv.mapper.fitted import copy_fitted
+from proxykv.model.parallel import memory_for
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
 from proxykv.steps.extract import stored
@@ -60,5 +61,6 @@ def fit(run: Run, family: str, fitted_id: str) -> Path:
         "stored_by": sorted({listed["made_by"] for listed in lists}),
     }
     module = importlib.import_module(catalog.module_of(method.base)[0])
-    module.fit(clean, out, {"seed": run.seed, **run.training, **method.params}, identity)
+    with memory_for(fitted_id, "`crop` or `batch` of its training, or the corpus' `lengths`"):
+        module.fit(clean, out, {"seed": run.seed, **run.training, **method.params}, identity)
     return out

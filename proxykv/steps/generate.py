@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +24,10 @@ from proxykv.config.run import ROLES, Run
 from proxykv.mapper.fitted import load_card
 from proxykv.model.decode import Answer, TokenizedQuestion
 from proxykv.model.loading import Model, context_ids, load
-from proxykv.model.parallel import out_of_memory
+from proxykv.model.parallel import memory_for
 from proxykv.model.prefill import Prefill
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary, vocabulary_hash
 from proxykv.runtime.digest import digest
-from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.journal import Journal
 from proxykv.runtime.parquet import write_parquet
 from proxykv.scoring.contract import MethodContext
@@ -105,25 +103,16 @@ class Generator:
             for i, example in enumerate(examples):
                 grid = self._missing(example, done)
                 if grid:
-                    with self._memory(example):
+                    with memory_for(f"{self.job.family}, context {example.id}", self._advice()):
                         self.journal.append(self._rows(example, grid))
                 what = "answered" if grid else "was done"
                 log.info("%d/%d contexts: %s %s", i + 1, len(examples), example.id, what)
             return self._export()
 
-    @contextmanager
-    def _memory(self, example: Example) -> Iterator[None]:
-        """Name what to lower if a context does not fit; those before it are in the journal."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:  # an accelerator's, a thread's, the CPU's
-            if not out_of_memory(error):
-                raise
-            rows = self.run.config["batch_rows"]
-            raise ConfigError(
-                f"{self.job.family}: out of memory at context {example.id}: lower `batch_rows` "
-                f"(now {rows or 'as many as fit'}) or `max_context`; finished contexts are kept"
-            ) from error
+    def _advice(self) -> str:
+        """What to lower if a context does not fit; those before it are in the journal."""
+        rows = self.run.config["batch_rows"] or "as many as fit"
+        return f"`batch_rows` (now {rows}) or `max_context`; finished contexts are kept"
 
     def _done(self) -> Iterator[dict[str, Any]]:
         for path in self.job.journals():

@@ -117,11 +117,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "GPUs of a CPU": (
         {"gpus": 2}, f"{WHERE}.gpus: family 'tiny' runs on the CPU; remove `gpus`"
     ),
-    "a target on several GPUs": (
-        {"families": ["qwen-3"], "weights": "random"},
-        f"{WHERE}: several devices share the target of family 'qwen-3', and nothing is measured "
-        "there; add `gpus`, which loads the target on one",
-    ),
     "lengths beyond the window": (
         {"lengths": [65536]},
         f"{WHERE}.lengths: family 'tiny' may see no more than 8192 tokens (max_context of its "

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer
+from two_devices import FIRST, SECOND, TwoDevices
 
 from proxykv.benchmarks import tiny
 from proxykv.benchmarks.examples import write_jsonl
@@ -23,6 +24,8 @@ from proxykv.config.check import schema_problems
 from proxykv.config.efficiency import MeasuringJob, measuring_jobs
 from proxykv.config.run import Run
 from proxykv.efficiency.inputs import Inputs
+from proxykv.efficiency.pair import random_pair
+from proxykv.efficiency.request import RequestInputs, measured
 from proxykv.model.loading import load
 from proxykv.runtime.journal import Journal
 from proxykv.steps.efficiency import efficiency
@@ -167,6 +170,26 @@ def test_a_killed_scan_measures_what_is_missing(
     assert again[: len(kept)] == kept
     assert {(e["method"], e["repeat"]) for e in again[len(kept) :]} == {("kvzip", 2), ("kvzip", 3)}
     assert len(pd.read_parquet(job.file)) == len(rows)
+
+
+def test_a_target_that_two_devices_share_is_measured_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, job = planned(methods=["full", "kvzip"], lengths=[32], retentions=[0.25])
+    known = catalog.families()
+    target = {**known["tiny"]["target"], "device": "cpu,cpu:1"}  # no config may name a second CPU
+    shared = {**known["tiny"], "target": target}
+    monkeypatch.setattr(catalog, "families", lambda: {**known, "tiny": shared})
+    with TwoDevices():
+        pair = random_pair(run, job, tmp_path)
+        assert pair.target.devices == pair.devices == [FIRST, SECOND]
+        text, donor = Inputs(job, pair.target, seed=0).contexts(32, 2)
+        given = RequestInputs([text], donor, [1, 2], new_tokens=2)
+        full, pruned = (measured(pair, case, given, watch=True) for case in job.cases)
+    assert full["status"] == pruned["status"] == "ok"
+    assert pruned["kv_bytes"] == full["kv_bytes"] * 0.25
+    assert full["target_peak_bytes"] > 0
+    assert full["proxy_bytes"] == []  # the proxy is on one of these devices
 
 
 def test_contexts_have_exact_lengths_and_are_the_tasks_own() -> None:

@@ -16,12 +16,13 @@ PREFIX, CHUNK, TOTAL = 5, 2000, 6005
 
 
 class Launch(NamedTuple):
-    """A replay in the middle of a context."""
+    """A replay in the middle of a context; descriptors address aligned tensors only."""
 
     dtype: torch.dtype
     dim: int
     plus: bool
     scores_only: bool
+    aligned: bool = True
 
 
 LAUNCHES = [
@@ -29,12 +30,18 @@ LAUNCHES = [
     Launch(torch.bfloat16, 128, True, True),
     Launch(torch.bfloat16, 64, False, False),
     Launch(torch.float16, 80, False, False),
+    Launch(torch.bfloat16, 96, True, False),
+    Launch(torch.bfloat16, 128, False, False, aligned=False),
     Launch(torch.float32, 128, True, False),
+    Launch(torch.float32, 64, False, False),
+    Launch(torch.float32, 80, False, True),
 ]
 
 
 def launch(case: Launch, heads: int = 8, group: int = 4) -> None:
-    context = torch.empty(heads, TOTAL, case.dim, dtype=case.dtype)
+    first = 0 if case.aligned else 1
+    context = torch.empty(heads * TOTAL * case.dim + 1, dtype=case.dtype)[first:]
+    context = context[: heads * TOTAL * case.dim].view(heads, TOTAL, case.dim)
     replay, query = (
         torch.empty(CHUNK, count, case.dim, dtype=case.dtype).transpose(0, 1)
         for count in (heads, heads * group)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from proxykv.kernels import masked_attention as masked
@@ -115,11 +118,23 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "reference")
 
 
+def bound_parts(patch: pytest.MonkeyPatch) -> None:
+    """Let the kernels take a word of rows and one new token at a time."""
+    if find_spec("triton"):
+        from proxykv.kernels.gpu import split_attention
+
+        patch.setattr(split_attention, "PART_ELEMENTS", 1)
+
+
 @by_dtype
 @by_shape
 @pytest.mark.usefixtures("implementation")
-def test_heads_attend_to_their_own_entries(shape: Shape, dtype: torch.dtype) -> None:
-    """One head keeps nothing, one everything."""
+def test_heads_attend_to_their_own_entries(
+    shape: Shape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One head keeps nothing, one everything. In float16, new tokens are read one by one."""
+    if dtype == torch.float16:
+        bound_parts(monkeypatch)
     check_heads(shape, dtype)
 
 
@@ -157,14 +172,19 @@ def test_rows_attend_to_what_their_bits_mark(
 ) -> None:
     """Kinds of rows see everything, a part, or nothing of the context, in two words of bits.
 
-    In float16, rows are read in parts that bound memory: a word of rows, or single rows.
+    In float16, they are read in parts that bound memory: of rows, and in the kernels of new tokens.
     """
     if dtype == torch.float16:
-        monkeypatch.setattr(masked, "PART_ELEMENTS", 1)
+        bound_parts(monkeypatch)
         monkeypatch.setattr(masked, "BLOCK_ELEMENTS", 1)
     if shape.new > 2:
         shape = shape._replace(new=2)
-    random, kinds = Random(dtype), [0, 1, 2] * 3 if shape.dim > 64 else [0, 1, 2] * 12
+    check_rows(shape, dtype, [0, 1, 2] * 3 if shape.dim > 64 else [0, 1, 2] * 12)
+
+
+def check_rows(shape: Shape, dtype: torch.dtype, kinds: list[int]) -> None:
+    """Compare rows that see everything (kind 0), a part, or nothing of a context with a softmax."""
+    random = Random(dtype)
     keys, values = (random(shape.heads, shape.keys, shape.dim) for _ in range(2))
     visible = [random.marks(share, 1, shape.heads, shape.keys) for share in (1.1, 0.3, 0)]
     rows = len(kinds)
@@ -187,6 +207,28 @@ def test_rows_attend_to_what_their_bits_mark(
     )
     expected = dense(query, keys, values, mask, 0.2)
     torch.testing.assert_close(out.double(), expected, atol=TOLERANCE[dtype], rtol=0)
+
+
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(
+    shape=st.builds(
+        lambda spare, **sizes: Shape(**sizes, room=sizes["before"] + sizes["new"] + spare),
+        group=st.sampled_from([1, 2, 4, 7]),
+        heads=st.integers(1, 2),
+        dim=st.sampled_from([16, 64, 80, 96, 128]),
+        keys=st.sampled_from([1, 31, 64]),
+        new=st.integers(1, 3),
+        before=st.sampled_from([0, 5, SLOT_SPAN + 1]),
+        spare=st.sampled_from([0, 1, 30]),
+    ),
+    dtype=st.sampled_from(list(TOLERANCE)),
+)
+def test_kernels_read_any_shape(shape: Shape, dtype: torch.dtype) -> None:
+    pytest.importorskip("triton")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, "triton")
+        check_heads(shape, dtype)
+        check_rows(shape, dtype, [0, 1, 2])
 
 
 def test_new_tokens_go_to_their_slots(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +271,7 @@ def test_segments_cover_every_entry_once(counts: list[int], number: int) -> None
 
 
 def test_kernels_compile_for_gpus_that_are_not_here() -> None:
-    """Hopper without spills, Ampere within its shared memory."""
+    """Hopper without spills, Ampere within its shared memory, which is less on consumers' cards."""
     pytest.importorskip("triton")
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     script = HERE / "compile_split_attention.py"

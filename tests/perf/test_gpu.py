@@ -19,19 +19,19 @@ from proxykv.kernels.choice import choose
 from proxykv.model.devices import device_of
 
 
-def run(out: Path, *options: str, **variables: str) -> dict[str, Any]:
-    """The document of a run in miniature."""
+def run(out: Path, *options: str, code: int = 0, **variables: str) -> dict[str, Any]:
+    """The document of a run in miniature, which ends with an exit code."""
     command = [ROOT / "perf" / "gpu.sh", "--miniature", "--out", out, *options]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **variables}
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     assert done.stdout.endswith((out / "table.md").read_text("utf-8") + "\n")
     return json.loads((out / "results.json").read_text("utf-8"))
 
 
 def test_every_section_runs_and_a_failing_one_is_a_line(tmp_path: Path) -> None:
-    found = run(tmp_path, KVPRESS_PYTHON="false")
+    found = run(tmp_path, code=1, KVPRESS_PYTHON="false")
     trouble = {section["section"]: section["trouble"] for section in found["sections"]}
     assert list(trouble) == list(SECTIONS)
     assert trouble.pop("versus_kvpress").startswith("failed")
@@ -43,6 +43,8 @@ def test_every_section_runs_and_a_failing_one_is_a_line(tmp_path: Path) -> None:
         if row["verdict"]:
             assert (row["verdict"], row["kernels"]) == ("miniature", ran)
         assert row["limit"] is None or row["limit"] > 0
+    log = (tmp_path / "log.txt").read_text("utf-8")
+    assert [line[3:] for line in log.splitlines() if line.startswith("== ")] == list(SECTIONS)
     table = (tmp_path / "table.md").read_text("utf-8")
     assert all(name in table for name in (*BARS, *found["versions"], *found["formulas"]))
 

@@ -101,6 +101,10 @@ def test_lengths_that_differ_in_their_speedup_and_a_repeat_that_failed(
     )
 
 
+SHARED = {"device": "cuda: H100 x 2"}
+"""Two devices share the target."""
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -110,6 +114,10 @@ def test_lengths_that_differ_in_their_speedup_and_a_repeat_that_failed(
         ({"schedule": "sequential", "threads": 1}, "CPU (Xeon), 1 thread"),
         ({"device": "cuda: H100"}, "1 × H100"),
         ({"device": "cuda: H100", "proxy_device": "cuda: A10", "devices": 2}, "H100 + A10"),
+        ({**SHARED, "proxy_device": "cuda: H100", "devices": 2}, "2 × H100"),
+        ({**SHARED, "proxy_device": "cuda: H100", "devices": 3}, "3 × H100"),
+        ({**SHARED, "proxy_device": "cuda: A10", "devices": 3}, "2 × H100 + A10"),
+        ({**SHARED, "spans": [], "proxy_device": "cuda: A10", "devices": 3}, "2 × H100"),
     ],
 )
 def test_hardware_is_what_was_at_work(changes: dict[str, Any], said: str) -> None:

@@ -56,6 +56,14 @@ def test_untouched_tables_agree_and_are_audited() -> None:
     assert all(len(pd.read_csv(path_of(name))) > 6 for name in TABLES)
 
 
+def test_a_target_that_several_devices_share_is_audited() -> None:
+    rows = make_measurements()
+    write_tables(rows.assign(device="cuda: H100 x 2", devices=3))
+    assert [line for line in audited().findings if "/tables/" in line] == []
+    found = set(pd.read_csv(path_of("efficiency")).hardware)
+    assert found == {"2 × H100", "3 × H100"}
+
+
 def test_measurements_that_changed_after_the_tables_are_named() -> None:
     (path,) = (RUN / "efficiency").rglob("*.parquet")
     line = f"{path}: changed after the tables were made; run `proxykv tabulate`"

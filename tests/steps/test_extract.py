@@ -112,6 +112,23 @@ def test_what_is_there_is_not_computed_again() -> None:
     assert not any(path.stat().st_size <= 100 for path in again)
 
 
+def test_too_little_memory_loses_no_stored_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the context and what to lower; a rerun computes what is missing."""
+    run, read = make_run(), []
+
+    def tight(*arguments: Any) -> Any:
+        read.append(arguments)
+        if len(read) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        return prefill(*arguments)
+
+    monkeypatch.setattr("proxykv.steps.extract.prefill", tight)
+    with pytest.raises(ConfigError, match=r"context .*: out of memory: lower `max_context`"):
+        extract(run, "tiny", 0)
+    extract(run, "tiny", 0)
+    assert len(read) == CONTEXTS + 1 and len(score_files()) == CONTEXTS
+
+
 def test_a_signal_is_stored_once_in_files_of_its_own() -> None:
     windowed = {"signal": "windowed", "signal_chunk": 30}
     entry = {"id": "by_windows", "base": "proxykv", "params": windowed}

@@ -141,6 +141,18 @@ def test_nothing_left_to_fit_on_is_one_clear_line(
         fit(run, "tiny", "prior")
 
 
+def test_too_little_memory_is_one_line_that_says_what_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tight(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    run = make_run(tmp_path, monkeypatch)
+    monkeypatch.setattr("baselines.prior.fit", tight)
+    with pytest.raises(ConfigError, match=r"^prior: out of memory: lower `crop` or `batch`"):
+        fit(run, "tiny", "prior")
+
+
 def test_what_another_pair_was_fitted_for_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

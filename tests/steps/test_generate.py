@@ -304,7 +304,7 @@ def test_too_little_memory_loses_no_finished_context(
         return answer(prefill, *rest)
 
     monkeypatch.setattr("proxykv.scoring.engine.answer", tight)
-    with pytest.raises(ConfigError, match=r"out of memory at context .*`batch_rows` \(now 5\)"):
+    with pytest.raises(ConfigError, match=r"context .*: out of memory: lower `batch_rows` .*5"):
         rows(examples, batch_rows=5)
     table = rows(examples, batch_rows=4)
     assert len(answered) == len(examples) + 1

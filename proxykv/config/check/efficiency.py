@@ -88,11 +88,6 @@ def _family_problems(
         yield from _shapeless(models, name, where)
     if "gpus" in scan and any(model["device"] == "cpu" for model in models.values()):
         yield f"{where}.gpus: family {name!r} runs on the CPU; remove `gpus`"
-    if "gpus" not in scan and "," in family["target"]["device"]:
-        yield (
-            f"{where}: several devices share the target of family {name!r}, and nothing is "
-            "measured there; add `gpus`, which loads the target on one"
-        )
     if not any(tokens <= family["max_context"] for tokens in scan["lengths"]):
         yield (
             f"{where}.lengths: family {name!r} may see no more than {family['max_context']} tokens "

@@ -19,11 +19,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from proxykv.kernels.attention import blocks
 from proxykv.kernels.gpu.split_parts import split_kernel
 from proxykv.kernels.layout import (
     DECODE,
     READ,
     SLOT_SPAN,
+    WORD,
     Entries,
     Place,
     Slots,
@@ -31,6 +33,9 @@ from proxykv.kernels.layout import (
     cut_for,
     width,
 )
+
+PART_ELEMENTS = 1 << 26
+"""Elements of the parts that exist at a time (256 MiB in float32); more for a word of rows."""
 
 
 @triton.jit(do_not_specialize=["rows", "new", "splits"])
@@ -79,54 +84,83 @@ def _join_kernel(
 
 
 def attention(
-    query: Tensor, entries: Entries, slots: Slots, place: Place, scaling: float, first_row: int = 0
+    query: Tensor, entries: Entries, slots: Slots, place: Place, scaling: float
 ) -> Tensor:
     """Attention of new tokens over a context's entries and the slots, theirs included.
 
+    Rows and new tokens are dealt out to as many launches as bound the memory of the parts.
+
     Args:
-        query: queries of rows from `first_row` on.
+        query: queries [row, q_head, new, dim].
         entries: the context.
         slots: the tokens since.
         place: position of the new tokens among the slots.
         scaling: factor of the logits.
-        first_row: a multiple of 32.
     """
+    rows, q_heads, new, dim = query.shape
+    heads, room = slots.keys.shape[1:3]
+    _, plan = place.found()
+    token = q_heads // heads * dim * (max(plan) + _splits(room) * heads)
+    tokens = max(1, PART_ELEMENTS // (token * min(rows, WORD)))
+    block = max(WORD, PART_ELEMENTS // (token * min(new, tokens)) // WORD * WORD)
+    out = query.new_empty(rows, new, q_heads, dim).transpose(1, 2)
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(query):
+        for at in blocks(0, new, tokens):
+            tile = place._replace(index=place.index + at.start) if at.start else place
+            for row in blocks(0, rows, block):
+                part = query[row, :, at], out[row, :, at]
+                _launch(*part, entries, slots, tile, scaling, row.start)
+    return out
+
+
+def _launch(
+    query: Tensor,
+    out: Tensor,
+    entries: Entries,
+    slots: Slots,
+    place: Place,
+    scaling: float,
+    first_row: int,
+) -> None:
+    """Attention of a tile of rows and new tokens; `first_row` is a multiple of 32."""
     rows, q_heads, new, dim = query.shape
     heads, room = slots.keys.shape[1:3]
     group = q_heads // heads
     size = group * new
     reading = new > 1
-    cut = cut_for(query.dtype, size, entries.bits is not None)
+    cut = cut_for(query.device, query.dtype, size, entries.bits is not None)
     tiles = Tiles.of(size, cut.rows)
     table, plan = place.found()
     number = plan.read if reading else plan.decode
-    splits = -(-room // SLOT_SPAN)
+    splits = _splits(room)
     slot_rows = 64 if size > 16 and query.dtype != torch.float32 else 16
     slot_chunks = -(-size // slot_rows)
     slot_programs = splits * rows * heads * slot_chunks
     parts = query.new_empty(number, rows, size, dim, dtype=torch.float32)
     since = query.new_empty(splits, rows, heads, size, dim, dtype=torch.float32)
     lse, since_lse = parts.new_empty(parts.shape[:-1]), since.new_empty(since.shape[:-1])
-    out = query.new_empty(rows, new, q_heads, dim).transpose(1, 2)
     shape = {
         "GROUP": group, "PLAN": READ if reading else DECODE, "D": dim, "WIDTH": width(dim),
     }  # fmt: skip
     tile_count = tiles.count(rows)
-    # Triton launches on the current device, which need not be the tensors'.
-    with torch.cuda.device_of(query):
-        split_kernel[(slot_programs + number * tile_count,)](
-            query, table, place.index, parts, lse, since, since_lse,
-            scaling * math.log2(math.e), first_row, rows, new, heads, slot_programs, slot_chunks,
-            tile_count, tiles.rows, tiles.chunks, *query.stride()[:3],
-            SPAN=SLOT_SPAN, BLOCK_M=cut.rows, BLOCK_N=cut.keys, STAGES=cut.stages, SLOT_M=slot_rows,
-            SLOT_N=32 if query.dtype == torch.float32 else 64, BITTED=entries.bits is not None,
-            VALIDATED=slots.valid is not None,
-            PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
-            num_warps=cut.warps, num_stages=cut.stages, **shape,
-        )  # fmt: skip
-        _join_kernel[(rows * heads * size,)](
-            table, parts, lse, since, since_lse, out, rows, new, heads, splits,
-            *out.stride()[:3], AT_ONCE=16 if reading else 64,
-            SPLITS=triton.next_power_of_2(splits), num_warps=8, **shape,
-        )  # fmt: skip
-    return out
+    split_kernel[(slot_programs + number * tile_count,)](
+        query, table, place.index, parts, lse, since, since_lse,
+        scaling * math.log2(math.e), first_row, rows, new, heads, slot_programs, slot_chunks,
+        tile_count, tiles.rows, tiles.chunks, *query.stride()[:3],
+        SPAN=SLOT_SPAN, BLOCK_M=cut.rows, BLOCK_N=cut.keys, STAGES=cut.stages, SLOT_M=slot_rows,
+        SLOT_N=32 if query.dtype == torch.float32 else 64, BITTED=entries.bits is not None,
+        VALIDATED=slots.valid is not None,
+        PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
+        num_warps=cut.warps, num_stages=cut.stages, **shape,
+    )  # fmt: skip
+    _join_kernel[(rows * heads * size,)](
+        table, parts, lse, since, since_lse, out, rows, new, heads, splits,
+        *out.stride()[:3], AT_ONCE=16 if reading else 64,
+        SPLITS=triton.next_power_of_2(splits), num_warps=8, **shape,
+    )  # fmt: skip
+
+
+def _splits(room: int) -> int:
+    """Programs that share the slots of a row and KV head."""
+    return -(-room // SLOT_SPAN)

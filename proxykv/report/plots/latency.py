@@ -2,9 +2,9 @@
 
 The paper's figure 6. Left: seconds until the pruned cache is ready, median and range of the
 repeats; the full cache's line is the prefill alone. Right: highest memory of the target's device
-(tensors of a GPU, the process on a CPU), without the proxy's weights where a method needs none.
-A cross at the top marks a request that ran out of memory. Both models share a device unless the
-title names two.
+(tensors of a GPU, the process on a CPU), without the proxy's weights where a method needs none; the
+sum where several devices share the target. A cross at the top marks a request that ran out of
+memory. Both models share a device unless the title names several.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
@@ -41,7 +41,7 @@ def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | No
     if not scans:
         return None
     titles = [
-        f"{title}{', two devices' if part.devices.max() > 1 else ''}: {what}"
+        f"{title}{_devices(part.devices.max())}: {what}"
         for title, part in scans.items()
         for what in ("latency", "peak memory")
     ]
@@ -61,6 +61,11 @@ def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | No
             axis.set_ylabel(label)
     legend_of(figure, styles, "Method")
     return figure
+
+
+def _devices(count: int) -> str:
+    """What a title says of so many devices."""
+    return {1: "", 2: ", two devices"}.get(count, f", {count} devices")
 
 
 def draw_latency(axis: Axes, of_case: pd.DataFrame, line: dict) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean, median
@@ -168,7 +169,11 @@ def _hardware(row: Row) -> str:
         sides = 2 if proxy and row["schedule"] == "parallel" else 1
         threads = sides * row["threads"]
         return f"CPU ({name}), {threads} thread" + ("" if threads == 1 else "s")
-    if not proxy or row["devices"] != 2:
-        return f"1 × {name}"
+    several = re.fullmatch(r"(.+) x (\d+)", name)
+    name, cards = (several[1], int(several[2])) if several else (name, 1)
+    if not proxy or row["devices"] == cards:
+        return f"{cards} × {name}"
     second = row["proxy_device"].partition(": ")[2]
-    return f"2 × {name}" if second == name else f"{name} + {second}"
+    if second == name:
+        return f"{cards + 1} × {name}"
+    return f"{name} + {second}" if cards == 1 else f"{cards} × {name} + {second}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,6 +227,7 @@ def _counts(row: Row, claim: Claim) -> bool:
     """Whether a request is one of those that the claim is about."""
     return (
         row["device"].startswith("cuda")
+        and not re.search(r" x \d+$", row["device"])
         and (row["devices"], row["batch"]) == (claim.gpus, 1)
         and row["tokens"] >= claim.shortest
         and (not claim.retentions or row["retention"] in (*claim.retentions, 1.0))
