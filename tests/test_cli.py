@@ -42,6 +42,7 @@ from proxykv.runtime.yaml_file import read_yaml
         (["check", "twice.yaml"], "the key 'run' is listed twice"),
         (["prepare", "cache/x", "--config", "run.json"], "run 'test' has no dataset 'cache/x"),
         (["status", "--config", "nowhere.json"], "nowhere.json: no such file"),
+        (["status", "--config", "tiny"], "results/tiny/config.json: no such file; the workflow"),
         (["merge", "a", "b", "--output", "bad.yaml/x"], "a/config.json: no such file"),
         (["pull", "a/b\n", "--revision", "0" * 40, "m"], "'a/b\\n': no repository of the hub"),
         (["forget", "--config", "run.json", "--method", "kvzipp"], "did you mean 'kvzip'?"),

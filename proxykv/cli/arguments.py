@@ -61,14 +61,13 @@ def _whole(least: int) -> Callable[[str], int]:
 
 def run_folder(name: str) -> Path:
     """The folder of a run, named in full or as in `results/`; a preset's run has its name."""
-    folder = Path("results") / name
-    return folder if folder.is_dir() and not Path(name).exists() else Path(name)
+    return Path(name) if "/" in name or Path(name).exists() else Path("results") / name
 
 
 def stored_config(name: str) -> Path:
     """The config that a run stored, named by its file, the run's folder or the run's name."""
     folder = run_folder(name)
-    return folder / "config.json" if folder.is_dir() else folder
+    return folder if folder.is_file() or folder.suffix == ".json" else folder / "config.json"
 
 
 def config_file(name: str) -> Path:

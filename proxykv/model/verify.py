@@ -33,11 +33,15 @@ LENGTHS = (4_096, 8_192, 16_384, 32_768, 65_536, 131_072, 170_000, 262_144)
 """Context lengths that memory is estimated for, as far as the family may see them."""
 
 
+class _NotMadeError(ConfigError):
+    """A model that the workflow converts, before it has."""
+
+
 def verify(name: str, cache: Path) -> Iterator[str]:
     """Compare a family's configs and tokenizers with its file, and estimate its memory.
 
-    Without the hub, files that are not in the hub's cache cannot be compared. Then two lines say
-    so, and estimate memory from the shapes that the family's file states.
+    Before a model is converted, or without the hub, there are no files to compare. Then two lines
+    say so, and estimate memory from the shapes that the family's file states.
 
     Args:
         name: of the family.
@@ -58,9 +62,11 @@ def verify(name: str, cache: Path) -> Iterator[str]:
     family = families[name]
     try:
         folders = {role: _folder(family, role, cache) for role in ROLES}
-    except hub.UnreachableError as error:
+    except (hub.UnreachableError, _NotMadeError) as error:
         shapes = {role: model_shape(family, role, cache) for role in ROLES}
-        yield from _by_file(_with_shapes(family, shapes), str(error))
+        away = isinstance(error, hub.UnreachableError)
+        why = f"hub not reached ({error})" if away else f"model not made ({error})"
+        yield from _by_file(_with_shapes(family, shapes), why)
         return
     lines, tokenizers, shapes = [], [], {}
     for role, folder in folders.items():
@@ -96,7 +102,12 @@ def _folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
         return folder
     if "hub" in model:
         return hub.download(model["hub"], model["revision"], hub.CONFIG_FILES, kind="model")
-    raise ConfigError(f"{folder}: not there yet; `snakemake -c1 {folder}/provenance.json` makes it")
+    if "path" in model:
+        raise ConfigError(f"{folder}: not there yet; put the files of a model there")
+    raise _NotMadeError(
+        f"{folder} is not there yet; `snakemake -c1 {folder}/provenance.json --configfile <file>` "
+        "makes it, with a config that lists the family"
+    )
 
 
 def _shape(config: Any) -> Shape:
@@ -111,10 +122,10 @@ def _with_shapes(family: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Mapp
     return {**family, **{role: {**family[role], "shape": shapes[role]} for role in ROLES}}
 
 
-def _by_file(family: Mapping[str, Any], no_hub: str) -> Iterator[str]:
-    """What can be said of a family without the hub."""
+def _by_file(family: Mapping[str, Any], why: str) -> Iterator[str]:
+    """What can be said of a family without its models' files."""
     yield (
-        f"hub not reached ({no_hub}): configs and tokenizers are not compared with "
+        f"{why}: configs and tokenizers are not compared with "
         f"config/families/{family['family']}.yaml"
     )
     devices = []

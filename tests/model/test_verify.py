@@ -107,6 +107,13 @@ def test_without_the_hub_the_familys_file_answers_at_once(
     assert bool(plan) == (name == "qwen-3")  # whose target is on several devices
 
 
+def test_before_a_model_is_converted_the_familys_file_answers(tmp_path: Path) -> None:
+    first, second, *_ = verify("qwen-coder", tmp_path)
+    assert first.startswith(f"model not made ({tmp_path}/models/qwen-coder/target-")
+    assert "/provenance.json --configfile <file>` makes it" in first
+    assert second.startswith("by the shapes in that file, of at most 32,768 tokens: cpu (target")
+
+
 def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing listens at the hub's address."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
