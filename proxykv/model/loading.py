@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -214,26 +213,52 @@ def load_model(
     digest = weights_digest(folder)
     tokenizer = load_tokenizer(folder)
     try:
-        net = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=number_type(dtype),
             attn_implementation=ATTENTION,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
         )
-    except (OSError, SafetensorError) as error:
+        net, report = loaded
+    except Exception as error:  # whatever an architecture, a format or another package may raise
         why = " ".join(str(error).split())
         raise ConfigError(f"{folder}: the weights cannot be read: {why}") from error
-    if not all(type(end) is int for end in _stop_ids(net)):
-        raise ConfigError(
-            f"{folder}: generation_config.json: eos_token_id is {_stop_ids(net)}; give token ids"
-        )
+    if problem := next(_weight_problems(report), None):
+        raise ConfigError(f"{folder}: config.json and the weights differ: {problem}")
+    if problem := next(_id_problems(net, tokenizer), None):
+        raise ConfigError(f"{folder}: {problem}")
     spread(net, device_of(device), [device_of(each) for each in layers])
     net = net.eval().requires_grad_(False)
     if net.device.type == "cpu":
         for_few_rows(net)
     model = Model(net, tokenizer, prefix=(), suffix=(), digest=digest)
     return model.with_template(chat_options) if chat else model.without_template()
+
+
+def _weight_problems(report: Mapping[str, Any]) -> Iterator[str]:
+    """Weights that transformers made up at random, or left out. A missing bias is zero."""
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        yield f"{name} has the shape {list(found)}, the model needs {list(expected)}"
+    for name in sorted(n for n in report["missing_keys"] if not n.endswith(".bias")):
+        yield f"the model needs {name}, which no safetensors file (or no index of them) holds"
+    for name in sorted(report["unexpected_keys"]):
+        yield f"the model has no place for {name}; correct model_type or the number of layers"
+
+
+def _id_problems(net: PreTrainedModel, tokenizer: Any) -> Iterator[str]:
+    """Token ids that the model does not know."""
+    embeddings: Any = net.get_input_embeddings()
+    rows = embeddings.num_embeddings
+    if not all(type(end) is int and 0 <= end < rows for end in _stop_ids(net)):
+        yield (
+            f"generation_config.json: eos_token_id is {_stop_ids(net)}; give token ids below {rows}"
+        )
+    piece, last = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if last >= rows:
+        yield f"the tokenizer's {piece!r} has the id {last}, but the model knows {rows} ids only"
 
 
 def number_type(name: str) -> torch.dtype:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tokenizers import (
     AddedToken,
     Regex,
@@ -428,6 +430,35 @@ def test_a_tokenizer_in_two_files_works(folder: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("The pass key")) == "The pass key"
 
 
+Q_PROJ = "model.layers.3.self_attn.q_proj.weight"
+
+
+def reweighted(folder: Path, sizes: dict[str, int | None]) -> None:
+    """Give tensors another size, or take them away."""
+    tensors = load_file(folder / "model.safetensors")
+    for name, size in sizes.items():
+        tensors.pop(name, None)
+        if size:
+            tensors[name] = torch.ones(size)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def in_two_files(folder: Path) -> None:
+    """Weights in two files, the second of which is not in their index."""
+    first = load_file(folder / "model.safetensors")
+    second = {Q_PROJ: first.pop(Q_PROJ)}
+    (folder / "model.safetensors").unlink()
+    for number, tensors in enumerate((first, second), start=1):
+        save_file(tensors, folder / f"model-0000{number}-of-00002.safetensors", {"format": "pt"})
+    weight_map = dict.fromkeys(first, "model-00001-of-00002.safetensors")
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+
+
+def layers(folder: Path, count: int) -> None:
+    edit(folder / "config.json", lambda config: config.update(num_hidden_layers=count))
+
+
 def empty(path: Path) -> None:
     path.write_text("{}", "utf-8")
 
@@ -444,6 +475,30 @@ def empty(path: Path) -> None:
             "give token",
         ),
         (lambda f: (f / "generation_config.json").write_text('{"eos_token_id": [1.5]}'), "give to"),
+        (
+            lambda f: (f / "generation_config.json").write_text('{"eos_token_id": 512}'),
+            "give token ids below 512",
+        ),
+        (lambda f: reweighted(f, {Q_PROJ: None}), f"the model needs {Q_PROJ}, which no"),
+        (
+            lambda f: reweighted(f, {f"{Q_PROJ}.bias": 1}),
+            f"has no place for {Q_PROJ}.bias; correct",
+        ),
+        (
+            lambda f: reweighted(f, {Q_PROJ: 1}),
+            r"has the shape \[1\], the model needs \[256, 128\]",
+        ),
+        (lambda f: layers(f, 5), "the model needs model.layers.4"),
+        (lambda f: layers(f, 3), "the model has no place for model.layers.3"),
+        (in_two_files, f"the model needs {Q_PROJ}, which no safetensors file"),
+        (
+            lambda f: (f / "added_tokens.json").write_text('{"<new>": 512}'),
+            "the tokenizer's '<new>' has the id 512, but the model knows 512 ids only",
+        ),
+        (
+            lambda f: edit(f / "config.json", lambda c: c.update(quantization_config={"a": 1})),
+            "weights cannot be read|config.json cannot be used",
+        ),
         (lambda f: (f / "model.safetensors").unlink(), "no safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"cut"), "weights cannot be read"),
         (lambda f: (f / "config.json").unlink(), "no config.json"),

@@ -188,7 +188,7 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def weights_digest(folder: Path, memo: Path | None = None) -> str:
-    """SHA-256 over all safetensors files of a folder, in order of their names.
+    """SHA-256 over all safetensors files of a folder, and over the index of their tensors.
 
     Args:
         folder: of a model.
@@ -197,7 +197,7 @@ def weights_digest(folder: Path, memo: Path | None = None) -> str:
     Raises:
         ConfigError: if there are no weights.
     """
-    weights = require_weights(folder)
+    weights = [*require_weights(folder), *sorted(folder.glob("*.safetensors.index.json"))]
     stats = [(path.name, path.stat()) for path in weights]
     stamps = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, s in stats]
     note = memo / f"{digest(str(folder.resolve()))}.json" if memo else None
