@@ -228,8 +228,12 @@ def load_model(
         raise ConfigError(f"{folder}: the weights cannot be read: {why}") from error
     if problem := next(_weight_problems(report), None):
         raise ConfigError(f"{folder}: config.json and the weights differ: {problem}")
-    if problem := next(_id_problems(net, tokenizer), None):
-        raise ConfigError(f"{folder}: {problem}")
+    embeddings: Any = net.get_input_embeddings()
+    if not all(type(end) is int and 0 <= end < embeddings.num_embeddings for end in _stop_ids(net)):
+        raise ConfigError(
+            f"{folder}: generation_config.json: eos_token_id is {_stop_ids(net)}; give token ids "
+            f"below {embeddings.num_embeddings}"
+        )
     spread(net, device_of(device), [device_of(each) for each in layers])
     net = net.eval().requires_grad_(False)
     if net.device.type == "cpu":
@@ -246,19 +250,6 @@ def _weight_problems(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"the model needs {name}, which no safetensors file (or no index of them) holds"
     for name in sorted(report["unexpected_keys"]):
         yield f"the model has no place for {name}; correct model_type or the number of layers"
-
-
-def _id_problems(net: PreTrainedModel, tokenizer: Any) -> Iterator[str]:
-    """Token ids that the model does not know."""
-    embeddings: Any = net.get_input_embeddings()
-    rows = embeddings.num_embeddings
-    if not all(type(end) is int and 0 <= end < rows for end in _stop_ids(net)):
-        yield (
-            f"generation_config.json: eos_token_id is {_stop_ids(net)}; give token ids below {rows}"
-        )
-    piece, last = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    if last >= rows:
-        yield f"the tokenizer's {piece!r} has the id {last}, but the model knows {rows} ids only"
 
 
 def number_type(name: str) -> torch.dtype:

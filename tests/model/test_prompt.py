@@ -492,10 +492,6 @@ def empty(path: Path) -> None:
         (lambda f: layers(f, 3), "the model has no place for model.layers.3"),
         (in_two_files, f"the model needs {Q_PROJ}, which no safetensors file"),
         (
-            lambda f: (f / "added_tokens.json").write_text('{"<new>": 512}'),
-            "the tokenizer's '<new>' has the id 512, but the model knows 512 ids only",
-        ),
-        (
             lambda f: edit(f / "config.json", lambda c: c.update(quantization_config={"a": 1})),
             "weights cannot be read|config.json cannot be used",
         ),
