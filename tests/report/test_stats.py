@@ -141,6 +141,13 @@ def test_detectable_effect_is_undefined_without_variation():
     assert math.isnan(stats.detectable_effect([]))
 
 
+def test_the_order_of_a_sum_puts_no_point_on_the_front():
+    assert stats.pareto_front([0.1 + 0.2, 0.3], [0.5, 0.4]).tolist() == [True, False]
+    assert stats.pareto_front([0.2, 0.1], [0.3, 0.1 + 0.2]).tolist() == [False, True]
+    assert stats.pareto_front([1.0, 1.0001], [0.5, 0.6]).all()
+    assert stats.pareto_front([1.0, 2.0], [0.5, 0.5001]).all()
+
+
 def test_pareto_front_by_hand():
     cost = [1, 2, 2, 3, np.nan, 1, 1]
     value = [0.5, 0.4, 0.9, 0.9, 1.0, 0.5, np.nan]

@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from functools import cache
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import pandas as pd
@@ -50,6 +50,8 @@ SCOPES = {
 RETENTIONS = (0.1, 0.3, 0.5)
 POOLS = {"<=0.3": (0.1, 0.3), "<1": RETENTIONS}
 CELL = ("family", "benchmark")
+TOKENS = (100, 105, 112, 400, 490)
+"""Lengths of a task's contexts: three classes, for the last one is more than 1.2 times longer."""
 
 
 def made_up() -> list[Line]:
@@ -72,6 +74,7 @@ def made_up() -> list[Line]:
                                 "task": task,
                                 # "c9", "c10", …: their order as text is another.
                                 "context_id": f"c{9 + context}",
+                                "context_tokens": TOKENS[context],
                                 "question": question,
                                 "method": method,
                                 "scope": scope,
@@ -321,13 +324,20 @@ def test_every_cell_of_the_summary():
 def differences(
     cell: tuple[str, str], reference: str, retentions: Iterable[float], metric: str
 ) -> list[list[float]]:
+    """ProxyKV minus the reference in each context, a list for each task."""
+    return by_task(gaps_of(cell, reference, retentions, metric))
+
+
+def gaps_of(
+    cell: tuple[str, str], reference: str, retentions: Iterable[float], metric: str
+) -> dict[tuple[str, str], float]:
     """ProxyKV minus the reference, averaged in a context over retentions that both have."""
     found: dict[tuple[str, str], list[float]] = {}
     for rho in retentions:
         ours, theirs = at(cell, "proxykv", rho), at(cell, reference, rho)
         for unit in ours.keys() & theirs.keys():
             found.setdefault(unit, []).append(ours[unit][metric] - theirs[unit][metric])
-    return by_task({unit: known_mean(values) for unit, values in found.items()})
+    return {unit: known_mean(values) for unit, values in found.items()}
 
 
 def of_line(line: Line) -> list[list[float]]:
@@ -384,6 +394,58 @@ def test_each_group_of_comparisons_is_corrected_alone():
     pooled = both[(both.group == "more") & (both.retention == "<=0.3")]
     assert (pooled.p_holm == pooled.p).all()
     assert (pooled.p_holm < 0.5).any()
+
+
+# --- by length ------------------------------------------------------------------------------------
+
+
+def length_classes(cell: tuple[str, str]) -> dict[int, set[tuple[str, str]]]:
+    """Contexts by the rounded median of the lengths of their class."""
+    contexts = {
+        (line["task"], line["context_id"]): line["context_tokens"]
+        for line in LINES
+        if cell_of(line) == cell
+    }
+    found: list[list[tuple[int, tuple[str, str]]]] = []
+    for tokens, unit in sorted((tokens, unit) for unit, tokens in contexts.items()):
+        if not found or tokens > 1.2 * found[-1][-1][0]:
+            found.append([])
+        found[-1].append((tokens, unit))
+    return {
+        round(median(tokens for tokens, _ in several)): {unit for _, unit in several}
+        for several in found
+    }
+
+
+def test_every_cell_of_the_differences_by_length():
+    expected: dict[tuple[Any, ...], list[list[float]]] = {}
+    for cell in SIZES:
+        for reference in SCOPES.keys() - {"proxykv", "random"}:
+            gaps = gaps_of(cell, reference, POOLS["<=0.3"], "score")
+            for tokens, units in length_classes(cell).items():
+                tasks = by_task({unit: gap for unit, gap in gaps.items() if unit in units})
+                if tasks:
+                    expected[*cell, "proxykv", reference, tokens] = tasks
+    by = (*CELL, "method", "reference", "tokens")
+    assert_whole("by_length", set(expected), *by)
+    assert {key[-1] for key in expected} == {102, 105, 400, 490}
+    for line in table("by_length"):
+        tasks = expected[tuple(line[c] for c in by)]
+        assert line["n_contexts"] == sum(map(len, tasks))
+        assert line["difference"] == same(mean_of(tasks))
+        assert_ends(line["ci_low"], line["ci_high"], tasks, lambda t=tasks: resampled_means(t))
+        assert line["p"] == same(sign_flip_p(tasks)), line
+        assert line["mde"] == same(detectable(tasks))
+
+
+def test_p_is_corrected_over_the_lengths_of_a_comparison():
+    comparisons: dict[tuple[str, ...], list[Line]] = {}
+    for line in table("by_length"):
+        comparisons.setdefault((*cell_of(line), line["reference"]), []).append(line)
+    for lines in comparisons.values():
+        corrected = holm_by_steps([line["p"] for line in lines])
+        assert [line["p_holm"] for line in lines] == [same(p) for p in corrected]
+    assert {len(lines) for lines in comparisons.values()} >= {2, 3}
 
 
 # --- costs and coverage ---------------------------------------------------------------------------
