@@ -143,6 +143,13 @@ def model(role: str, file: str, **entries: Any) -> Edit:
     return edit
 
 
+def another_family(checkout: Checkout) -> None:
+    """A second family of the same models."""
+    text = (checkout.project / FAMILY).read_text("utf-8").replace("family: tiny", "family: twin")
+    (checkout.project / FAMILY).with_stem("twin").write_text(text, "utf-8")
+    checkout.config["families"] = ["tiny", "twin"]
+
+
 def config(**entries: Any) -> Edit:
     """Other values in the config."""
     return lambda checkout: checkout.config.update(entries)
@@ -213,6 +220,9 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
     "a task": (
         config(benchmarks=[{**DATASET, "tasks": [*TASKS, "multikey"]}]),
         ["prepare multikey", "screen_tiny", "generate multikey", "grade multikey", *PAGES],
+    ),
+    "a family": (
+        another_family, ["efficiency", *(j.replace("screen_tiny", "screen_twin") for j in DATA)]
     ),
     "comparisons": (
         config(comparisons=[{"group": "more", "pairs": [["kvzip", "snapkv"]]}]), PAGES

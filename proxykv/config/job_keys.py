@@ -6,7 +6,7 @@ reads count besides (see `keys.code`, `paths`).
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from proxykv.config.efficiency import MeasuringJob
 from proxykv.config.keys.code import method_digest, timed_digest
@@ -64,7 +64,7 @@ def measuring(run: Run, job: MeasuringJob) -> str:
         run: the run.
         job: one of its scans.
     """
-    scan = job.scan
+    scan = replace(job.scan, families=(job.family,))  # the run's others are measured elsewhere
     methods = [timed_digest(run.methods[name]) for name in scan.methods]
     models = [
         run.family(job.family)[role]

@@ -102,7 +102,7 @@ class Job:
 
     @property
     def timelines(self) -> Path:
-        """Where this job writes the timelines of its parallel schedule."""
+        """Where this job writes the timelines of the contexts that the proxy scored."""
         return self.file("predictions").with_suffix(".timelines.jsonl")
 
     @property

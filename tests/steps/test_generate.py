@@ -135,6 +135,12 @@ def test_what_the_journal_holds_is_not_computed_again(
     assert again.equals(first)
 
 
+def test_a_question_that_is_new_in_a_context_is_answered(examples: list[Example]) -> None:
+    one = replace(examples[0], questions=examples[0].questions[:1])
+    assert list(full(rows([one])).question) == [0]
+    assert list(full(rows(examples[:1])).question) == list(range(len(examples[0].questions)))
+
+
 def test_every_question_has_its_own_answer_and_reference(examples: list[Example]) -> None:
     table = full(rows(examples[:1]))
     references = [list(q.references) for q in examples[0].questions]
