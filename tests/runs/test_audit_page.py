@@ -21,6 +21,7 @@ from proxykv.cli import main
 from proxykv.config.cards import MethodCards
 from proxykv.report import build_report
 from proxykv.report.paper import write_paper
+from proxykv.report.plots import draw_figures
 from proxykv.report.tabulate import write_efficiency, write_tables
 from proxykv.runs.audit import Audit
 from proxykv.runs.audit.page import check_page
@@ -63,6 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_efficiency(run, MethodCards.read(run))
     write_paper(files, run)
     build_report(files, run, run / "report" / "index.html")
+    draw_figures(files, run, run / "figures", ["pareto"])
     return run
 
 
@@ -188,6 +190,22 @@ def test_a_wrong_number_beside_or_behind_a_number_is_named(
 
     edit(run, table, change)
     assert len(found := findings(run)) in (1, 2) and all(f", {table}, " in one for one in found)
+
+
+@pytest.mark.parametrize("attribute", ["d", "x", "y"])
+def test_a_figure_that_is_drawn_otherwise_than_its_file_is_named(run: Path, attribute: str) -> None:
+    page = run / "report" / "index.html"
+    html = page.read_text("utf-8")
+    start = html.index('id="pareto-figure_1"')
+    tag = "path" if attribute == "d" else "use"
+    place = re.compile(rf'(<{tag}\b[^>]*? {attribute}=")([^"]*?)(\d)(\D*")')
+    changed = place.sub(lambda m: f"{m[1]}{m[2]}{(int(m[3]) + 1) % 10}{m[4]}", html[start:], 1)
+    page.write_text(html[:start] + changed, "utf-8")
+    file = run / "figures" / "pareto.svg"
+    finding = f"{page}: draws pareto otherwise than {file}; run `proxykv report`"
+    assert findings(run) == [finding]
+    page.write_text(html[:start] + html[start:].replace("</g>", "", 1), "utf-8")
+    assert "holds a damaged figure" in findings(run)[0]
 
 
 def test_another_method_s_name_is_named(run: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from proxykv.config.cards import MethodCards
 from proxykv.runs.audit.findings import Audit
 from proxykv.runs.audit.page import efficiency
+from proxykv.runs.audit.page.drawings import check_drawings
 from proxykv.runs.audit.page.expected import TABLES, expected
 from proxykv.runs.audit.page.reader import PageTable, read_page
 from proxykv.runs.audit.page.shown import Expected
@@ -21,7 +22,7 @@ Row = TypeVar("Row")
 
 
 def check_page(folder: Path, audit: Audit) -> None:
-    """Compare what the page shows with the CSV tables.
+    """Compare what the page shows with the CSV tables, and its figures with their files.
 
     Tables that are newer than the page make it an old one, which one finding says.
 
@@ -36,6 +37,7 @@ def check_page(folder: Path, audit: Audit) -> None:
     if not page.is_file():
         audit.say(page, "missing; run `proxykv report`")
         return
+    check_drawings(page, folder / "figures", audit)
     if missing := [path.name for path in paths.values() if not path.is_file()]:
         audit.say(page, f"cannot be compared without {', '.join(missing)}; run `proxykv tabulate`")
         return
