@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,12 @@ RENDERINGS = 8
 """A template that differs from one rendering to the next gives two texts in so many."""
 RANDOM = ("random", "lipsum")
 """Jinja's filter and function that draw at random, perhaps so rarely that no rendering shows it."""
+DRAWS = (
+    "the chat template differs from one rendering to the next: it draws at random; use another "
+    "template"
+)
+ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
+"""How Python writes an object that has no text of its own."""
 NO_CLOCK = (
     "{% macro strftime_now() %}{{ varargs, kwargs, raise_exception('it writes today\\'s date; pin "
     "the date in the family file\\'s chat_options (Llama\\'s templates: date_string)') }}"
@@ -88,11 +96,13 @@ def chat_template(tokenizer: Any, options: Mapping[str, Any]) -> Template:
     """
     name = tokenizer.name_or_path
     renderings = {_rendered(tokenizer, options, [MARK]) for _ in range(RENDERINGS)}
-    if len(renderings) > 1 or _draws(tokenizer.get_chat_template()):
+    if any(map(ADDRESS.search, renderings)):
         raise ConfigError(
-            f"{name}: the chat template differs from one rendering to the next: it draws at "
-            "random; use another template"
+            f"{name}: the chat template writes a Python object with its address in memory, which "
+            "differs from one process to the next; use another template"
         )
+    if len(renderings) > 1 or _draws(tokenizer.get_chat_template()):
+        raise ConfigError(f"{name}: {DRAWS}")
     opening, mark, closing = renderings.pop().partition(MARK)
     if not mark:
         raise ConfigError(f"{name}: the chat template leaves out the user's text, or changes it")
@@ -124,8 +134,9 @@ def _rendered(tokenizer: Any, options: Mapping[str, Any], turns: Sequence[str]) 
         turns: texts of user and assistant, in turn.
     """
     roles = ("user", "assistant")
+    before = random.getstate()
     try:
-        return tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)],
             chat_template=NO_CLOCK + tokenizer.get_chat_template(),
             tokenize=False,
@@ -135,3 +146,7 @@ def _rendered(tokenizer: Any, options: Mapping[str, Any], turns: Sequence[str]) 
     except Exception as error:  # whatever the statements of a template may raise
         why = " ".join(str(error).split())
         raise ConfigError(f"{tokenizer.name_or_path}: the chat template fails: {why}") from error
+    # Also where the filter's name is made by the template: map('ran' ~ 'dom').
+    if random.getstate() != before:
+        raise ConfigError(f"{tokenizer.name_or_path}: {DRAWS}")
+    return text
