@@ -87,7 +87,7 @@ def attend_and_score(
         scores_only: attention is not needed.
         cut: tiles; those that suit the GPU by default.
     """
-    cut = cut or _cut(query)
+    cut = cut or _cut(query, layer)
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device_of(query):
         out, lse = _attention(query, layer, scaling, scores_only, cut.attention)
@@ -141,7 +141,7 @@ def column_scores(
     Returns:
         Scores [kv_head, chunk], float32.
     """
-    tiles = (cut or _cut(query)).columns
+    tiles = (cut or _cut(query, layer)).columns
     heads, (start, stop) = len(layer.context_keys), (layer.chunk.start, layer.chunk.stop)
     scores = torch.zeros(heads, stop - start, dtype=torch.float32, device=query.device)
     pairs = lse
@@ -158,14 +158,15 @@ def column_scores(
     return scores
 
 
-def _cut(query: Tensor) -> ReplayCut:
-    """Tiles for the device that runs the kernels."""
+def _cut(query: Tensor, layer: ReplayKeyValues) -> ReplayCut:
+    """Tiles for the device that runs the kernels. Large ones are for descriptors."""
     if knobs.runtime.interpret:
         return INTERPRETED
     if query.dtype == torch.float32:
         return FLOAT32
     target: Any = triton.runtime.driver.active.get_current_target()
-    sizes = LARGE if target.arch // 10 in (9, 10) else SMALL
+    described = all(_described(t) for t in (query, *layer[:4]))
+    sizes = LARGE if target.arch // 10 in (9, 10) and described else SMALL
     return sizes[max(64, _width(query))]
 
 
