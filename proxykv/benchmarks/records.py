@@ -13,6 +13,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
+from unicodedata import normalize
 from zipfile import BadZipFile, ZipFile
 
 from proxykv.benchmarks.record_schema import problems, record
@@ -83,8 +84,9 @@ def _read(
     records: list[dict[str, Any]] = []
     first: dict[str, str] = {}
     for name in names:
-        found = parse(name, files[name], f"{where}: {name}")
-        check(found, schema, f"{where}: {name}", unique, first)
+        place = f"{where}: {_printable(name)}"
+        found = parse(name, files[name], place)
+        check(found, schema, place, unique, first)
         records += found
     if not records:
         raise ConfigError(f"{where}: no records in {', '.join(names)}")
@@ -144,9 +146,18 @@ def check(
             raise ConfigError(f"{place}: {problem}")
         if not unique or None in values:
             continue
-        if (other := first.setdefault(repr(values), place)) != place:
+        if (other := first.setdefault(repr([_plain(v) for v in values]), place)) != place:
             same = " and ".join(unique)
             raise ConfigError(f"{place}: the same {same} as {other}; correct one or remove it")
+
+
+def _plain(value: Any) -> Any:
+    """A text without what no reader sees: Unicode's other form of a letter, blanks, a mark."""
+    return normalize("NFC", value).strip().strip("\ufeff") if isinstance(value, str) else value
+
+
+def _printable(name: str) -> str:
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def _place(path: str) -> Path:

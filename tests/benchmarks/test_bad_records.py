@@ -164,6 +164,21 @@ def test_an_id_that_comes_twice_is_refused_and_both_records_are_named(tmp_path: 
     assert "00000-of-00002.parquet, record 1" in line
 
 
+@pytest.mark.parametrize("twin", ["cafe\u0301", "caf\u00e9 ", "\ufeffcaf\u00e9"], ids=ascii)
+def test_ids_that_look_alike_are_the_same(twin: str, tmp_path: Path) -> None:
+    (tmp_path / "qa.json").write_text(json.dumps([{"_id": "caf\u00e9"}, {"_id": twin}]), "utf-8")
+    line = refused(lambda: read_records({"path": str(tmp_path)}, "qa", unique=["_id"]))
+    assert "qa.json, record 2" in line
+    assert "the same _id as" in line
+
+
+def test_a_name_with_a_line_break_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a\n%s{x}").mkdir()
+    (tmp_path / "a\n%s{x}" / "qa.jsonl").write_text("{", "utf-8")
+    line = refused(lambda: read_records({"path": str(tmp_path)}, "qa"))
+    assert r"a\n%s{x}/qa.jsonl, line 1: not JSON" in line
+
+
 def test_records_without_an_id_are_not_compared(tmp_path: Path) -> None:
     records = [{"text": "same"}, {"text": "same"}, {"text": "same", "_id": None}]
     (tmp_path / "qa.json").write_text(json.dumps(records), "utf-8")
