@@ -42,7 +42,8 @@ def tokenized(model: Model, question: Question, context: str) -> TokenizedQuesti
     start = question.answer_start
     prompt = model.question(question.text, question.history, start, context)
     gap = " " if start and not start[-1].isspace() else ""
-    before = start or (model.template.closing if model.template else question.text)
+    # Without both, the answer begins a new word, whatever the question ends with.
+    before = start or (model.template.closing if model.template else "")
     reference = model.encode(gap + question.references[0], before)[:REFERENCE_TOKENS]
     # A tokenizer may put something before a lone line break (the last id is the break itself), or
     # have no break at all: then the model cannot write one.
