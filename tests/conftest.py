@@ -1,4 +1,4 @@
-"""One thread, offline, and all annotations of code with shapes checked at run time."""
+"""One thread, offline; properties drawn alike each time; shapes checked at run time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ if not Path("/dev/nvidiactl").exists():  # no GPU: Triton's interpreter runs the
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 
 pytest_plugins = ["method_fixture", "checkout", "finished_run"]
 torch.set_num_threads(1)
+settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("tests")
 SHAPED = {
     "kernels": (
         "attention",

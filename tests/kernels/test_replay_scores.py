@@ -143,7 +143,7 @@ def forced(implementation: str) -> pytest.MonkeyPatch:
     return patch
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(shape=SHAPES, dtype=st.sampled_from(list(TOLERANCE)), plus=st.booleans())
 def test_kernels_give_attention_and_scores(shape: Shape, dtype: torch.dtype, plus: bool) -> None:
     pytest.importorskip("triton")
@@ -151,7 +151,7 @@ def test_kernels_give_attention_and_scores(shape: Shape, dtype: torch.dtype, plu
         check(shape, dtype, plus, rtol=1e-4)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(shape=SHAPES, plus=st.booleans())
 def test_the_reference_gives_attention_and_scores(shape: Shape, plus: bool) -> None:
     with forced("reference").context():

@@ -181,7 +181,7 @@ ends = st.sampled_from(["", "", *SPECIAL, "<|im_end|> "])
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(text=texts, end=ends, question=texts)
 def test_a_prompts_ids_are_those_of_its_whole_text_but_for_the_seam(
     name: str, text: str, end: str, question: str

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxykv.model.tensors import Scores
@@ -14,8 +14,6 @@ from proxykv.scoring.selection import Scope, budget, kept_digest, select, transp
 
 SCOPES: tuple[Scope, ...] = ("global", "layer", "head")
 
-settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
-settings.load_profile("tests")
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 40))
 retentions = st.integers(1, 1000).map(lambda thousandths: thousandths / 1000)
