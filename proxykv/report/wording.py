@@ -80,7 +80,9 @@ def premise(test: pd.Series, own: str, proxy: str) -> tuple[str, str]:
         f"{where}"
     )
     more = (
-        "no number of contexts would decide at this mean"
+        "all contexts differ alike, which says nothing about their spread"
+        if test.ci_low == test.ci_high
+        else "no number of contexts would decide at this mean"
         if pd.isna(test.n_needed)
         else f"about {test.n_needed:,.0f} contexts would decide at this mean and spread"
     )

@@ -75,6 +75,21 @@ def test_an_interval_around_the_margin_decides_nothing_and_says_what_would() -> 
         assert line.n_needed > line.n_contexts
 
 
+def test_contexts_that_all_differ_alike_decide_nothing() -> None:
+    """As where the full cache and every method score nothing."""
+    rows = rows_with(dict.fromkeys(LENGTHS, 0.0), 0.0).assign(score=0.0)
+    cards = replace(cards_of(rows), comparisons={"premise": (("kvzip", "proxykv"),)})
+    found = table(rows)
+    assert list(found.outcome) == ["undecided"] * 2
+    assert found.n_needed.isna().all()
+    made = {name: table(rows, cards) for name, table in tables.TABLES.items()}
+    (findings,) = verdicts(made, cards).values()
+    assert findings[0].tone == "tie"
+    assert findings[0].text.endswith(
+        "all contexts differ alike, which says nothing about their spread."
+    )
+
+
 @pytest.mark.parametrize(
     ("points", "spread", "tone", "said"),
     [

@@ -1,7 +1,9 @@
 """The table that tests the paper's premise: is the proxy's mask as good as the target's own?
 
 The premise fails if the own mask scores `MARGIN` points more, and holds if it does not. A
-confidence interval decides; one that contains the margin leaves the question open.
+confidence interval decides; one that contains the margin leaves the question open. So does an
+interval without width: where all contexts differ alike (all at a floor, say), nothing is known
+about how much they vary.
 """
 
 # pandas ships no types; the unions that pyright infers for it are too wide to check against.
@@ -22,6 +24,8 @@ from proxykv.report.tables.means import context_means, length_classes, strata
 
 MARGIN = 3.0
 """Points of score (of 100) by which the masks may differ."""
+NO_WIDTH = 1e-6
+"""Points; a narrower interval comes from contexts that all differ alike."""
 COLUMNS = [
     *CELL,
     "method",
@@ -73,7 +77,7 @@ def judged(gaps: pd.DataFrame) -> dict[str, float | str]:
     """
     groups = strata(gaps.sort_values(UNIT), "gap")
     points, low, high = mean_ci(groups)
-    outcome = "falsified" if low > MARGIN else "upheld" if high < MARGIN else "undecided"
+    outcome = _outcome(low, high)
     return {
         "points": points,
         "ci_low": low,
@@ -85,10 +89,16 @@ def judged(gaps: pd.DataFrame) -> dict[str, float | str]:
     }
 
 
+def _outcome(low: float, high: float) -> str:
+    if high - low < NO_WIDTH:
+        return "undecided"
+    return "falsified" if low > MARGIN else "upheld" if high < MARGIN else "undecided"
+
+
 def _needed(points: float, low: float, high: float, n: int) -> float:
     """Contexts at which an interval around the same mean would leave the margin out."""
     distance = abs(points - MARGIN)
     half = (high - low) / 2
-    if np.isnan(half) or not distance:
+    if np.isnan(half) or 2 * half < NO_WIDTH or not distance:
         return np.nan
     return float(math.floor(n * (half / distance) ** 2) + 1)

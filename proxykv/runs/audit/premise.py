@@ -23,7 +23,7 @@ from proxykv.runs.audit.means import Group, Unit, by_task
 from proxykv.runs.audit.table_file import Line, Published, key_of
 
 KEYS = ("family", "benchmark", "method", "reference", "tokens")
-MARGIN, APART, LIMIT = 3.0, 1.2, 0.3
+MARGIN, APART, LIMIT, NO_WIDTH = 3.0, 1.2, 0.3, 1e-6
 
 
 def lines(found: list[Group], cards: MethodCards, published: Published) -> Iterator[Line]:
@@ -95,7 +95,7 @@ def _judged(points: float, low: float, high: float, contexts: int) -> dict[str, 
     needed: Cell = Known(math.nan)
     if "undecided" in outcomes:
         half, distance = (high - low) / 2, abs(points - MARGIN)
-        if not math.isnan(half):
+        if not math.isnan(half) and high - low >= NO_WIDTH:
             least = contexts * (max(half - near, 0) / (distance + ABSOLUTE)) ** 2
             most = contexts * ((half + near) / max(distance - ABSOLUTE, ABSOLUTE)) ** 2
             unknown = len(outcomes) > 1 or distance <= ABSOLUTE
@@ -104,4 +104,6 @@ def _judged(points: float, low: float, high: float, contexts: int) -> dict[str, 
 
 
 def _outcome(low: float, high: float) -> str:
+    if high - low < NO_WIDTH:
+        return "undecided"
     return "falsified" if low > MARGIN else "upheld" if high < MARGIN else "undecided"
