@@ -67,6 +67,6 @@ def _require_seams(where: str, tokenizer: Any, example: Example) -> None:
     for number, question in enumerate(example.questions, start=1):
         first = question.history[0][0] if question.history else question.text
         try:
-            continuation(tokenizer, first, example.context)
+            continuation(tokenizer, first, example.context, exact=True)
         except ConfigError as error:
             raise ConfigError(f"{where}, question {number}: {error}") from None

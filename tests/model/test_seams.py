@@ -55,7 +55,7 @@ def test_a_seam_has_the_blanks_of_the_whole_text_or_is_one_line(
         for right in RIGHT:
             whole = tokenizer.encode(left + right, add_special_tokens=False)
             try:
-                ids = continuation(tokenizer, right, left)
+                ids = continuation(tokenizer, right, left, exact=True)
             except ConfigError as error:
                 assert repr(left) in str(error)
                 assert "\n" not in str(error)
@@ -87,6 +87,14 @@ def test_a_seam_that_cannot_be_written_is_refused_while_data_are_made(
     assert str(error.value).startswith(
         "longbench/repobench-p: example repobench-p-one, question 1: the tokenizer writes"
     )
+
+
+def test_an_answer_need_not_go_on_as_one_text() -> None:
+    """The embedded tokenizer knows whole words: `code16` is unknown, `16` is not."""
+    tokenizer = load_tokenizer(catalog.ROOT / "models" / "tiny" / "target")
+    assert continuation(tokenizer, "16 83", "code") == continuation(tokenizer, "16 83")
+    with pytest.raises(ConfigError, match="in another way than their whole"):
+        continuation(tokenizer, "16 83", "code", exact=True)
 
 
 def test_a_prompt_that_is_longer_than_the_target_may_see_is_refused_while_data_are_made(

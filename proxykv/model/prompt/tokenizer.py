@@ -71,7 +71,7 @@ def _require_blanks(tokenizer: Any, folder: Path) -> None:
     """Raise ConfigError if blanks are dropped at the end of a text, or where two texts meet."""
     for left, right in (("a ", "b"), ("a\n\n", "b"), ("a", "  b"), ("a  ", " b"), ("a \n", "\nb")):
         try:
-            continuation(tokenizer, right, left)
+            continuation(tokenizer, right, left, exact=True)
         except ConfigError:
             raise ConfigError(
                 f"{folder}: the tokenizer drops or joins blanks at the end of a text (a `Strip` or "
@@ -101,7 +101,9 @@ def opening_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(id_ for id_, (_, end) in spans if end <= len(text))
 
 
-def continuation(tokenizer: Any, text: str, before: str = "") -> tuple[int, ...]:
+def continuation(
+    tokenizer: Any, text: str, before: str = "", *, exact: bool = False
+) -> tuple[int, ...]:
     """Ids of a text in the middle of a prompt: without special tokens or a blank put before it.
 
     They are those of the whole prompt's encoding if one of its tokens begins with the text.
@@ -111,10 +113,13 @@ def continuation(tokenizer: Any, text: str, before: str = "") -> tuple[int, ...]
         text: the text.
         before: what precedes it. Some tokenizers put a blank before a text that follows an added
             token, a number or a punctuation mark.
+        exact: refuse what does not continue `before` letter by letter. A question must; an answer
+            need not, since a model's own answer is not encoded again.
 
     Raises:
-        ConfigError: if an added token begins in one text and ends in the other, or the tokenizer
-            writes the two texts in another way than their whole, such as with a blank between them.
+        ConfigError: if an added token begins in one text and ends in the other, or if `exact` and
+            the tokenizer writes the two texts in another way than their whole, such as with a
+            blank between them.
     """
     if not text:
         return ()
@@ -122,9 +127,12 @@ def continuation(tokenizer: Any, text: str, before: str = "") -> tuple[int, ...]
     decode = partial(tokenizer.backend_tokenizer.decode, skip_special_tokens=False)
     before = before[-BEFORE:]
     left, whole = list(encode(before).ids), decode(encode(before + text).ids)
-    for ids in _continuations(tokenizer, text, before):
+    possible = list(_continuations(tokenizer, text, before))
+    for ids in possible:
         if not before or decode(left + ids) == whole:
             return tuple(ids)
+    if not exact:
+        return tuple(possible[0])
     raise ConfigError(
         f"the tokenizer writes {before[-20:]!r} and {text[:20]!r} in another way than their whole "
         "(it puts a blank between them?), but a context is read before its questions are known; "
