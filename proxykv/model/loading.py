@@ -141,11 +141,9 @@ class Model:
             ConfigError: if a special token begins in the context and ends in the question.
         """
         if self.template:
-            rest = self.template.after_context(text, history) + start
-            return continuation(self.tokenizer, rest, context, exact=True)
+            return self.encode(self.template.after_context(text, history) + start, context)
         turns = "".join(_spaced(question, answer) + _EMPTY_LINE for question, answer in history)
-        rest = turns + _spaced(text, start)
-        return (*continuation(self.tokenizer, rest, context, exact=True), *self.suffix)
+        return (*self.encode(turns + _spaced(text, start), context), *self.suffix)
 
     def encode(self, text: str, before: str = "") -> tuple[int, ...]:
         """Ids of a text in the middle of a prompt, without special tokens.
