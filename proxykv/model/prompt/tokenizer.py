@@ -126,12 +126,15 @@ def continuation(
     encode = partial(tokenizer.backend_tokenizer.encode, add_special_tokens=False)
     decode = partial(tokenizer.backend_tokenizer.decode, skip_special_tokens=False)
     before = before[-BEFORE:]
-    left, whole = list(encode(before).ids), decode(encode(before + text).ids)
+    left, coded, seam = list(encode(before).ids), encode(before + text), len(before)
+    whole, spans = decode(coded.ids), zip(coded.ids, coded.offsets, strict=True)
+    over = {id_ for id_, (start, end) in spans if start < seam < end}
     possible = list(_continuations(tokenizer, text, before))
     for ids in possible:
         if not before or decode(left + ids) == whole:
             return tuple(ids)
-    if not exact:
+    # An unknown word says nothing of its letters, so nothing can be compared.
+    if not exact or tokenizer.unk_token_id in over:
         return tuple(possible[0])
     raise ConfigError(
         f"the tokenizer writes {before[-20:]!r} and {text[:20]!r} in another way than their whole "
