@@ -64,6 +64,10 @@ def yarn(folder: Path) -> None:
 PARTS = {"data": MEASURING, "proxy": PROXY, "scores": SCORING, "answers": ANSWERING}
 EDITS: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "weights": (other_weights, {"proxy", "scores", "answers"}),
+    "index of the weights": (
+        lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {}}'),
+        {"proxy", "scores", "answers"},
+    ),
     "rope_theta": (
         lambda f: change(f / "config.json", rope_theta=5e5), {"proxy", "scores", "answers"}
     ),
