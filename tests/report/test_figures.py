@@ -391,7 +391,7 @@ def test_the_points_of_a_figure_are_those_of_its_lines_bands_bars_and_maps():
     figure.colorbar(two.imshow([[1.0, np.nan], [3.0, 4.0]]))
     off.plot([1], [1])
     off.set_visible(False)
-    found = drawn_points(figure).fillna("").astype(str).agg(" ".join, axis=1)
+    found = drawn_points(figure).astype(object).fillna("").astype(str).agg(" ".join, axis=1)
     assert list(found) == [
         *("1 curves kvzip line 1 1.0 3.0 ", "1 curves kvzip line 2 2.0  "),
         *("1 curves full level 1  7.0 ", "1 curves  line 1 4.0 5.0 "),
