@@ -138,12 +138,15 @@ class Model:
             context: the context, whose end may decide what the tokenizer puts after it.
 
         Raises:
-            ConfigError: if a special token begins in the context and ends in the question.
+            ConfigError: if a special token begins in the context and ends in the question, or the
+                question does not continue the context letter by letter.
         """
         if self.template:
-            return self.encode(self.template.after_context(text, history) + start, context)
+            rest = self.template.after_context(text, history) + start
+            return continuation(self.tokenizer, rest, context, exact=True)
         turns = "".join(_spaced(question, answer) + _EMPTY_LINE for question, answer in history)
-        return (*self.encode(turns + _spaced(text, start), context), *self.suffix)
+        rest = turns + _spaced(text, start)
+        return (*continuation(self.tokenizer, rest, context, exact=True), *self.suffix)
 
     def encode(self, text: str, before: str = "") -> tuple[int, ...]:
         """Ids of a text in the middle of a prompt, without special tokens.

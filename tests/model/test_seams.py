@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ruler_corpus import ready_record
-from test_prompt import QWEN, pieces
+from test_prompt import QWEN, model_of, pieces
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from valid_config import valid
@@ -87,6 +87,15 @@ def test_a_seam_that_cannot_be_written_is_refused_while_data_are_made(
     assert str(error.value).startswith(
         "longbench/repobench-p: example repobench-p-one, question 1: the tokenizer writes"
     )
+
+
+@pytest.mark.parametrize("template", [None, "{{ messages[0].content }}"])
+def test_a_question_at_such_a_seam_is_refused(template: str | None, tmp_path: Path) -> None:
+    """From Python, where no data are made before."""
+    model = model_of(split_tokenizer("Qwen", "always", tmp_path), template)
+    assert model.question("A key.", context="a key.")
+    with pytest.raises(ConfigError, match="in another way than their whole"):
+        model.question("\n\nA key.", context="a key.")
 
 
 def test_an_answer_need_not_go_on_as_one_text() -> None:
