@@ -16,7 +16,7 @@ from torch.nn.functional import avg_pool1d, max_pool1d
 from transformers import PreTrainedModel
 
 from proxykv.kernels.attention import window_attention
-from proxykv.model.context_cache import ContextLayer
+from proxykv.model.caches.context import ContextLayer
 from proxykv.model.loading import bare_model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Ids, Scores

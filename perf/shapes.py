@@ -17,7 +17,7 @@ from transformers import (
 
 from proxykv.config.catalog import ROOT
 from proxykv.mapper.stages import MapperConfig
-from proxykv.model.context_cache import ATTENTION
+from proxykv.model.caches.context import ATTENTION
 from proxykv.model.loading import Model
 
 

@@ -14,11 +14,11 @@ from transformers import DynamicCache
 
 from baselines.snapkv import PRESETS
 from proxykv.config.catalog import methods_of
-from proxykv.model.context_cache import ATTENTION
+from proxykv.model.caches.context import ATTENTION
+from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import TokenizedQuestion
 from proxykv.model.loading import Model, load_model
 from proxykv.model.prefill import Prefill
-from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.tensors import Keep
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.engine import ContextAtWork, Engine

@@ -11,11 +11,11 @@ from proxykv.config.catalog import Method, methods_of
 from proxykv.config.cost.placement import devices_of, local_layer_devices
 from proxykv.config.keys.model_files import ModelFiles
 from proxykv.mapper.fitted import load_card, require_pair
+from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import answer_from
 from proxykv.model.loading import Model, context_ids, load_model
 from proxykv.model.prompt.tokenizer import load_tokenizer
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary
-from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.tensors import Keep
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext

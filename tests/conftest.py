@@ -29,15 +29,7 @@ SHAPED = {
         "replay",
         "replay_scores",
     ),
-    "model": (
-        "context_cache",
-        "decode",
-        "greedy",
-        "prefill",
-        "pruned_cache",
-        "slotted_cache",
-        "sweep_cache",
-    ),
+    "model": ("caches", "decode", "greedy", "prefill"),
     "scoring": ("hidden_states", "kvzip", "proxy", "selection"),
     "mapper": ("fidelity", "hybrid", "layer_inputs", "loss", "proxykv"),
 }

@@ -19,7 +19,7 @@ from proxykv.benchmarks import tiny, tiny_language
 from proxykv.config import catalog
 from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import load_mapper, save_mapper
-from proxykv.model.context_cache import ContextCache
+from proxykv.model.caches.context import ContextCache
 from proxykv.model.decode import TokenizedQuestion, answer
 from proxykv.model.loading import context_ids
 from proxykv.model.prefill import prefill

@@ -11,11 +11,11 @@ from perf.gpu.rows import Row
 from perf.gpu.sizes import Sizes
 from perf.gpu.timing import filled, kept, kernels, model, seconds
 from perf.gpu.work import token_bytes
+from proxykv.model.caches.pruned import PrunedCache
+from proxykv.model.caches.slotted import SlottedCache
+from proxykv.model.caches.sweep import SweepCache
 from proxykv.model.decode import answer_from
 from proxykv.model.prefill import Prefill
-from proxykv.model.pruned_cache import PrunedCache
-from proxykv.model.slotted_cache import SlottedCache
-from proxykv.model.sweep_cache import SweepCache
 
 RETENTIONS = (0.1, 0.3)
 

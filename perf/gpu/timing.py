@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from perf.gpu.sizes import Sizes
 from perf.shapes import random_model
 from proxykv.kernels.choice import choose
-from proxykv.model.context_cache import ContextCache
+from proxykv.model.caches.context import ContextCache
 from proxykv.model.devices import clock, device_of
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill

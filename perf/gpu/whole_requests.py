@@ -14,9 +14,9 @@ from perf.gpu.work import kvzip_flops, prefill_flops
 from perf.shapes import Family
 from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import build_mapper
+from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import answer_from
 from proxykv.model.loading import Model
-from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.tensors import Ids
 from proxykv.scoring.kvzip import replays, score_replays
 from proxykv.scoring.proxy import ProxyMap, Request, prefill_and_score

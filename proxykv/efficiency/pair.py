@@ -20,7 +20,7 @@ from proxykv.config.models import heads
 from proxykv.config.run import ROLES, Run
 from proxykv.mapper import tensor_file
 from proxykv.mapper.stored_scores import signal_file
-from proxykv.model.context_cache import ATTENTION
+from proxykv.model.caches.context import ATTENTION
 from proxykv.model.devices import device_of, spread
 from proxykv.model.loading import Model, load, placed
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary

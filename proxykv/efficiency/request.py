@@ -11,11 +11,11 @@ import torch
 from proxykv.config.efficiency import Case
 from proxykv.efficiency.memory import Course, free_unused, watched
 from proxykv.efficiency.pair import MeasuredPair
+from proxykv.model.caches.slotted import SlottedCache
+from proxykv.model.caches.sweep import SweepCache
 from proxykv.model.decode import answer_from
 from proxykv.model.devices import clock
 from proxykv.model.parallel import out_of_memory
-from proxykv.model.slotted_cache import SlottedCache
-from proxykv.model.sweep_cache import SweepCache
 from proxykv.model.tensors import Ids
 from proxykv.scoring.engine import ContextAtWork
 from proxykv.scoring.timeline import Span

@@ -3,6 +3,6 @@
 Imports `kernels`, `config` and `runtime`.
 """
 
-from proxykv.model.context_cache import ATTENTION
+from proxykv.model.caches.context import ATTENTION
 
 __all__ = ["ATTENTION"]

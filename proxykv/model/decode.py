@@ -15,12 +15,12 @@ from torch.nn.functional import pad
 
 from proxykv.config.settings import CPU_ROWS
 from proxykv.kernels.likelihood import TILE_COPIES, likelihoods, tile_bytes
+from proxykv.model.caches.slotted import SlottedCache
+from proxykv.model.caches.sweep import SweepCache
 from proxykv.model.devices import clock, free_bytes
 from proxykv.model.greedy import decode
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill
-from proxykv.model.slotted_cache import SlottedCache
-from proxykv.model.sweep_cache import SweepCache
 from proxykv.model.tensors import Keep
 
 FREE_SHARE = 0.8

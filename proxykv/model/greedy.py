@@ -17,8 +17,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from proxykv.model.caches.slotted import SlottedCache
 from proxykv.model.loading import Model
-from proxykv.model.slotted_cache import SlottedCache
 
 log = logging.getLogger(__name__)
 

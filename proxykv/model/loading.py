@@ -17,7 +17,7 @@ from proxykv.config.cost.placement import devices_of, layer_devices
 from proxykv.config.keys.model_files import weights_digest
 from proxykv.config.run import Run
 from proxykv.kernels.linear import for_few_rows
-from proxykv.model.context_cache import ATTENTION
+from proxykv.model.caches.context import ATTENTION
 from proxykv.model.devices import device_of, spread
 from proxykv.model.prompt.template import Template, Turns, chat_template
 from proxykv.model.prompt.tokenizer import continuation, load_tokenizer, opening_ids, special_ids

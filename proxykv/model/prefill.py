@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from proxykv.model.context_cache import ContextCache
+from proxykv.model.caches.context import ContextCache
 from proxykv.model.devices import clock
 from proxykv.model.loading import Model
 from proxykv.model.tensors import Ids

@@ -13,10 +13,10 @@ from functools import cached_property
 import torch
 
 from proxykv.config.catalog import Method
+from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import Answer, TokenizedQuestion, answer
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
-from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.tensors import Ids, Keep, Scores
 from proxykv.scoring.contract import (
     MethodContext,

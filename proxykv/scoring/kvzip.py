@@ -14,7 +14,7 @@ from transformers import Cache, PreTrainedModel
 from proxykv.config.settings.signals import CHUNK
 from proxykv.kernels.replay import Plus, ReplayKeyValues
 from proxykv.kernels.replay_scores import attend_and_score
-from proxykv.model.context_cache import ContextLayer, Layer
+from proxykv.model.caches.context import ContextLayer, Layer
 from proxykv.model.loading import Model, bare_model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Ids, KeyValues, Queries, Scores

@@ -15,11 +15,11 @@ from proxykv.config.settings.signals import Signal
 from proxykv.kernels.choice import VARIABLE
 from proxykv.mapper.hybrid import build_mapper
 from proxykv.mapper.stages import MapperConfig
+from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import TokenizedQuestion, answer, answer_from
 from proxykv.model.devices import device_of, side_stream
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill
-from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.tensors import Keep
 from proxykv.scoring.contract import MethodContext, build, kept_by, scores_of
 from proxykv.scoring.kvzip import replays, score_replays

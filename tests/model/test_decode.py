@@ -13,11 +13,11 @@ from random_models import VOCABULARY, random_ids, random_net
 from torch import Tensor, nn
 from transformers import AttentionInterface, GenerationConfig, PreTrainedModel
 
-from proxykv.model.context_cache import ATTENTION
+from proxykv.model.caches.context import ATTENTION
+from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import Answer, TokenizedQuestion, answer
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
-from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.tensors import Keep
 from proxykv.scoring.selection import select
 

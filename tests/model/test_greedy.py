@@ -17,14 +17,14 @@ from proxykv.kernels.choice import VARIABLE
 from proxykv.kernels.layout import Entries
 from proxykv.kernels.ragged_attention import ragged_attention
 from proxykv.model import greedy
-from proxykv.model.context_cache import ATTENTION
+from proxykv.model.caches.context import ATTENTION
+from proxykv.model.caches.pruned import PrunedCache
+from proxykv.model.caches.slotted import SlottedCache
+from proxykv.model.caches.sweep import SweepCache
 from proxykv.model.decode import TokenizedQuestion, answer, answer_from
 from proxykv.model.greedy import WORTH, Captured, Steps, decode, graph_of, step
 from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
-from proxykv.model.pruned_cache import PrunedCache
-from proxykv.model.slotted_cache import SlottedCache
-from proxykv.model.sweep_cache import SweepCache
 from proxykv.model.tensors import Keep
 from proxykv.scoring.selection import select
 

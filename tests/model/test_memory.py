@@ -18,12 +18,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from proxykv.config.catalog import ROOT
 from proxykv.kernels import masked_attention
-from proxykv.model.context_cache import ATTENTION, ContextCache
+from proxykv.model.caches.context import ATTENTION, ContextCache
+from proxykv.model.caches.pruned import PrunedCache
+from proxykv.model.caches.sweep import SweepCache
 from proxykv.model.decode import TokenizedQuestion, answer, rows_that_fit
 from proxykv.model.loading import Model, load_model
 from proxykv.model.prefill import Prefill, prefill
-from proxykv.model.pruned_cache import PrunedCache
-from proxykv.model.sweep_cache import SweepCache
 from proxykv.model.tensors import Keep
 from proxykv.scoring.kvzip import score_replays
 from proxykv.scoring.selection import select

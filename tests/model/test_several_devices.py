@@ -13,12 +13,12 @@ from two_devices import FIRST, SECOND, Elsewhere, TwoDevices, devices
 
 from baselines.snapkv import window_scores
 from proxykv.config import catalog
-from proxykv.model.context_cache import ATTENTION
+from proxykv.model.caches.context import ATTENTION
+from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import TokenizedQuestion, answer, answer_from
 from proxykv.model.devices import spread
 from proxykv.model.loading import Model, bare_model, load_model
 from proxykv.model.prefill import Prefill, prefill
-from proxykv.model.pruned_cache import PrunedCache
 from proxykv.model.tensors import Scores
 from proxykv.scoring import select
 from proxykv.scoring.hidden_states import scores_of_another_prefill

@@ -14,7 +14,7 @@ from random_models import random_ids, random_net
 from torch.nn.functional import max_pool1d
 
 from baselines.snapkv import window_scores
-from proxykv.model.context_cache import ATTENTION
+from proxykv.model.caches.context import ATTENTION
 from proxykv.scoring.selection import select
 
 HEADS, LENGTH = 4, 150

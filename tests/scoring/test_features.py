@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from proxykv.benchmarks import tiny_language
 from proxykv.config.settings.signals import Kind, Signal
-from proxykv.model.context_cache import ATTENTION
+from proxykv.model.caches.context import ATTENTION
 from proxykv.model.loading import Model
 from proxykv.model.prefill import OBSERVED, prefill
 from proxykv.scoring.kvzip import replays, score_replays

@@ -24,7 +24,7 @@ from proxykv.config.run import Run
 from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import build_mapper
 from proxykv.mapper.stages import MapperConfig
-from proxykv.model.context_cache import ATTENTION
+from proxykv.model.caches.context import ATTENTION
 from proxykv.model.loading import Model
 from proxykv.model.parallel import Cancelled, SideError, check, run_in_parallel
 from proxykv.model.prefill import prefill

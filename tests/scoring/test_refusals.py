@@ -22,12 +22,12 @@ from baselines.kvpress import KVPress
 from baselines.kvzip import KVzip
 from baselines.snapkv import PRESETS, window_scores
 from proxykv.benchmarks import tiny_language
-from proxykv.model.context_cache import ATTENTION
+from proxykv.model.caches.context import ATTENTION
+from proxykv.model.caches.pruned import PrunedCache
+from proxykv.model.caches.sweep import SweepCache
 from proxykv.model.loading import Model, refuse_unsupported
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary
-from proxykv.model.pruned_cache import PrunedCache
-from proxykv.model.sweep_cache import SweepCache
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring import select
 from proxykv.scoring.contract import MethodContext

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from proxykv.kernels.layout import Entries
 from proxykv.kernels.ragged_attention import ragged_attention
-from proxykv.model.context_cache import ContextCache, ContextLayer
-from proxykv.model.slotted_cache import SlottedCache
+from proxykv.model.caches.context import ContextCache, ContextLayer
+from proxykv.model.caches.slotted import SlottedCache
 from proxykv.model.tensors import Keep
 
 

@@ -13,7 +13,7 @@ from transformers import Cache
 from proxykv.kernels.choice import Choice, choose
 from proxykv.kernels.layout import SLOT_SPAN, Entries, LayerTable, Place, Slots
 from proxykv.kernels.store import store
-from proxykv.model.context_cache import Layer
+from proxykv.model.caches.context import Layer
 from proxykv.model.tensors import KeyValues, Queries
 
 Attention = Callable[[Queries, Entries, Slots, Place, float], Queries]

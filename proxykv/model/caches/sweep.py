@@ -10,8 +10,8 @@ from torch import Tensor
 
 from proxykv.kernels.layout import Entries
 from proxykv.kernels.masked_attention import masked_attention, pack
-from proxykv.model.context_cache import ContextCache
-from proxykv.model.slotted_cache import SlottedCache
+from proxykv.model.caches.context import ContextCache
+from proxykv.model.caches.slotted import SlottedCache
 from proxykv.model.tensors import Keep
 
 
