@@ -21,8 +21,8 @@ from proxykv.config.models import (
 )
 from proxykv.config.run import ROLES
 from proxykv.kernels.choice import Choice, choose
+from proxykv.model.architecture import load_config
 from proxykv.model.devices import device_of
-from proxykv.model.loading import load_config
 from proxykv.model.prompt.template import chat_template
 from proxykv.model.prompt.tokenizer import load_tokenizer
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary

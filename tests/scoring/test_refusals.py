@@ -22,10 +22,11 @@ from baselines.kvpress import KVPress
 from baselines.kvzip import KVzip
 from baselines.snapkv import PRESETS, window_scores
 from proxykv.benchmarks import tiny_language
+from proxykv.model.architecture import refuse_unsupported
 from proxykv.model.caches.context import ATTENTION
 from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.caches.sweep import SweepCache
-from proxykv.model.loading import Model, refuse_unsupported
+from proxykv.model.loading import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary
 from proxykv.runtime.errors import ConfigError
