@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from proxykv.kernels.attention import window_attention
 from proxykv.model.caches.context import ContextLayer
-from proxykv.model.loading import bare_model
+from proxykv.model.model import bare_model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Ids, Scores
 from proxykv.scoring.contract import MethodContext

@@ -27,7 +27,8 @@ from shapes import Family
 from proxykv.config.catalog import methods_of
 from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import Mapper, build_mapper, save_mapper
-from proxykv.model.loading import Model, load_model
+from proxykv.model.loading import load_model
+from proxykv.model.model import Model
 from proxykv.model.tensors import Ids, Keep, Scores
 from proxykv.runtime import files
 from proxykv.scoring.contract import MethodContext, ProxyScorer

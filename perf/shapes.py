@@ -18,7 +18,7 @@ from transformers import (
 from proxykv.config.catalog import ROOT
 from proxykv.mapper.stages import MapperConfig
 from proxykv.model.caches.context import ATTENTION
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from proxykv.config.catalog import methods_of
 from proxykv.model.caches.context import ATTENTION
 from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import TokenizedQuestion
-from proxykv.model.loading import Model, load_model
+from proxykv.model.loading import load_model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Keep
 from proxykv.scoring.contract import MethodContext

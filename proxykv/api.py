@@ -13,7 +13,8 @@ from proxykv.config.keys.model_files import ModelFiles
 from proxykv.mapper.fitted import load_card, require_pair
 from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import answer_from
-from proxykv.model.loading import Model, context_ids, load_model
+from proxykv.model.loading import load_model
+from proxykv.model.model import Model, context_ids
 from proxykv.model.prompt.tokenizer import load_tokenizer
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary
 from proxykv.model.tensors import Keep

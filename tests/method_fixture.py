@@ -19,7 +19,7 @@ from proxykv.config.run import Run
 from proxykv.config.settings.signals import Signal
 from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
 from proxykv.model.caches.context import ATTENTION
-from proxykv.model.loading import Model, context_ids
+from proxykv.model.model import Model, context_ids
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Scores
 from proxykv.scoring.contract import MethodContext, build, scores_of

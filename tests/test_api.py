@@ -21,7 +21,7 @@ from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import load_mapper, save_mapper
 from proxykv.model.caches.context import ContextCache
 from proxykv.model.decode import TokenizedQuestion, answer
-from proxykv.model.loading import context_ids
+from proxykv.model.model import context_ids
 from proxykv.model.prefill import prefill
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.selection import select

@@ -14,7 +14,7 @@ from perf.shapes import random_model
 from proxykv.kernels.choice import choose
 from proxykv.model.caches.context import ContextCache
 from proxykv.model.devices import clock, device_of
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Keep
 from proxykv.scoring.selection import select

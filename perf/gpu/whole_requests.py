@@ -16,7 +16,7 @@ from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import build_mapper
 from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import answer_from
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.tensors import Ids
 from proxykv.scoring.kvzip import replays, score_replays
 from proxykv.scoring.proxy import ProxyMap, Request, prefill_and_score

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 
 
 def replay_flops(config: PreTrainedConfig, replay: int, chunk: int, tokens: int) -> float:

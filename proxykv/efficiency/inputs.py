@@ -8,7 +8,7 @@ import torch
 
 from proxykv.benchmarks.examples import read_jsonl
 from proxykv.config.efficiency import MeasuringJob
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.tensors import Ids
 
 

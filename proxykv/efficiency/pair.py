@@ -22,7 +22,8 @@ from proxykv.mapper import tensor_file
 from proxykv.mapper.stored_scores import signal_file
 from proxykv.model.caches.context import ATTENTION
 from proxykv.model.devices import device_of, spread
-from proxykv.model.loading import Model, load, placed
+from proxykv.model.loading import load, placed
+from proxykv.model.model import Model
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.engine import Engine

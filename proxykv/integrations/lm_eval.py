@@ -42,7 +42,8 @@ from proxykv.integrations.prompts import (
     unmarked,
 )
 from proxykv.model.decode import TokenizedQuestion
-from proxykv.model.loading import Model, load_model
+from proxykv.model.loading import load_model
+from proxykv.model.model import Model
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from proxykv.mapper import tensor_file
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import prefill
 from proxykv.model.tensors import Ids, Scores
 from proxykv.runtime.errors import ConfigError

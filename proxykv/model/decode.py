@@ -19,7 +19,7 @@ from proxykv.model.caches.slotted import SlottedCache
 from proxykv.model.caches.sweep import SweepCache
 from proxykv.model.devices import clock, free_bytes
 from proxykv.model.greedy import decode
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Keep
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from proxykv.model.caches.slotted import SlottedCache
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 
 from proxykv.model.caches.context import ContextCache
 from proxykv.model.devices import clock
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.tensors import Ids
 
 OBSERVED = 64

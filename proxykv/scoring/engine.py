@@ -15,7 +15,7 @@ import torch
 from proxykv.config.catalog import Method
 from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import Answer, TokenizedQuestion, answer
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Ids, Keep, Scores
 from proxykv.scoring.contract import (

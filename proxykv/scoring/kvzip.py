@@ -15,7 +15,7 @@ from proxykv.config.settings.signals import CHUNK
 from proxykv.kernels.replay import Plus, ReplayKeyValues
 from proxykv.kernels.replay_scores import attend_and_score
 from proxykv.model.caches.context import ContextLayer, Layer
-from proxykv.model.loading import Model, bare_model
+from proxykv.model.model import Model, bare_model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Ids, KeyValues, Queries, Scores
 from proxykv.scoring.hidden_states import observed

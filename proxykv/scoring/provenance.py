@@ -15,7 +15,7 @@ from proxykv.config.keys.code import code_digest
 from proxykv.config.models import heads
 from proxykv.config.run import Run
 from proxykv.kernels.choice import choose
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 
 
 def provenance(run: Run, family: str, target: Model, entry: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from proxykv.config.settings.signals import Signal
 from proxykv.model.devices import side_stream
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.parallel import run_in_parallel
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Ids, ProxySignal, Scores

@@ -11,7 +11,7 @@ from torch import Tensor
 from proxykv.benchmarks.examples import Example, Question
 from proxykv.benchmarks.excerpt import Excerpt
 from proxykv.model.decode import Answer, TokenizedQuestion
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.tensors import Keep
 from proxykv.runtime.digest import digest
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from proxykv.config.settings.signals import Signal
 from proxykv.kernels.attention import window_attention
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Ids, ProxySignal
 from proxykv.scoring.kvzip import replay_of, replays, score_chunk, score_replays

@@ -22,7 +22,8 @@ from proxykv.mapper import tensor_file
 from proxykv.mapper.corpus import context_name
 from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
 from proxykv.mapper.stored_scores import signal_file
-from proxykv.model.loading import Model, context_ids, load
+from proxykv.model.loading import load
+from proxykv.model.model import Model, context_ids
 from proxykv.model.parallel import memory_for
 from proxykv.model.prefill import prefill
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary, vocabulary_hash

@@ -23,7 +23,8 @@ from proxykv.config.keys.model_files import ANSWERING, PROXY
 from proxykv.config.run import ROLES, Run
 from proxykv.mapper.fitted import load_card
 from proxykv.model.decode import Answer, TokenizedQuestion
-from proxykv.model.loading import Model, context_ids, load
+from proxykv.model.loading import load
+from proxykv.model.model import Model, context_ids
 from proxykv.model.parallel import memory_for
 from proxykv.model.prefill import Prefill
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary, vocabulary_hash

@@ -20,7 +20,7 @@ from proxykv.mapper import layer_inputs
 from proxykv.mapper.fidelity import fidelity
 from proxykv.mapper.fitted import load_fitted
 from proxykv.mapper.layer_inputs import inputs_file, load_inputs, sample_inputs
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext

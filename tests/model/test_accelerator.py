@@ -18,7 +18,7 @@ from proxykv.mapper.stages import MapperConfig
 from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import TokenizedQuestion, answer, answer_from
 from proxykv.model.devices import device_of, side_stream
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Keep
 from proxykv.scoring.contract import MethodContext, build, kept_by, scores_of

@@ -16,7 +16,7 @@ from transformers import AttentionInterface, GenerationConfig, PreTrainedModel
 from proxykv.model.caches.context import ATTENTION
 from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import Answer, TokenizedQuestion, answer
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Keep
 from proxykv.scoring.selection import select

@@ -23,7 +23,7 @@ from proxykv.model.caches.slotted import SlottedCache
 from proxykv.model.caches.sweep import SweepCache
 from proxykv.model.decode import TokenizedQuestion, answer, answer_from
 from proxykv.model.greedy import WORTH, Captured, Steps, decode, graph_of, step
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Keep
 from proxykv.scoring.selection import select

@@ -22,7 +22,8 @@ from proxykv.model.caches.context import ATTENTION, ContextCache
 from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.caches.sweep import SweepCache
 from proxykv.model.decode import TokenizedQuestion, answer, rows_that_fit
-from proxykv.model.loading import Model, load_model
+from proxykv.model.loading import load_model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Keep
 from proxykv.scoring.kvzip import score_replays

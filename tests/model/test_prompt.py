@@ -29,7 +29,8 @@ from transformers import PreTrainedTokenizerFast
 
 from proxykv.benchmarks.examples import Question
 from proxykv.config import catalog
-from proxykv.model.loading import Model, load_model
+from proxykv.model.loading import load_model
+from proxykv.model.model import Model
 from proxykv.model.prompt.template import chat_template
 from proxykv.model.prompt.tokenizer import load_tokenizer
 from proxykv.runtime.errors import ConfigError

@@ -17,7 +17,8 @@ from proxykv.model.caches.context import ATTENTION
 from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.decode import TokenizedQuestion, answer, answer_from
 from proxykv.model.devices import spread
-from proxykv.model.loading import Model, bare_model, load_model
+from proxykv.model.loading import load_model
+from proxykv.model.model import Model, bare_model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Scores
 from proxykv.scoring import select

@@ -16,7 +16,8 @@ from method_fixture import needs_kvpress
 from baselines.snapkv import PRESETS, window_scores
 from proxykv.api import Pair
 from proxykv.config.catalog import methods_of
-from proxykv.model.loading import Model, load_model
+from proxykv.model.loading import load_model
+from proxykv.model.model import Model
 from proxykv.model.prefill import prefill
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.engine import Engine

@@ -12,7 +12,7 @@ from proxykv.config import catalog
 from proxykv.config.catalog import Method
 from proxykv.config.run import Run
 from proxykv.model.decode import TokenizedQuestion, answer
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Keep, Scores
 from proxykv.runtime.errors import ConfigError

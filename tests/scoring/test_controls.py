@@ -25,7 +25,7 @@ from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import load_mapper, save_mapper
 from proxykv.mapper.layer_inputs import inputs_file, sample_inputs
 from proxykv.mapper.proxykv import ProxyKV
-from proxykv.model.loading import Model, context_ids
+from proxykv.model.model import Model, context_ids
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.tensors import Scores
 from proxykv.scoring.contract import MethodContext, build

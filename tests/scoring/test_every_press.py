@@ -13,7 +13,7 @@ from method_fixture import model, needs_kvpress
 
 from baselines._press import folder_digest, kvpress_package
 from baselines.kvpress import KVPress
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from proxykv.benchmarks import tiny_language
 from proxykv.config.settings.signals import Kind, Signal
 from proxykv.model.caches.context import ATTENTION
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import OBSERVED, prefill
 from proxykv.scoring.kvzip import replays, score_replays
 from proxykv.scoring.signals import prefill_signal, proxy_signals

@@ -19,7 +19,7 @@ from proxykv.config import catalog
 from proxykv.config.run import Run
 from proxykv.config.settings.signals import Signal
 from proxykv.mapper.fitted import load_fitted
-from proxykv.model.loading import Model, context_ids
+from proxykv.model.model import Model, context_ids
 from proxykv.model.prefill import Prefill
 from proxykv.model.tensors import Ids, ProxySignal, Scores
 from proxykv.runtime.errors import ConfigError

@@ -25,7 +25,7 @@ from proxykv.config.settings.signals import Signal
 from proxykv.mapper.hybrid import build_mapper
 from proxykv.mapper.stages import MapperConfig
 from proxykv.model.caches.context import ATTENTION
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.parallel import Cancelled, SideError, check, run_in_parallel
 from proxykv.model.prefill import prefill
 from proxykv.model.tensors import ProxySignal, Scores

@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from baselines.kvpress import KVPress
 from baselines.snapkv import PRESETS, window_scores
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.contract import MethodContext

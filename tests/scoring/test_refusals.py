@@ -26,7 +26,7 @@ from proxykv.model.architecture import refuse_unsupported
 from proxykv.model.caches.context import ATTENTION
 from proxykv.model.caches.pruned import PrunedCache
 from proxykv.model.caches.sweep import SweepCache
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill, prefill
 from proxykv.model.prompt.vocabulary import require_shared_vocabulary
 from proxykv.runtime.errors import ConfigError

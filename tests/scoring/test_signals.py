@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from proxykv.benchmarks import tiny_language
 from proxykv.config.settings.signals import Signal, stored_signals
 from proxykv.model.caches.context import ATTENTION
-from proxykv.model.loading import Model
+from proxykv.model.model import Model
 from proxykv.model.prefill import prefill
 from proxykv.scoring.kvzip import replay_of, replays, score_replays
 from proxykv.scoring.signals import proxy_signals

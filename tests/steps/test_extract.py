@@ -18,7 +18,8 @@ from proxykv.config import catalog, paths
 from proxykv.config.run import Run
 from proxykv.mapper.corpus import context_name
 from proxykv.mapper.stored_scores import load_scores, signal_file
-from proxykv.model.loading import context_ids, load
+from proxykv.model.loading import load
+from proxykv.model.model import context_ids
 from proxykv.model.prefill import prefill
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.kvzip import replays, score_replays

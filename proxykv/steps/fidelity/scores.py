@@ -23,7 +23,7 @@ from proxykv.config.run import Run
 from proxykv.mapper import tensor_file
 from proxykv.mapper.fidelity import fidelity as compared
 from proxykv.mapper.fidelity import rank_correlation
-from proxykv.model.loading import context_ids
+from proxykv.model.model import context_ids
 from proxykv.report.stats import mean_ci
 from proxykv.report.tabulate import write_table
 from proxykv.runtime.digest import digest
