@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from proxykv.benchmarks.examples import Example, Question, read_jsonl
-from proxykv.benchmarks.excerpt import Excerpt, depth, excerpt
+from proxykv.benchmarks.excerpt import Excerpt
 from proxykv.config import paths
 from proxykv.config.catalog import Method
 from proxykv.config.cost.operations import Operations
@@ -36,24 +36,8 @@ from proxykv.scoring.engine import ContextAtWork, Engine, Pruning
 from proxykv.scoring.ledger import Ledger
 from proxykv.scoring.provenance import provenance
 from proxykv.scoring.proxy import Proxy
-from proxykv.scoring.rows import (
-    Key,
-    kept_tokens,
-    kept_where,
-    key_of,
-    outcome,
-    prompt_hash,
-    tokenized,
-)
-
-SHOWN = 16
-"""Contexts of a job, from its first on, of which the report shows what is kept."""
-
-READABLE = 4
-"""Contexts of a job, from its first on, of which the report shows the text and the kept tokens."""
-
-LAYERED = 0.1
-"""Kept tokens are recorded by layer at the retention nearest to this: there methods differ most."""
+from proxykv.scoring.rows import Key, key_of, outcome, prompt_hash, tokenized
+from proxykv.steps.context_records import ContextRecords
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +68,7 @@ class Generator:
         self.run, self.job = run, job
         self.examples = read_jsonl(job.dataset.path)
         self.journal = Journal(job.journal)
-        self.timelines, self.kept = Journal(job.timelines), Journal(job.kept)
-        self.contexts = Journal(job.contexts)
+        self.timelines = Journal(job.timelines)
         target, proxy = (run.model(job.family, role) for role in ROLES)
         self.pair = target.pair_entries("target") | proxy.pair_entries("proxy")
         self.models = {
@@ -95,6 +78,7 @@ class Generator:
             "proxy_digest": proxy.key(PROXY),
         }
         self.digests = {m.id: self._digest(m) for m in run.methods.values()}
+        self.records = ContextRecords(run, job, job.part(self.examples), self.digests)
 
     def answer(self) -> Path:
         """Compute what is missing, then write the table."""
@@ -141,11 +125,11 @@ class Generator:
     def _rows(self, example: Example, grid: list[tuple[Method, float]]) -> Iterator[dict[str, Any]]:
         model = self.target if example.chat else self.target.without_template()
         questions = [tokenized(model, q, example.context) for q in example.questions]
-        shown = self._note_context(example, model)
+        shown = self.records.add_context(example, model)
         if self.run.protocol == "query_agnostic":
             work = self._read(example, model, grid)
             prunings = list(work.prunings(grid))
-            self._note_kept(example, shown, prunings)
+            self.records.add_kept(example, shown, prunings)
             answered = self._answer(work, prunings, questions)
         else:
             answered = self._query_aware(example, model, questions, shown, grid)
@@ -178,51 +162,6 @@ class Generator:
             # The first answer is the full cache's, which `answers` always gives.
             yield work, prunings, answers[1:]
 
-    def _note_context(self, example: Example, model: Model) -> Excerpt | None:
-        """Journal where the answers are; return what is shown of one of the first contexts."""
-        text = example.context
-        record: dict[str, Any] = {
-            "context_id": example.id,
-            "depths": [depth(text, question.references) for question in example.questions],
-        }
-        shown = None
-        if example in self.job.part(self.examples)[:READABLE]:
-            shown = excerpt(example, model.context_pieces(text))
-            record |= shown.record()
-        self.contexts.append([record])
-        return shown
-
-    def _note_kept(
-        self,
-        example: Example,
-        shown: Excerpt | None,
-        prunings: list[Pruning],
-        question: int | None = None,
-    ) -> None:
-        """Journal where the kept pairs of one of the first contexts lie (for one question)."""
-        if example not in self.job.part(self.examples)[:SHOWN]:
-            return
-        oracle = self.run.cards.only("oracle")
-        oracles = {p.retention: p.keep for p in prunings if p.method.id == oracle}
-        layered = min(self.run.retentions, key=lambda rho: (abs(rho - LAYERED), rho))
-        self.kept.append(
-            {
-                "context_id": example.id,
-                "method": pruning.method.id,
-                "method_digest": self.digests[pruning.method.id],
-                "retention": pruning.retention,
-                **({} if question is None else {"question": question}),
-                **kept_where(pruning.keep, oracles.get(pruning.retention)),
-                **(
-                    kept_tokens(pruning.keep, shown, by_layer=pruning.retention == layered)
-                    if shown
-                    else {}
-                ),
-            }
-            for pruning in prunings
-            if pruning.retention < 1
-        )
-
     def _query_aware(
         self,
         example: Example,
@@ -236,7 +175,7 @@ class Generator:
         for index, question in enumerate(questions):
             work = self._read(example, model, grid, question.prompt)
             prunings = list(work.prunings(grid))
-            self._note_kept(example, shown, prunings, question=index)
+            self.records.add_kept(example, shown, prunings, question=index)
             yield from self._answer(alone, prunings, [question])
 
     def _read(

@@ -27,7 +27,8 @@ from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.journal import Journal
 from proxykv.scoring.contract import MethodContext
 from proxykv.scoring.rows import LEVELS, tokenized
-from proxykv.steps.generate import READABLE, generate
+from proxykv.steps.context_records import READABLE
+from proxykv.steps.generate import generate
 from proxykv.steps.grade import grade
 
 MODELS = catalog.ROOT / "models"
