@@ -11,6 +11,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import yaml
+
 from proxykv import cli
 from proxykv.config import catalog
 
@@ -86,7 +88,7 @@ def settings(schema: Mapping[str, Any], bold: bool = True) -> str:
     rows = []
     for name, part, required in walk(schema, schema, "", {}):
         shown = f"**`{name}`**" if required and bold else f"`{name}`"
-        default = f"`{part['default']}`" if "default" in part else ""
+        default = f"`{in_yaml(part['default'])}`" if "default" in part else ""
         rows.append((shown, values(part), default, part.get("description", part.get("title", ""))))
     return table(("name", "value", "default", "meaning"), rows)
 
@@ -155,6 +157,12 @@ def resolved(part: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, A
     for key in part["$ref"].removeprefix("#/").split("/"):
         root = root[key]
     return {**root, **{key: value for key, value in part.items() if key != "$ref"}}
+
+
+def in_yaml(value: Any) -> str:
+    """A value as a config has it, on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def values(part: Mapping[str, Any]) -> str:

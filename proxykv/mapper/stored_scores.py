@@ -39,7 +39,7 @@ def load_scores(
 
     Args:
         path: the context's score file.
-        signal: which of the proxy's scores to read (see `proxykv.scoring.proxy.SIGNALS`).
+        signal: which of the proxy's scores to read (see `proxykv.config.settings.signals`).
         device: where to put them.
         crop: most tokens to read; of a longer context, a random window.
         generator: draws the window.
