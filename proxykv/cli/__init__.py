@@ -105,6 +105,6 @@ def _lm_eval(options: argparse.Namespace) -> None:
 
     proxykv lm-eval --tasks coqa --model_args target=models/mine,method=snapkv,retention=0.3
     """
-    from proxykv.integrations.lm_eval import run
+    from proxykv.integrations.lm_eval_command import run
 
     run(options.arguments)

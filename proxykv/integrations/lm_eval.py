@@ -1,24 +1,16 @@
-"""lm-eval: any of its generative tasks, answered from a pruned context.
-
-lm-eval finds models in a registry in memory, so `lm_eval --model proxykv` cannot find this one;
-`proxykv lm-eval …` registers it and calls lm-eval's own command line.
-"""
+"""lm-eval's model `proxykv`: any of its generative tasks, answered from a pruned context."""
 
 # lm-eval's own annotations are narrower than what it passes.
 # pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import logging
-import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -31,7 +23,6 @@ from proxykv.config.catalog import methods_of, variants
 from proxykv.config.check import did_you_mean
 from proxykv.config.cost.placement import devices_of, local_layer_devices
 from proxykv.config.keys.model_files import ModelFiles
-from proxykv.integrations.documents import reading, write_task_files
 from proxykv.integrations.prompts import (
     PromptIds,
     answer_ends,
@@ -54,38 +45,6 @@ from proxykv.scoring.proxy import Proxy
 log = logging.getLogger(__name__)
 
 _OPENING = "<<the user's text>>"
-
-
-def run(arguments: Sequence[str]) -> None:
-    """Run lm-eval's command line with this model and this project's tasks.
-
-    Raises:
-        ConfigError: if an argument, a task's data set or a prompt cannot be used.
-    """
-    from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415 (it reads its arguments when it runs)
-
-    _require_limit(arguments)
-    settings = ["run", "--model", "proxykv"]
-    if not any(argument.partition("=")[0] == "--device" for argument in arguments):
-        settings += ["--device", "auto"]  # lm-eval's own default is cuda:0
-    with TemporaryDirectory() as folder:
-        write_task_files(Path(folder))
-        sys.argv = ["lm_eval", *settings, "--include_path", folder, *arguments]
-        with reading():
-            cli_evaluate()
-
-
-def _require_limit(arguments: Sequence[str]) -> None:
-    """Raise ConfigError if the limit is no positive number: lm-eval takes 0 for no limit."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--limit", "-L")
-    limit = parser.parse_known_args(arguments)[0].limit
-    try:
-        usable = limit is None or 0 < float(limit) < math.inf
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ConfigError(f"--limit is {limit}; give a number of documents, or a share below 1")
 
 
 @register_model("proxykv")
