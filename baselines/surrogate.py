@@ -21,7 +21,7 @@ from proxykv.config.settings.bounds import Index, Odd
 from proxykv.config.settings.signals import SETTINGS
 from proxykv.config.settings.training import TrainingSettings
 from proxykv.mapper.calibration import QuantileCalibration
-from proxykv.mapper.fitted import load_fitted
+from proxykv.mapper.fitted import fill, load_fitted
 from proxykv.mapper.layer_inputs import Inputs, load_inputs
 from proxykv.mapper.stored_scores import Predictor
 from proxykv.mapper.training.train import train_mapper
@@ -260,7 +260,7 @@ def _load(
 ) -> tuple[SurrogateNetwork, dict[str, Any]]:
     weights, card = load_fitted(folder, expected)
     net = SurrogateNetwork(SurrogateShape(**card["mapper"]))
-    net.load_state_dict(weights)
+    fill(net, weights, folder)
     return net.eval(), card
 
 

@@ -103,15 +103,13 @@ def stored_shape(folder: Path) -> Shape:
     try:
         config = json.loads(path.read_text("utf-8"))
         shape = heads(config)
-        path = folder / "*.safetensors"
-        sizes = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            sizes |= _tensor_sizes(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{path}: cannot be read: {why}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+    sizes: dict[str, int] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        sizes |= {name: size for name, (_, size) in stored_tensors(path).items()}
     if config.get("tie_word_embeddings"):
         sizes.pop("lm_head.weight", None)  # the embedding a second time
     return {**shape, "parameters": sum(sizes.values())} if sizes else shape
@@ -148,7 +146,22 @@ def require_same_shape(stated: Shape, found: Shape, where: str, source: Path | s
             )
 
 
-def _tensor_sizes(path: Path) -> dict[str, int]:
-    """Number of elements of every tensor of a safetensors file; only its header is read."""
-    with safe_open(path, framework="np") as file:
-        return {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+def stored_tensors(path: Path) -> dict[str, tuple[str, int]]:
+    """Type (such as `BF16`) and size of every tensor of a safetensors file, from its header.
+
+    Raises:
+        ConfigError: if the header cannot be read.
+        PermissionError: if this user may not read the file.
+    """
+    files.require_readable(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {n: (part.get_dtype(), math.prod(part.get_shape())) for n, part in parts.items()}
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    return ConfigError(f"{path}: cannot be read: {why}")

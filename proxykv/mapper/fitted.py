@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from proxykv.mapper import tensor_file
 from proxykv.runtime import files
 from proxykv.runtime.errors import ConfigError
+
+TYPES = (torch.float32, torch.int64)
+"""Of fitted numbers, and of indices."""
 
 WEIGHTS_FILE, CARD_FILE = "weights.safetensors", "card.json"
 
@@ -49,7 +53,8 @@ def load_fitted(
         expected: card entries that must agree (see `load_card`).
 
     Raises:
-        ConfigError: if the folder belongs to another pair, or is damaged.
+        ConfigError: if the folder belongs to another pair, is damaged, or holds other numbers than
+            finite ones of `TYPES`.
     """
     card = load_card(folder, expected)
     path = folder / WEIGHTS_FILE
@@ -57,7 +62,32 @@ def load_fitted(
         raise ConfigError(
             f"{folder}: {WEIGHTS_FILE} and {CARD_FILE} do not belong together; fit it again"
         )
-    return load_file(path), card
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if tensor.dtype not in TYPES or not tensor.isfinite().all():
+            raise ConfigError(
+                f"{path}: {name} holds {kind} that are not finite float32; fit it again, or pull "
+                "another mapper"
+            )
+    return tensors, card
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Give a module its fitted tensors.
+
+    Args:
+        module: that `tensors` are the state of.
+        tensors: by name.
+        folder: that they come from, for the message.
+
+    Raises:
+        ConfigError: if names, shapes or types are not the module's.
+    """
+    own = {name: (each.shape, each.dtype) for name, each in module.state_dict().items()}
+    if {name: (each.shape, each.dtype) for name, each in tensors.items()} != own:
+        raise ConfigError(f"{folder}: its tensors are not those of its card; fit it again")
+    module.load_state_dict(dict(tensors))
 
 
 def copy_fitted(source: Path, folder: Path, expected: Mapping[str, str]) -> Path:

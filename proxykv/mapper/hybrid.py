@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from proxykv.mapper.calibration import QuantileCalibration
-from proxykv.mapper.fitted import load_fitted, save_fitted
+from proxykv.mapper.fitted import fill, load_fitted, save_fitted
 from proxykv.mapper.stages import ConvStage, HeadStage, MapperConfig, TimeStage
 from proxykv.model.parallel import check
 from proxykv.runtime.errors import ConfigError
@@ -222,7 +222,7 @@ def load_mapper(
     weights, card = load_fitted(folder, expected)
     try:
         mapper = build_mapper(MapperConfig(**card["mapper"]))
-        mapper.load_state_dict(weights)
     except (KeyError, RuntimeError, TypeError) as error:
         raise ConfigError(f"{folder}: not a mapper; give that of a fitted `proxykv`") from error
+    fill(mapper, weights, folder)
     return mapper.to(device).eval(), card

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import inf
+from math import isfinite
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,7 @@ from proxykv.kernels.likelihood import TILE_COPIES, likelihoods, tile_bytes
 from proxykv.model.caches.slotted import SlottedCache
 from proxykv.model.caches.sweep import SweepCache
 from proxykv.model.devices import clock, free_bytes
+from proxykv.model.finite import not_finite, require_finite
 from proxykv.model.greedy import decode
 from proxykv.model.model import Model
 from proxykv.model.prefill import Prefill
@@ -82,6 +83,9 @@ def answer(
 
     Returns:
         A list per question: the full cache's answer, then each kept set's, in order.
+
+    Raises:
+        ConfigError: if the model's numbers are not finite.
     """
     shown = [torch.ones_like(keeps[0]), *keeps]
     grid = [(question, keep) for question in range(len(questions)) for keep in range(len(shown))]
@@ -151,6 +155,9 @@ def answer_from(
 
     Returns:
         Ids of the answer, without the token that ended it.
+
+    Raises:
+        ConfigError: if the model's numbers are not finite.
     """
     if max_new_tokens < 1:
         return []
@@ -159,7 +166,9 @@ def answer_from(
     ids = torch.tensor([list(prompt)], device=model.device)
     positions = torch.arange(position, position + len(prompt), device=model.device)
     hidden = model.hidden(ids, positions[None], cache)
-    tokens = model.logits(hidden[:, -1]).argmax(dim=-1)
+    logits = model.logits(hidden[:, -1])
+    require_finite(logits, model.net.dtype, "after the question")
+    tokens = logits.argmax(dim=-1)
     (written,) = decode(
         model, cache, tokens, positions[-1:] + 1, [max_new_tokens], [model.stop_ids]
     )
@@ -233,13 +242,17 @@ class _Batch:
             full.setdefault(index, along[0].clone())
             nll |= zip(rows, found.nll, strict=True)
             kl |= zip(rows, found.kl, strict=True)
+        found = _read(nll, len(self.rows)), _read(kl, len(self.rows))
+        if not all(isfinite(value) for values in found for value in values if value is not None):
+            raise not_finite(self.model.net.dtype, "along the reference answer")
         # Rounding may leave a full cache just below 0.
-        return _read(nll, len(self.rows)), _read(kl, len(self.rows), 0.0)
+        return found[0], [None if value is None else max(0.0, value) for value in found[1]]
 
     def _first_tokens(self, hidden: Tensor) -> Int[Tensor, " row"]:
         """The first token of each row's own answer, which does not end it where it may not."""
         rows = torch.arange(len(self.rows), device=self.device)
         logits = self.model.logits(hidden[rows, self.prompts - 1])
+        require_finite(logits, self.model.net.dtype, "after the question")
         for row, question in enumerate(self.rows):
             if question.stop:
                 logits[row, self._tensor(sorted(self.stops[row]))] = -torch.inf
@@ -249,8 +262,8 @@ class _Batch:
         return torch.tensor(values, device=self.device)
 
 
-def _read(values: dict[int, Tensor], rows: int, least: float = -inf) -> list[float | None]:
+def _read(values: dict[int, Tensor], rows: int) -> list[float | None]:
     """Values of all rows, fetched from the device at once; None for rows without one."""
     numbers = torch.stack(list(values.values())).tolist() if values else []
     found = dict(zip(values, numbers, strict=True))
-    return [max(least, found[row]) if row in found else None for row in range(rows)]
+    return [found.get(row) for row in range(rows)]

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from proxykv.model.caches.slotted import SlottedCache
+from proxykv.model.finite import not_finite
 from proxykv.model.model import Model
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ WORTH = 12
 SHAPES = 8
 """Graphs that a model keeps."""
 
+NO_TOKEN = -1
+"""Written instead of a token where logits are not finite."""
+
 KEPT_ROWS = 0.75
 """Dropping finished rows copies the others' keys. It pays if at most this share continues."""
 
@@ -44,7 +48,7 @@ class Steps(NamedTuple):
     Attributes:
         tokens: the last token of every row.
         positions: their positions in the unpruned text.
-        written: the tokens of a burst.
+        written: the tokens of a burst, `NO_TOKEN` where there is none.
         at: how many of them there are.
     """
 
@@ -63,8 +67,10 @@ def step(model: Model, cache: SlottedCache, steps: Steps) -> None:
         steps: memory that the step reads and writes.
     """
     hidden = model.hidden(steps.tokens, steps.positions, cache)
-    following = model.logits(hidden[:, -1]).argmax(dim=-1, keepdim=True)
-    steps.written.index_copy_(1, steps.at, following)
+    logits = model.logits(hidden[:, -1])
+    following = logits.argmax(dim=-1, keepdim=True)  # of NaN, where there is one
+    known = logits.gather(-1, following).isfinite()
+    steps.written.index_copy_(1, steps.at, following.where(known, NO_TOKEN))
     steps.tokens.copy_(following)
     steps.positions.add_(1)
     steps.at.add_(1)
@@ -90,6 +96,9 @@ def decode(
 
     Returns:
         Ids of each answer, without the one that ended it.
+
+    Raises:
+        ConfigError: if the logits of an answer's token are not finite.
     """
     written: list[list[int]] = [[] for _ in limits]
 
@@ -103,6 +112,8 @@ def decode(
         for row, ids in zip(rows, new, strict=True):
             for token in ids:
                 if left(row) > 0:
+                    if token == NO_TOKEN:
+                        raise not_finite(model.net.dtype, "within an answer")
                     written[row].append(token)
         going = [i for i, row in enumerate(rows) if left(row) > 0]
         if not going:

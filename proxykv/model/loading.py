@@ -16,6 +16,7 @@ from proxykv.kernels.linear import for_few_rows
 from proxykv.model.architecture import load_config
 from proxykv.model.caches.context import ATTENTION
 from proxykv.model.devices import device_of, spread
+from proxykv.model.finite import require_numbers
 from proxykv.model.model import Model, eos_ids
 from proxykv.model.prompt.tokenizer import load_tokenizer
 from proxykv.runtime.errors import ConfigError
@@ -76,6 +77,7 @@ def load_model(
             f"below {embeddings.num_embeddings}"
         )
     spread(net, device_of(device), [device_of(each) for each in layers])
+    require_numbers(net, folder)
     net = net.eval().requires_grad_(False)
     if net.device.type == "cpu":
         for_few_rows(net)

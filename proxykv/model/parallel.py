@@ -76,6 +76,7 @@ def run_in_parallel(target: Callable[[], A], proxy: Callable[[], B]) -> tuple[A,
 
     Raises:
         SideError: naming the side that failed first, from its exception.
+        ConfigError: if that is one, naming the side, too.
     """
     stop, failures = Event(), _Failures()
     threads = torch.get_num_threads()
@@ -96,6 +97,8 @@ def run_in_parallel(target: Callable[[], A], proxy: Callable[[], B]) -> tuple[A,
         side, error = failures[0]
         if not isinstance(error, Exception):  # an interrupt is not a failure of a side
             raise error
+        if isinstance(error, ConfigError):
+            raise ConfigError(f"the {side}: {error}") from error
         raise SideError(f"the {side} failed: {type(error).__name__}: {error}") from error
     return target_result, result  # type: ignore[return-value]
 

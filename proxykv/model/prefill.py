@@ -8,6 +8,7 @@ import torch
 
 from proxykv.model.caches.context import ContextCache
 from proxykv.model.devices import clock
+from proxykv.model.finite import require_finite
 from proxykv.model.model import Model
 from proxykv.model.tensors import Ids
 
@@ -66,6 +67,7 @@ def prefill(
 
     Raises:
         ValueError: if there is no context after the prefix, or the ids are not one row.
+        ConfigError: if the model's numbers are not finite.
     """
     if input_ids.ndim != 1:
         raise ValueError(f"one context at a time: expected 1-D ids, got {input_ids.ndim}-D")
@@ -74,5 +76,8 @@ def prefill(
     start = clock(model.device)
     cache = ContextCache(model.net.config.num_hidden_layers, observed)
     ids = input_ids.to(model.device)
-    model.hidden(ids[None], torch.arange(len(ids), device=model.device)[None], cache)
-    return Prefill(model, ids, prefix_len, cache, clock(model.device) - start, donor)
+    hidden = model.hidden(ids[None], torch.arange(len(ids), device=model.device)[None], cache)
+    seconds = clock(model.device) - start
+    # The last token attends to all others: what is not finite in any of them shows there.
+    require_finite(hidden[0, -1], model.net.dtype, "after the context")
+    return Prefill(model, ids, prefix_len, cache, seconds, donor)

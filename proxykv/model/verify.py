@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from proxykv.config import catalog, check
 from proxykv.config.cost.placement import DeviceNeed, advice, fits, memory_table, needs, room
-from proxykv.config.keys.model_files import refuse_pickles
+from proxykv.config.keys.model_files import refuse_weights
 from proxykv.config.models import (
     Shape,
     heads,
@@ -98,7 +98,7 @@ def _folder(family: Mapping[str, Any], role: str, cache: Path) -> Path:
     """Config and tokenizer of a model: its folder if that is there, else from the hub."""
     folder, model = model_folder(family, role, cache), family[role]
     if (folder / "config.json").is_file():
-        refuse_pickles(folder)
+        refuse_weights(folder)
         return folder
     if "hub" in model:
         return hub.download(model["hub"], model["revision"], hub.CONFIG_FILES, kind="model")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from proxykv.mapper.calibration import LEVELS
+from proxykv.mapper.fitted import save_fitted
 from proxykv.mapper.hybrid import build_mapper, load_mapper, save_mapper
 from proxykv.mapper.stages import MapperConfig
 from proxykv.runtime.errors import ConfigError
@@ -177,6 +179,31 @@ def test_missing_or_mixed_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a" / "card.json").replace(tmp_path / "b" / "card.json")
     with pytest.raises(ConfigError, match="do not belong together"):
         load_mapper(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda bias: bias.fill_(float("nan")), "bias holds float32 that are not finite"),
+        (lambda bias: bias.index_fill(0, torch.tensor(1), torch.inf), "bias holds float32 that"),
+        (lambda bias: bias.to(torch.int8), "bias holds int8 that are not finite float32"),
+        (lambda bias: bias.half(), "bias holds float16 that are not finite float32"),
+        (lambda bias: bias.to(torch.complex64), "bias holds complex64 that"),
+        (lambda bias: bias.long(), "its tensors are not those of its card"),
+        (lambda bias: bias[:-1], "its tensors are not those of its card"),
+    ],
+)
+def test_tensors_that_are_no_numbers_are_refused(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    """Though the card has their digest: mappers come from the hub, too."""
+    mapper = toy_mapper()
+    card = {**CARD, "mapper": asdict(mapper.config)}
+    state = mapper.state_dict()
+    save_fitted(tmp_path, {**state, "bias": change(state["bias"].clone())}, card)
+    with pytest.raises(ConfigError, match=f"{tmp_path}.*{message}") as refused:
+        load_mapper(tmp_path)
+    assert "\n" not in str(refused.value)
 
 
 class Sizes(TorchDispatchMode):

@@ -511,7 +511,10 @@ def empty(path: Path) -> None:
             "weights cannot be read|config.json cannot be used",
         ),
         (lambda f: (f / "model.safetensors").unlink(), "no safetensors"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"cut"), "weights cannot be read"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"cut"),
+            "model.safetensors: cannot be read",
+        ),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
     ],
 )

@@ -162,8 +162,16 @@ def test_the_block_changes_nothing_for_what_follows(
         assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
 
 
-def test_asking_for_more_than_there_are_is_a_mistake_of_the_config() -> None:
-    with pytest.raises(ConfigError, match=r"asks for 3 GPU\(s\) and may see 2"), claim(3):
+@pytest.mark.parametrize("setting", [None, "0,0,0", "0,-1,1,2", "GPU-8,,9"])
+def test_asking_for_more_than_there_are_is_a_mistake_of_the_config(
+    setting: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that is named twice is one."""
+    if setting:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
+        with pytest.raises(ConfigError, match=r"asks for 2 GPU\(s\) and may see 1"), claim(2):
+            pass
+    with pytest.raises(ConfigError, match=r"asks for 3 GPU\(s\) and may see"), claim(3):
         pass
 
 
@@ -177,6 +185,13 @@ def test_asking_for_more_than_there_are_is_a_mistake_of_the_config() -> None:
         ("0,-1,1", ["0"]),
         ("0,none,1", ["0"]),
         ("1,1,0", ["1", "0"]),
+        ("0,0", ["0"]),
+        ("0,", ["0"]),
+        (",0", []),
+        ("0,\t,1", ["0"]),
+        ("1,-1,2", ["1"]),
+        ("0x1", []),
+        ("GPU-7,GPU-7,GPU-", ["GPU-7"]),
         (" 1 , GPU-8 ", ["1", "GPU-8"]),
         ("MIG-GPU-7/1/0", ["MIG-GPU-7/1/0"]),
         ("MIG-1234", ["MIG-1234"]),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from proxykv.config import catalog
-from proxykv.config.models import model_folder, source_of
+from proxykv.config.models import model_folder, source_of, stored_tensors
 from proxykv.runtime import files
 from proxykv.runtime.digest import digest
 from proxykv.runtime.errors import ConfigError
@@ -47,6 +47,8 @@ PROVENANCE = "provenance.json"
 UNUSED = ("_name_or_path", "transformers_version")
 """Entries of a config.json that change no number."""
 ADAPTER = "adapter_config.json"
+NUMBERS = ("F64", "F32", "F16", "BF16")
+"""Types of weights that say their values by themselves, in safetensors' names."""
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "*.model", "*.tiktoken"),
@@ -170,14 +172,16 @@ def model_files(family: Mapping[str, Any], role: str, cache: Path) -> ModelFiles
     return ModelFiles(folder, family[role], cache / "digests")
 
 
-def refuse_pickles(folder: Path) -> None:
-    """Refuse a folder whose weights are in pickled files only, which may hold code.
+def refuse_weights(folder: Path) -> None:
+    """Refuse weights that are never loaded, or whose files do not say their values.
 
     Args:
-        folder: of a model.
+        folder: of a model, with or without weights.
 
     Raises:
-        ConfigError: if there are pickled weights and no safetensors files.
+        ConfigError: if there are pickled weights (which may hold code) and no safetensors files, if
+            the folder is that of an adapter, or if a tensor holds other than floating-point numbers
+            and config.json does not say how it is quantised.
     """
     pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
     if pickled and not any(folder.glob("*.safetensors")):
@@ -185,6 +189,21 @@ def refuse_pickles(folder: Path) -> None:
             f"{folder}: weights in {pickled[0]} only, which is never loaded; convert them to "
             "safetensors (load with transformers, then save_pretrained)"
         )
+    if (folder / ADAPTER).exists():
+        raise ConfigError(
+            f"{folder}: {ADAPTER} makes transformers load another model's weights and an adapter; "
+            "merge both into one model (peft: merge_and_unload, then save_pretrained)"
+        )
+    if (_json(folder / "config.json") or {}).get("quantization_config"):
+        return  # transformers knows how to read them, or refuses them
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, (kind, _) in stored_tensors(path).items():
+            if kind not in NUMBERS:
+                raise ConfigError(
+                    f"{path}: {name} holds {kind}, and config.json has no quantization_config that "
+                    f"says what these numbers mean; store weights as {', '.join(NUMBERS)}, or "
+                    "restore the model's quantization_config"
+                )
 
 
 def weights_digest(folder: Path, memo: Path | None = None) -> str:
@@ -221,14 +240,9 @@ def require_weights(folder: Path) -> list[Path]:
         folder: of a model.
 
     Raises:
-        ConfigError: if there are none, or the folder is that of an adapter.
+        ConfigError: if there are none, or none that can be used (see `refuse_weights`).
     """
-    refuse_pickles(folder)
-    if (folder / ADAPTER).exists():
-        raise ConfigError(
-            f"{folder}: {ADAPTER} makes transformers load another model's weights and an adapter; "
-            "merge both into one model (peft: merge_and_unload, then save_pretrained)"
-        )
+    refuse_weights(folder)
     found = sorted(folder.glob("*.safetensors"))
     if not found:
         raise ConfigError(f"{folder}: no safetensors weights; expected a folder that has some")
