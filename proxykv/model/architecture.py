@@ -62,7 +62,7 @@ def refuse_unsupported(config: Any, where: object) -> None:
     kinds = layers - {"full_attention"}
     parameters = getattr(config, "rope_parameters", None) or {}
     rope = parameters.get("rope_type", "default")
-    packed = getattr(config, "quantization_config", None)
+    packed = getattr(config, "quantization_config", None) or {}
     unusable = [k for k, v in parameters.items() if k not in _NO_NUMBERS and not _positive(v)]
     if getattr(config, "kv_lora_rank", None):
         why = "multi-latent attention stores one latent for all heads, not keys and values per head"
@@ -73,7 +73,7 @@ def refuse_unsupported(config: Any, where: object) -> None:
         why = "sliding-window attention drops keys by itself, and no full cache exists"
     elif config.model_type not in SUPPORTED:
         why = f"its architecture is not one of {', '.join(SUPPORTED)}"
-    elif packed and not AutoHfQuantizer.supports_quant_method(packed):
+    elif "quant_method" in packed and not AutoHfQuantizer.supports_quant_method(packed):
         why = f"transformers does not know the quant_method {packed['quant_method']!r}"
     elif rope not in ROPE_TYPES:
         why = (
