@@ -44,7 +44,19 @@ from proxykv.runtime.yaml_file import read_yaml
         (["status", "--config", "nowhere.json"], "nowhere.json: no such file"),
         (["status", "--config", "tiny"], "results/tiny/config.json: no such file; the workflow"),
         (["merge", "a", "b", "--output", "bad.yaml/x"], "a/config.json: no such file"),
-        (["pull", "a/b\n", "--revision", "0" * 40, "m"], "'a/b\\n': no repository of the hub"),
+        (["pull", "a b", "--revision", "0" * 40, "m"], "'a b': no repository of the hub"),
+        (["pull", "a/b\n", "--revision", "0" * 40, "m"], "'a/b\\n': holds a character that c"),
+        (["run", "config\nx"], "'config\\nx': holds a character that cannot be printed"),
+        (["merge", "a\0b", "c", "--output", "d"], "'a\\x00b': holds a character that cannot"),
+        (["status", "--config", "tiny\u200b"], "'tiny\\u200b': holds a character that cannot be"),
+        (["pull", "a/b", "m", "--revision=--"], "--revision=--: `--` is no value"),
+        (["run", "a" * 300], "aaa: too long for the name of a file"),
+        (["audit", "a" * 300], "aaa: too long for the name of a file"),
+        (["run", "."], ".: cannot be read as text"),
+        (["run", "bad.yaml"], "bad.yaml: not YAML"),
+        (["run", "$(touch PWNED)"], "$(touch PWNED): no such file, nor a preset"),
+        (["run", "--", "x; touch PWNED"], "x; touch PWNED: no such file, nor a preset"),
+        (["forget", "--config", "run.json", "--family="], "no family ''; known: tiny"),
         (["forget", "--config", "run.json", "--method", "kvzipp"], "did you mean 'kvzip'?"),
         (
             ["forget", "--config", "run.json", "--method", "kvzip", "--task", "vt"],
@@ -69,7 +81,15 @@ def test_mistakes_on_the_command_line_are_one_line(
     assert message in err
     assert len(err.splitlines()) == 1
     assert not out
-    assert not list(Path().rglob("*.lock"))
+    assert not [*Path().rglob("*.lock"), *Path().rglob("PWNED")]
+
+
+def test_the_environment_names_a_config_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PROXYKV_CONFIG", "tiny\n$(touch PWNED)")
+    assert main(["status"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_examples_in_the_help_are_commands_and_name_presets(
@@ -116,7 +136,8 @@ def test_presets_and_runs_are_named_without_their_paths(
     assert main(["check", "qwen-coder"]) == 0
     assert "ok; run 'qwen-coder'" in capsys.readouterr().out
     Run(valid()).write()
-    for name in ("test", "results/test", "results/test/config.json"):
+    Path("results/v1.json").symlink_to("test")  # a run may be called so
+    for name in ("test", "results/test", "results/test/config.json", "v1.json"):
         assert main(["status", "--config", name]) == 0
         assert "missing" in capsys.readouterr().out
         monkeypatch.setenv("PROXYKV_CONFIG", name)

@@ -7,6 +7,7 @@ Imports every folder except `pretrain`.
 from __future__ import annotations
 
 import argparse
+import errno
 import inspect
 import logging
 import os
@@ -19,7 +20,7 @@ from textwrap import indent
 import shtab
 
 from proxykv.cli import checks, mappers, runs, start, steps
-from proxykv.cli.arguments import Command
+from proxykv.cli.arguments import CONFIG, Command, require_plain
 from proxykv.runtime.errors import ConfigError
 
 EXAMPLES = """
@@ -37,18 +38,21 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; a user's mistake is printed in one line, with exit status 2."""
     commands = parser()
-    options, rest = commands.parse_known_args(arguments)
-    if options.step is _lm_eval:
-        options.arguments = rest  # lm-eval's own
-    elif rest:
-        commands.error(f"unrecognized arguments: {' '.join(rest)}")
     # Steps write to logs, where progress bars are noise.
     os.environ.setdefault("TQDM_DISABLE", "1")
     if os.environ.get("NO_COLOR"):
         os.environ["TERM"] = "dumb"  # snakemake knows only this
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    words = sys.argv[1:] if arguments is None else arguments
     try:
+        options, rest = commands.parse_known_args(words)
+        if options.step is _lm_eval:
+            options.arguments = rest  # lm-eval's own
+        elif rest:
+            commands.error(f"unrecognized arguments: {' '.join(rest)}")
+        else:
+            require_plain([*words, os.environ.get(CONFIG, "")])
         options.step(options)
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -58,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (FileExistsError, NotADirectoryError) as error:
         print(f"{error.filename}: a file, but a folder is needed there", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"{error.filename}: too long for the name of a file", file=sys.stderr)
         return 2
     return 0
 

@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
@@ -29,9 +29,30 @@ Add = Callable[[Command], argparse.ArgumentParser]
 """Adds a subcommand and returns its parser."""
 
 
+CONFIG = "PROXYKV_CONFIG"
+"""Environment variable that names the run's config."""
+
+
+def require_plain(words: Iterable[str]) -> None:
+    """Refuse what would break the one line of a message, or be lost.
+
+    Args:
+        words: of the command line.
+
+    Raises:
+        ConfigError: if a word holds a character that cannot be printed, or is an option with the
+            value `--`, which argparse drops.
+    """
+    for word in words:
+        if not word.isprintable():
+            raise ConfigError(f"{word!a}: holds a character that cannot be printed; correct it")
+        if word.startswith("--") and word.endswith("=--"):
+            raise ConfigError(f"{word}: `--` is no value; correct it")
+
+
 def add_config(command: argparse.ArgumentParser) -> None:
     """Add the option that names the run's config."""
-    default = os.environ.get("PROXYKV_CONFIG")
+    default = os.environ.get(CONFIG)
     command.add_argument(
         "--config",
         type=stored_config,
@@ -67,7 +88,9 @@ def run_folder(name: str) -> Path:
 def stored_config(name: str) -> Path:
     """The config that a run stored, named by its file, the run's folder or the run's name."""
     folder = run_folder(name)
-    return folder if folder.is_file() or folder.suffix == ".json" else folder / "config.json"
+    if folder.is_file() or (folder.suffix == ".json" and not folder.is_dir()):
+        return folder
+    return folder / "config.json"
 
 
 def config_file(name: str) -> Path:

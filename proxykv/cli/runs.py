@@ -153,6 +153,7 @@ def _forget(options: argparse.Namespace) -> None:
     """
     from proxykv.runs.status import forget
 
-    only = {name: value for name in NARROWING if (value := getattr(options, name))}
+    given = {name: getattr(options, name) for name in NARROWING}
+    only = {name: value for name, value in given.items() if value is not None}
     dropped = forget(Run.read(options.config), only, options.fitted)
     print(f"{dropped} rows dropped")

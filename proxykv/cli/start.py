@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from proxykv.cli.arguments import Add, config_file
+from proxykv.runtime.yaml_file import read_yaml
 
 QUIET = ("--quiet", "rules", "host", "reason")
 
@@ -45,6 +46,8 @@ def _run(options: argparse.Namespace) -> None:
     """
     given = [word for word in (options.preset, *options.arguments) if word != "--"]
     preset = given.pop(0) if given and not given[0].startswith("-") else "config.yaml"
-    command = [sys.executable, "-m", "snakemake", *QUIET, "--configfile", str(config_file(preset))]
+    config = config_file(preset)
+    read_yaml(config)  # in one line what snakemake says in many
+    command = [sys.executable, "-m", "snakemake", *QUIET, "--configfile", str(config)]
     sys.stdout.flush()
     os.execv(sys.executable, [*command, "--cores", "all", *given])

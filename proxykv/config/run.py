@@ -84,6 +84,9 @@ class Run:
         """
         unset = sources.unset_variables(self.config)
         problems = unset or sources.missing_paths(self.config)
+        for key, folder in (("run", self.dir), ("cache", self.cache)):
+            if folder.exists() and not folder.is_dir():
+                problems.append(f"config.{key}: {folder} is a file; choose another name")
         for family in self.families:
             for role in ROLES:
                 try:

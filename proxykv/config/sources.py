@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.files import missing
-from proxykv.runtime.hub import require_commit
+from proxykv.runtime.hub import require_commit, require_name
 from proxykv.runtime.wheels import Pin
 
 VARIABLE = re.compile(r"\$\{?\w+\}?")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 PACKAGES = ("wheel", "debian", "package")
 """Kinds of sources that a package manager provides."""
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -24,6 +26,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "folder": ("path",),
 }
 """Kinds of sources of text (`proxykv.benchmarks.sources`), with their keys besides `files`."""
+FREE = ("path", "files", "field")
+"""Keys whose texts have no form of their own."""
 RECORDS = ({"path"}, {"hub", "revision"})
 """Keys of a source of records (`proxykv.benchmarks.records`)."""
 
@@ -69,11 +73,25 @@ def source_problems(config: Mapping[str, Any]) -> Iterator[str]:
 def form_problem(source: Mapping[str, Any]) -> str | None:
     """What is wrong with the kind or the keys of a source of text; None if nothing is."""
     kind = source.get("kind")
-    if kind not in KINDS:
+    if str(kind) not in KINDS:
         return f"source kind {kind!r}: expected one of {', '.join(KINDS)}"
     keys = ("kind", "files", *KINDS[str(kind)])
     if set(source) != set(keys):
         return f"source {dict(source)}: needs exactly the keys {', '.join(keys)}"
+    if problem := _text_problem(source):
+        return problem
+    files = PurePosixPath(source["files"])
+    if kind in ("folder", "stdlib") and (files.is_absolute() or ".." in files.parts):
+        return f"source {dict(source)}: `files` leaves the folder; give names below it"
+    return None
+
+
+def _text_problem(source: Mapping[str, Any]) -> str | None:
+    for key, value in source.items():
+        if key == "version" and isinstance(value, int | float):
+            continue
+        if not isinstance(value, str) or (key in FREE and not value.isprintable()):
+            return f"source {dict(source)}: `{key}` must be a text in one line"
     return None
 
 
@@ -92,14 +110,20 @@ def _form_problems(given: Any, where: str) -> Iterator[str]:
         # A source on the hub without its commit is reported elsewhere.
         elif set(given) not in (*RECORDS, {"hub"}):
             yield f"{where}: {dict(given)}: give `path`, or `hub` with `revision`"
+        elif problem := _text_problem(given):
+            yield f"{where}: {problem}"
 
 
 def _require_pinned(source: Mapping[str, Any]) -> None:
     kind = source.get("kind")
     if kind in PACKAGES:
         Pin(str(source.get("name", "")), str(source.get("version", "")))
+        sha256 = source.get("sha256", "")
+        if kind != "package" and isinstance(sha256, str) and not SHA256.fullmatch(sha256):
+            raise ConfigError(f"package {source.get('name')}: {sha256!r} is no SHA-256")
     elif "hub" in source or kind == "hub":
         repository = source.get("hub", source.get("name"))
+        require_name(str(repository))
         require_commit(str(repository), str(source.get("revision", "")))
 
 

@@ -10,7 +10,7 @@ from rocrate.rocrate import ROCrate
 
 from proxykv.config import catalog
 from proxykv.runtime.errors import ConfigError
-from proxykv.runtime.files import atomic
+from proxykv.runtime.files import atomic, require_inside
 
 LEFT_OUT = ("*.lock", "*.journal.jsonl", "logs/**/*")
 """Files that say nothing about the results: of running jobs, and of what Parquet files hold."""
@@ -32,8 +32,8 @@ def archive(run: Path, target: Path) -> int:
         Number of files that the manifest lists.
 
     Raises:
-        ConfigError: if the folder holds no finished run or a link out of it, or the archive is no
-            new `*.zip`.
+        ConfigError: if the folder holds no finished run, a link out of it or a name that cannot be
+            printed, or the archive is no new `*.zip`.
     """
     if not (run / "report" / "index.html").is_file():
         raise ConfigError(f"{run}: no finished run (it has no report/index.html)")
@@ -59,8 +59,7 @@ def _files(run: Path) -> dict[str, Path]:
     left_out = {path for pattern in LEFT_OUT for path in run.rglob(pattern)}
     found = [path for path in sorted(run.rglob("*")) if path.is_file() and path not in left_out]
     for path in found:
-        if not path.resolve().is_relative_to(run.resolve()):
-            raise ConfigError(
-                f"{path}: a link out of the run; replace it with a copy, or delete it"
-            )
+        require_inside(path, run)
+        if not path.name.isprintable():
+            raise ConfigError(f"{str(path)!a}: a line of the manifest cannot hold this name")
     return {path.relative_to(run).as_posix(): path for path in found}

@@ -57,8 +57,8 @@ def merge(folders: Sequence[Path], target: Path) -> Path:
         The new run's config.
 
     Raises:
-        ConfigError: if the parts do not belong together, one of them is running, or the new folder
-            is there or in one of them.
+        ConfigError: if the parts do not belong together, one of them is running or has a link out
+            of it, or the new folder is there or in one of them.
     """
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         raise ConfigError("proxykv merge: give the folders of two or more different parts")
@@ -156,6 +156,7 @@ def _files(folders: Iterable[Path]) -> dict[str, list[Path]]:
         for kind in (*KINDS, "mappers", "efficiency"):
             for path in sorted((folder / kind).rglob("*")):
                 if path.is_file() and path.suffix != ".lock":
+                    files.require_inside(path, folder)
                     found.setdefault(path.relative_to(folder).as_posix(), []).append(path)
     return found
 

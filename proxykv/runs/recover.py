@@ -86,7 +86,8 @@ def _holders() -> list[Holder]:
     """This checkout's processes that hold a lock in a run's folder or in a cache."""
     runs = [Run.read(path) for path in Path("results").glob("*/config.json")]
     folders = {Path("results"), *(run.cache for run in runs)}
-    locks = [Lock(path) for folder in folders for path in folder.rglob("*.lock")]
+    found = (path for folder in folders for path in folder.rglob("*.lock"))
+    locks = [Lock(path) for path in found if path.is_file()]  # a run may be called so
     both = ((lock, holder) for lock in locks if (holder := lock.holder()) and holder.alive)
     return [holder for lock, holder in both if _is_ours(holder, lock.path)]
 

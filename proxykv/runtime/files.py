@@ -108,6 +108,20 @@ def require_readable(path: Path) -> None:
         path.open("rb").close()
 
 
+def require_inside(path: Path, folder: Path) -> None:
+    """Refuse a link out of a folder: what it leads to would be published with the folder.
+
+    Args:
+        path: a file below the folder.
+        folder: of a run.
+
+    Raises:
+        ConfigError: if the file lies elsewhere.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{path}: a link out of the run; replace it with a copy, or delete it")
+
+
 def _sync(path: Path) -> None:
     """Wait until the file's content is on the disk: a rename may reach it earlier."""
     with path.open("rb") as file:

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from proxykv.runtime.errors import ConfigError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+NAME = re.compile(
+    r"(?=.{1,96}$)(?!.*(--|\.\.))[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
+)
 TIMEOUT = 3
 """Seconds to wait for the hub's first answer."""
 
@@ -57,7 +59,7 @@ def download(
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415 (slow, rarely used)
 
-    _require_name(repository)
+    require_name(repository)
     require_commit(repository, revision)
     refusal = _refusal(repository, revision, kind)
     if refusal and folder is not None:
@@ -105,7 +107,7 @@ def upload(repository: str, files: Mapping[str, Path | bytes], message: str, pri
     """
     from huggingface_hub import CommitOperationAdd, HfApi  # noqa: PLC0415 (slow, rarely used)
 
-    _require_name(repository)
+    require_name(repository)
     refusal = _refusal(repository, None, "model")
     if isinstance(refusal, UnreachableError):
         raise refusal
@@ -130,6 +132,16 @@ def give_up_at_once() -> None:
 
     hooks = get_session().event_hooks
     set_client_factory(lambda: _impatient_client(hooks))
+
+
+def require_name(repository: str) -> None:
+    """Require the name of a repository; the hub's client would say it in several lines.
+
+    Raises:
+        ConfigError: if the text is none.
+    """
+    if not NAME.fullmatch(repository):
+        raise ConfigError(f"{repository!r}: no repository of the hub; give organisation/name")
 
 
 def require_commit(repository: str, revision: str) -> None:
@@ -211,12 +223,6 @@ def _impatient_client(hooks: Any) -> Any:
                 raise OfflineModeIsEnabled(f"{request.url.host} does not answer") from error
 
     return Client(event_hooks=hooks, follow_redirects=True, timeout=None)
-
-
-def _require_name(repository: str) -> None:
-    """Raise ConfigError if a text is no repository's name; the hub's client says it in lines."""
-    if not NAME.fullmatch(repository):
-        raise ConfigError(f"{repository!r}: no repository of the hub; give organisation/name")
 
 
 def _refusal(repository: str, revision: str | None, kind: Kind) -> ConfigError | None:

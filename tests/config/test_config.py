@@ -107,6 +107,20 @@ def test_a_variable_that_is_not_set_is_one_line_before_anything_runs(
     assert main(["check", str(path)]) == 0
 
 
+@pytest.mark.parametrize("key", ["run", "cache"])
+def test_a_file_where_a_folder_is_needed_is_one_line_before_anything_runs(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    taken = tmp_path / {"run": "results/taken", "cache": "taken"}[key]
+    taken.touch()
+    with pytest.raises(
+        ConfigError, match=rf"config.{key}: \S*taken is a file; choose another name"
+    ):
+        Run(valid() | {key: "taken"}).require_sources()
+
+
 def test_the_folder_of_a_press_is_looked_for_before_anything_runs(tmp_path: Path) -> None:
     files = {"folder": str(tmp_path / "x"), "model": "org/name", "sha256": "ab"}
     press = {"id": "q", "base": "kvpress:QFilterPress", "params": {"press_files": files}}

@@ -33,6 +33,10 @@ HOSTILE = (
     "-m",
     "{wildcards.task}",
     "a b",
+    'a"b',
+    "tіny",  # with a letter of another script
+    "tiny\u200b",
+    "a\0b",
     "",
 )
 
@@ -56,10 +60,21 @@ def config_with(place: str, value: str) -> Config:
             config["benchmarks"][0]["benchmark"] = value
         case "task":
             config["corpus"][0]["tasks"].append(value)
+        case "fitted":
+            config["methods"].append({"id": "mine", "base": "proxykv", "fitted": value})
+        case "group":
+            config["comparisons"] = [{"group": value, "pairs": [["kvzip", "full"]]}]
+        case "scan" | "measured family":
+            scan = {"name": "one", "methods": ["full"], "lengths": [64], "retentions": [0.5]}
+            changed = {"name": value} if place == "scan" else {"families": [value]}
+            config["efficiency"] = [{**scan, "weights": "random", **changed}]
     return config
 
 
-PLACES = ["run", "cache", "method", "id", "base", "class", "family", "benchmark", "task"]
+PLACES = [
+    *("run", "cache", "method", "id", "base", "class", "family", "benchmark", "task"),
+    *("fitted", "group", "scan", "measured family"),
+]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -70,7 +85,16 @@ def test_hostile_names_are_refused_in_one_line(place: str, value: str) -> None:
     assert len(problems[0].splitlines()) == 1
 
 
-@pytest.mark.parametrize("place", ["run", "cache", "id"])
+@pytest.mark.parametrize("place", ["benchmark", "task"])
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_stored_config_leads_to_no_file_outside_its_run(place: str, value: str) -> None:
+    """Such as that of a run which someone else has made."""
+    (line,) = check.form_problems(config_with(place, value), "results/theirs/config.json")
+    assert "is not allowed; expected" in line
+    assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", ["run", "cache", "id", "family", "benchmark", "task", "fitted"])
 def test_names_too_long_for_a_file_system_are_refused(place: str) -> None:
     (line,) = check.config_problems(config_with(place, "a" * 300))
     assert "is not allowed; expected" in line
@@ -159,7 +183,7 @@ def test_a_revision_is_a_commit(revision: str) -> None:
     )
 
 
-def text(**source: str) -> Config:
+def text(**source: Any) -> Config:
     """A config with a source of text."""
     entry = {"benchmark": "text", "tasks": ["prose"], "contexts": 2, "lengths": [128]}
     return valid() | {"corpus": [{**entry, "options": {"sources": [{"files": "*", **source}]}}]}
@@ -171,7 +195,17 @@ def records_of(**source: str) -> Config:
     return valid() | {"benchmarks": [entry]}
 
 
-COMMIT = "0" * 40
+COMMIT, SHA256 = "0" * 40, "0" * 64
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, "a--b", "a/b/c", "a" * 97])
+def test_hostile_repositories_of_data_are_refused_in_one_line(value: str) -> None:
+    for config in (
+        records_of(hub=value, revision=COMMIT),
+        text(kind="hub", name=value, revision=COMMIT, field="text"),
+    ):
+        (line,) = check.config_problems(config)
+        assert line.endswith(f"{value!r}: no repository of the hub; give organisation/name")
 
 
 @pytest.mark.parametrize(
@@ -183,17 +217,30 @@ COMMIT = "0" * 40
         (records_of(hub="a/b"), "revision '' is not a commit"),
         (text(kind="hub", name="a/b", revision=COMMIT, field="text"), None),
         (text(kind="hub", name="a/b", revision="v1", field="text"), "'v1' is not a commit"),
-        (text(kind="wheel", name="some-data", version="1.0", sha256="0"), None),
+        (text(kind="wheel", name="some-data", version="1.0", sha256=SHA256), None),
+        (text(kind="wheel", name="some-data", version="1.0", sha256="0"), "'0' is no SHA-256"),
         (
-            text(kind="wheel", name="--index-url=x", version="1", sha256="0"),
+            text(kind="debian", name="a", version="1", sha256=f"{SHA256}\n"),
+            "is no SHA-256",
+        ),
+        (
+            text(kind="wheel", name="--index-url=x", version="1", sha256=SHA256),
             "not the name of a package",
         ),
-        (text(kind="debian", name="g++", version="4:12.2.0-3", sha256="0"), None),
+        (text(kind="debian", name="g++", version="4:12.2.0-3", sha256=SHA256), None),
         (
-            text(kind="debian", name="a", version="-o=Dir::Etc=x", sha256="0"),
+            text(kind="debian", name="a", version="-o=Dir::Etc=x", sha256=SHA256),
             "is not an exact version",
         ),
         (text(kind="package", name="a b", version="1"), "not the name of a package"),
+        (text(kind="hub", name=3, revision=COMMIT, field="text"), "`name` must be a text"),
+        (text(kind=["wheel"], name="a", version="1"), "source kind ['wheel']: expected one of"),
+        (text(kind="stdlib", files="pydoc_data/*"), None),
+        (text(kind="stdlib", files="../*"), "`files` leaves the folder"),
+        (text(kind="folder", path=".", files="*/../../*"), "`files` leaves the folder"),
+        (text(kind="folder", path=".", files="/etc/*"), "`files` leaves the folder"),
+        (text(kind="folder", path="a\nb"), "`path` must be a text in one line"),
+        (records_of(path="a\nb"), "`path` must be a text in one line"),
     ],
 )
 def test_sources_are_pinned_before_any_job(config: Config, message: str | None) -> None:

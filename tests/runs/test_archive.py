@@ -75,3 +75,10 @@ def test_what_a_link_leads_to_is_not_published(run: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"key.csv: a link out of the run"):
         archive(run, tmp_path / "run.zip")
     assert not (tmp_path / "run.zip").exists()
+
+
+def test_a_name_cannot_add_a_line_to_the_manifest(run: Path, tmp_path: Path) -> None:
+    (run / "tables" / f"a\n{'0' * 64}  config.json").touch()
+    with pytest.raises(ConfigError, match="a line of the manifest cannot hold this") as refused:
+        archive(run, tmp_path / "run.zip")
+    assert len(str(refused.value).splitlines()) == 1

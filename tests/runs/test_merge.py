@@ -165,6 +165,15 @@ def test_what_differs_is_refused_and_leaves_nothing(
     assert {path.name for path in Path("results").iterdir()} == {"demo", "a", "b"}
 
 
+def test_what_a_link_leads_to_is_not_copied(whole: Path) -> None:
+    a, b = by_task(whole)
+    Path("secret").write_text("mine", "utf-8")
+    (b / "mappers" / "key").symlink_to(Path("secret").resolve())
+    with pytest.raises(ConfigError, match=r"b/mappers/key: a link out of the run"):
+        merge([a, b], Path("results/both"))
+    assert not Path("results/both").exists()
+
+
 def test_two_answers_to_one_question_are_refused(whole: Path) -> None:
     a = part(whole, "a", lambda rows: rows.task == "multikey")
     b = part(whole, "b", lambda rows: rows.task == "multikey")

@@ -91,6 +91,11 @@ def test_a_lock_file_cannot_name_another_process(
     assert victim.poll() is None
 
 
+def test_a_run_may_be_called_like_a_lock(checkout: Path) -> None:
+    (checkout / "results" / "a.lock").mkdir()
+    end_processes()
+
+
 def test_recovery_needs_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recover"]) == 2
     assert capsys.readouterr().err == (
