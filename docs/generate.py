@@ -199,7 +199,7 @@ def argument(action: argparse.Action) -> tuple[str, str]:
     """How an argument is given, and what it means."""
     name = " ".join(action.option_strings) or f"<{action.dest}>"
     if action.option_strings and action.nargs != 0:
-        name += f" <{action.dest}>"
+        name += f" <{str(action.metavar or action.dest).lower()}>"
     choices = " or ".join(f"`{choice}`" for choice in action.choices or ())
     return f"`{name}`", action.help or choices
 

@@ -11,13 +11,17 @@ from proxykv.cli.arguments import Add
 def add_commands(add: Add) -> None:
     """Add this module's subcommands."""
     push = add(_push)
-    push.add_argument("folder", type=Path, help="results/<run>/mappers/<family>/<method>")
+    push.add_argument(
+        "folder", type=Path, help="the mapper: results/<run>/mappers/<family>/<method>"
+    )
     push.add_argument("repository", help="organisation/name on the hub")
-    push.add_argument("--license", help="of the mapper; that of its family's file by default")
-    push.add_argument("--private", action="store_true", help="if the repository is created")
+    push.add_argument("--license", help="licence of the mapper (that of its family's file)")
+    push.add_argument(
+        "--private", action="store_true", help="hide the repository, if it is created now"
+    )
     pull = add(_pull)
     pull.add_argument("repository", help="organisation/name on the hub")
-    pull.add_argument("folder", type=Path, help="to make")
+    pull.add_argument("folder", type=Path, help="folder to make")
     pull.add_argument("--revision", required=True, help="commit, as the mapper's page names it")
 
 

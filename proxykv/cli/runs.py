@@ -22,28 +22,32 @@ def add_commands(add: Add) -> None:
     status = add(_status)
     add_config(status)
     shown = status.add_mutually_exclusive_group()
-    shown.add_argument("--json", action="store_true", help="for programs")
+    shown.add_argument("--json", action="store_true", help="print JSON, for programs")
     shown.add_argument(
         "--watch",
         nargs="?",
         const="10",
         metavar="SECONDS",
-        help="look again every 10 or so many seconds until all is done, and tell the time left",
+        help="repeat every so many seconds (10) until all is done, and show the time left",
     )
     add(_audit).add_argument("folder", type=run_folder, help=RUN)
     compared = add(_compare)
     compared.add_argument("folders", type=run_folder, nargs="+", help=RUNS)
-    compared.add_argument("--output", type=Path, default=Path("comparison"), help="folder to write")
+    compared.add_argument(
+        "--output", type=Path, default=Path("comparison"), help="folder to write (comparison)"
+    )
     merged = add(_merge)
     merged.add_argument("folders", type=run_folder, nargs="+", help=RUNS)
-    merged.add_argument("--output", type=Path, required=True, help="results/<new run>")
+    merged.add_argument(
+        "--output", type=Path, required=True, help="folder to make: results/<new run>"
+    )
     archived = add(_archive)
     archived.add_argument("folder", type=run_folder, help=RUN)
     archived.add_argument("file", type=Path, help="the archive to write, *.zip")
     for command in (_export, _import):
         packed = add(command)
         packed.add_argument("configfile", help="a config file, or the name of one in config/")
-        packed.add_argument("file", type=Path, help="*.jsonl.gz")
+        packed.add_argument("file", type=Path, help="the file of rows, *.jsonl.gz")
     add(_recover).add_argument("command", nargs=argparse.REMAINDER, help="snakemake …")
     forget = add(_forget)
     add_config(forget)
