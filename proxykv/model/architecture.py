@@ -16,8 +16,9 @@ SUPPORTED = ("llama", "qwen2", "qwen3")
 """Architectures whose logits are those of body and LM head alone, with full attention; tested."""
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-"""RoPE whose frequencies depend on the config alone. With others (`dynamic`, `longrope`) they
-depend on the lengths that the model has seen, and a cached key has no fixed value."""
+"""RoPE whose frequencies depend on the config alone, and which turns whole heads. With `dynamic`
+and `longrope` they depend on the lengths that the model has seen, and a cached key has no fixed
+value."""
 
 _NO_NUMBERS = ("rope_type", "type", "truncate", "mrope_section")
 """Entries of RoPE's parameters that are no positive numbers."""
@@ -75,11 +76,15 @@ def refuse_unsupported(config: Any, where: object) -> None:
         why = f"its architecture is not one of {', '.join(SUPPORTED)}"
     elif "quant_method" in packed and not AutoHfQuantizer.supports_quant_method(packed):
         why = f"transformers does not know the quant_method {packed['quant_method']!r}"
+    elif nested := [kind for kind, value in parameters.items() if isinstance(value, Mapping)]:
+        why = f"its RoPE differs between layers (rope_parameters has {nested[0]!r})"
     elif rope not in ROPE_TYPES:
         why = (
-            f"its rope_type {rope!r} depends on the lengths that the model has seen; "
-            f"use one of {', '.join(ROPE_TYPES)}"
+            f"its rope_type {rope!r} is none of {', '.join(ROPE_TYPES)}, whose keys do not depend "
+            "on the lengths that the model has seen"
         )
+    elif parameters.get("type", rope) != rope:
+        why = f"RoPE's rope_type is {rope!r}, its type {parameters['type']!r}; remove one of them"
     elif unusable:
         why = f"RoPE's {unusable[0]} is {parameters[unusable[0]]!r}; give a number above 0"
     elif parameters.get("partial_rotary_factor") not in (None, 1):

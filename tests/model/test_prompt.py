@@ -574,7 +574,11 @@ def test_rope_that_depends_on_the_lengths_seen_is_refused(
         ({"rope_type": "linear"}, "config.json cannot be used"),
         ({"rope_type": "default", "rope_theta": 0}, "RoPE's rope_theta is 0"),
         ({"rope_type": "default", "partial_rotary_factor": 0.5}, "a part of each head only"),
-        ({"full_attention": {"rope_type": "dynamic", "factor": 2.0}}, "RoPE's full_attention is"),
+        ({"full_attention": {"rope_type": "dynamic", "factor": 2.0}}, "has 'full_attention'"),
+        ({"full_attention": {"rope_type": "default", "rope_theta": 1e4}}, "differs between layers"),
+        ({"rope_type": "default", "type": "dynamic", "factor": 2.0}, "its type 'dynamic'; remove"),
+        ({"rope_type": "proportional", "partial_rotary_factor": 0.5}, "rope_type 'proportional'"),
+        ({"type": "su", "factor": 2.0}, "rope_type 'su'"),
         ([1], "config.json cannot be used"),
     ],
 )
