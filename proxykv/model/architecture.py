@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
-from transformers.quantizers import AutoHfQuantizer
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from proxykv.runtime.errors import ConfigError
 
