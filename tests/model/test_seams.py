@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from ruler_corpus import ready_record
-from test_prompt import QWEN, model_of, pieces
 from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers_fixture import QWEN, model_of, pieces
 from transformers import PreTrainedTokenizerFast
 from valid_config import valid
 
