@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from ruler_corpus import ready_record
-from tokenizers import Tokenizer, models, pre_tokenizers
-from tokenizers_fixture import QWEN, model_of, pieces
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers_fixture import QWEN, TOKENIZERS, model_of, pieces
 from transformers import PreTrainedTokenizerFast
 from valid_config import valid
 
+from proxykv.benchmarks.longbench.truncation import cut_middle
 from proxykv.config import catalog
 from proxykv.config.run import Run
 from proxykv.model.prompt.tokenizer import continuation, load_tokenizer
@@ -87,6 +88,58 @@ def test_a_seam_that_cannot_be_written_is_refused_while_data_are_made(
     assert str(error.value).startswith(
         "longbench/repobench-p: example repobench-p-one, question 1: the tokenizer writes"
     )
+
+
+NORMALIZERS = {
+    "none": [],
+    "lower case": [normalizers.Lowercase()],
+    "NFKC": [normalizers.NFKC()],
+    "no accents": [normalizers.NFD(), normalizers.StripAccents()],
+}
+KINDS = ("byte-level", "sentencepiece", "legacy", "a blank before every text")
+
+
+def normalized(name: str, changes: list[Any]) -> Tokenizer:
+    tokenizer = TOKENIZERS[name]().backend_tokenizer
+    own = [tokenizer.normalizer] if tokenizer.normalizer else []
+    tokenizer.normalizer = normalizers.Sequence([*changes, *own])
+    return tokenizer
+
+
+@pytest.mark.parametrize("changes", NORMALIZERS.values(), ids=list(NORMALIZERS))
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_cut_out_of_a_prompt_is_context(name: str, changes: list[Any]) -> None:
+    """No part of the context, which methods prune, goes to the question, which they do not."""
+    tokenizer = normalized(name, changes)
+    words = " ".join(f"Sentence {number} tells of fish ½ and Größe." for number in range(40))
+    for context in (words, f"{words}\n", words[:-1]):
+        for question in ("\n\nQuestion: What?\nAnswer:", " Now", "x", "鍵?"):
+            begins, asked, cut = cut_middle(tokenizer, context, question, 120)
+            assert cut and asked == question
+            last = tokenizer.decode(tokenizer.encode(context).ids[-5:]).strip()
+            assert begins.endswith(context[-3:]) or begins.strip().endswith(last[-3:])
+            assert len(tokenizer.encode(begins).ids) <= 125
+
+
+@pytest.mark.parametrize("changes", NORMALIZERS.values(), ids=list(NORMALIZERS))
+@pytest.mark.parametrize("name", KINDS)
+def test_normalized_prompts_are_those_of_the_whole_text_or_one_line(
+    name: str, changes: list[Any], tmp_path: Path
+) -> None:
+    PreTrainedTokenizerFast(tokenizer_object=normalized(name, changes)).save_pretrained(tmp_path)
+    model = model_of(load_tokenizer(tmp_path), None)
+    equal = 0
+    for left in ("The KEY", "GRÖSSE e", "½ ﬁ", "Key.", "한", "a\n"):
+        for right in (" B", "\u0301 x", "ﬁn", "\n\nQuestion", "\u11a8", "ß"):
+            try:
+                ids = [*model.context(left), *model.question(right, context=left)]
+            except ConfigError as error:
+                assert "\n" not in str(error)
+                continue
+            whole = model.tokenizer.encode(left + right)
+            assert model.tokenizer.decode(ids) == model.tokenizer.decode(whole), (left, right)
+            equal += ids == whole
+    assert equal > 15
 
 
 @pytest.mark.parametrize("template", [None, "{{ messages[0].content }}"])

@@ -23,14 +23,17 @@ def cut_middle(
     Returns:
         Context, question, and whether the prompt was cut.
     """
-    ids = tokenizer.encode(context + question).ids
+    coded = tokenizer.encode(context + question)
+    ids, half = coded.ids, limit // 2
     if len(ids) <= limit:
         return context, question, False
-    half = limit // 2
-    head, tail = tokenizer.decode(ids[:half]), tokenizer.decode(ids[-half:])
-    # A tokenizer may normalize the question; the tail holds it in that form.
-    written = tokenizer.decode(tokenizer.encode(question).ids)
-    if tail.endswith(written):
-        return head + tail.removesuffix(written), question, True
+    head, tail = tokenizer.decode(ids[:half]), len(ids) - half
+    # The first token of the question; special tokens have an empty span at 0.
+    ends = enumerate(end for _, end in coded.offsets)
+    seam = next((i for i, end in ends if end > len(context)), len(ids))
+    if seam >= tail:
+        # A token may begin in the context and end in the question.
+        start = coded.offsets[seam][0] if seam < len(ids) else len(context)
+        return head + tokenizer.decode(ids[tail:seam]) + context[start:], question, True
     end = min(len(head), len(context))
-    return head[:end], head[end:] + tail, True
+    return head[:end], head[end:] + tokenizer.decode(ids[tail:]), True
