@@ -53,12 +53,12 @@ class RequestCost:
 
     @property
     def parallel(self) -> float:
-        """The same where the proxy has a device of its own."""
+        """The same where the proxy is on another device."""
         return max(self.prefill, self.proxy + self.mapper) / self.prefill
 
     @property
     def room(self) -> float:
-        """Times as large as it is the proxy may be to be ready when the target's prefill ends."""
+        """How many times larger the proxy may be and still end with the target's prefill."""
         return max(0.0, self.prefill - self.mapper) / self.proxy
 
 
