@@ -24,8 +24,6 @@ from proxykv.model.prefill import Prefill
 from proxykv.runtime.errors import ConfigError
 from proxykv.scoring.ledger import Ledger
 
-INSTALL = "run `make parity`, then `. .venv-kvpress/bin/activate`"
-
 
 class PressFiles(TypedDict):
     """Weights that a press loads besides the model's, from a local folder.
@@ -176,7 +174,9 @@ def kvpress_package() -> ModuleType:
     try:
         return import_module("kvpress")
     except ImportError as error:
-        raise ConfigError(f"kvpress: {error}; it needs older packages: {INSTALL}") from error
+        raise ConfigError(
+            f"kvpress: {error}; it needs the older packages that `make parity` installs"
+        ) from error
     finally:
         for name, function in functions.items():
             ALL_ATTENTION_FUNCTIONS[name] = function

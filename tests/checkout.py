@@ -209,10 +209,16 @@ def linked_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     forget_files()
 
 
+HOSTILE = 'it\'s a "folder" $(touch PWNED) `touch PWNED` {task}'
+"""A name that a shell or a template would read as something else."""
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """The workflow from its beginning to its end; not to be changed."""
-    made = Checkout(tmp_path_factory.mktemp("finished"), CONFIG)
+    folder = tmp_path_factory.mktemp("finished") / HOSTILE
+    folder.mkdir()
+    made = Checkout(folder, CONFIG)
     made.transcript = made.on_a_terminal(TERM="xterm", NO_COLOR="1")
     return made
 

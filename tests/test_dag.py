@@ -53,6 +53,7 @@ def test_a_run_is_complete(finished_run: Checkout) -> None:
     ]
     assert [path for path in expected if not (folder / path).stat().st_size] == []
     assert not list(finished_run.folder.rglob("*.partial"))
+    assert not list(finished_run.folder.parent.rglob("PWNED"))  # what its folder is called
     page = (folder / "report" / "index.html").read_text("utf-8")
     assert re.search(r"audited: \d{3,} cells, \d{3} scores and \d{3} rows, no findings", page)
     leaderboard = pd.read_csv(folder / "tables" / "leaderboard.csv")
@@ -86,7 +87,7 @@ Finished jobid: \d+ \(Rule: \w+\)
 \d+ of \d+ steps \(\d+%\) done
 Report: results/dag/report/index\.html
 Elapsed time: [\d:.]+
-Complete log\(s\): \S+\.snakemake\.log
+Complete log\(s\): .+\.snakemake\.log
 """
 
 

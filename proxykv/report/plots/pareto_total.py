@@ -42,12 +42,12 @@ def draw(rows: pd.DataFrame, methods: MethodCards, run_dir: Path) -> Figure | No
         return None
     chosen = measured.family.isin(rows.family) & (measured.batch == 1)
     usable = timed(measured[chosen])
-    found = dict(_panels(rows, usable, methods))
+    found = list(_panels(rows, usable, methods))  # two benchmarks may have a task of one name
     if not found:
         return None
-    figure, axes = panels(list(found), columns=2, width=5.2, height=3.9)
-    styles = variant_styles(pd.concat(found.values()), methods)
-    for axis, part in zip(axes, found.values(), strict=True):
+    figure, axes = panels([title for title, _ in found], columns=2, width=5.2, height=3.9)
+    styles = variant_styles(pd.concat([part for _, part in found]), methods)
+    for axis, (_, part) in zip(axes, found, strict=True):
         for (method, schedule), line in styles.items():
             points = part[(part.method == method) & (part.schedule == schedule)]
             _marks(axis, points.sort_values("retention"), line)

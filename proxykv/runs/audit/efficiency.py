@@ -68,7 +68,7 @@ def cases(rows: list[Row]) -> Iterator[Line]:
         rows: measurements.
     """
     for key, every in _grouped(rows, KEYS["efficiency"]):
-        ok = [row for row in every if _counts(row)]
+        ok = [row for row in every if counts(row)]
         times = {name: [row[name] for row in ok] for name in TIMES}
         request = median(times["request_seconds"]) if ok else math.nan
         cells: dict[str, Cell] = {
@@ -96,7 +96,7 @@ def speedups(rows: list[Row], cards: MethodCards, published: Published) -> Itera
     """
     by_key = {key_of(line, KEYS["speedups"]): line for line in published}
     oracle, full = cards.only("oracle"), cards.only("reference")
-    ok = [row for row in rows if _counts(row)]
+    ok = [row for row in rows if counts(row)]
     for key, group in _grouped(ok, CASE):
         first = group[0]
         near = [r for r in ok if all(r[c] == first[c] for c in ("family", "scan", "batch"))]
@@ -141,7 +141,8 @@ def _over_lengths(ratios: Mapping[int, list[float]], published: str) -> dict[str
     }
 
 
-def _counts(row: Row) -> bool:
+def counts(row: Row) -> bool:
+    """Whether the times of a measurement count."""
     return row["repeat"] > 0 and row["status"] == "ok"
 
 

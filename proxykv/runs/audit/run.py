@@ -6,6 +6,7 @@ from pathlib import Path
 
 from proxykv.config.cards import MethodCards
 from proxykv.config.run import Run
+from proxykv.runs.audit import efficiency
 from proxykv.runs.audit.answers import check_answers, check_digests
 from proxykv.runs.audit.findings import Audit
 from proxykv.runs.audit.means import groups
@@ -35,7 +36,9 @@ def audit(folder: Path, *, finished: bool = True) -> Audit:
         check_tables(rows, run.config, folder, found)
         if finished:
             cards = MethodCards.read(folder)
-            check_figures(groups(rows, cards.only("oracle")), cards, folder, found)
+            # What is damaged has been found with the tables.
+            requests = efficiency.measurements(run.config, folder, Audit())
+            check_figures(groups(rows, cards.only("oracle")), requests, cards, folder, found)
             check_page(folder, found)
     found.require_counts()
     return found

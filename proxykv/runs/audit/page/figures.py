@@ -1,41 +1,53 @@
-"""The points of a run's main figures, compared with its tables and rows."""
+"""The points of a run's figures, compared with its tables, rows and measurements."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
 from proxykv.config.cards import MethodCards
 from proxykv.runs.audit.cells import RELATIVE, Cell, Known, mean
 from proxykv.runs.audit.findings import Audit
-from proxykv.runs.audit.means import Group, column
+from proxykv.runs.audit.means import Group, Row, column
+from proxykv.runs.audit.page import grids, measured
+from proxykv.runs.audit.page.points import KEYS
 from proxykv.runs.audit.page.shown import known
 from proxykv.runs.audit.table_file import Line, Published, compare, read_table
 from proxykv.runtime.errors import ConfigError
 
-KEYS = ("panel", "title", "series", "part", "point")
 PLAIN = ("subject", "oracle", "reference")
 """Roles of the methods that have a band in every figure."""
 FRONT = "Pareto front"
 STATED = ": stated in the paper"
 SAME = 1e-12
 COSTS = {"kept KV": ("kv_bytes", 2**20), "prefill + scoring": ("seconds", 1)}
+OPTIONAL = ("ablations", "fidelity")
+"""Tables that a run need not have; that another one is missing is a finding already."""
 QUALITIES = ("recovery", "kl")
 AGAINST = ("seconds", "prefills")
 
 Pair = tuple[float, float]
 Curve = tuple[Pair, ...]
+Panel = tuple[int, str, Iterable[Curve]]
 
 
-def check_figures(found: list[Group], cards: MethodCards, folder: Path, audit: Audit) -> None:
-    """Compare what the main figures draw with the tables, and the Pareto figure with the rows.
+def check_figures(
+    found: list[Group],
+    requests: Sequence[Row],
+    cards: MethodCards,
+    folder: Path,
+    audit: Audit,
+) -> None:
+    """Compare what the figures draw with the tables, the rows and the measurements.
 
-    The other figures are listed as not audited.
+    Figures of training, of kept sets and of needles follow from other records: they are listed as
+    not audited.
 
     Args:
         found: rows of each family and benchmark.
+        requests: the run's measurements.
         cards: of the run's methods.
         folder: the run's folder, with `tables/` and `figures/`.
         audit: receives counts and findings.
@@ -48,7 +60,19 @@ def check_figures(found: list[Group], cards: MethodCards, folder: Path, audit: A
         "kl_retention": lambda: _curves(_distances(_table(folder, "leaderboard")), cards, "kl"),
         "quality_cost": lambda: _intervals(_by_cell(_table(folder, "quality_cost"))),
         "pareto": lambda: _marks(found),
+        "pareto_total": lambda: measured.pareto_total(requests, found, cards),
+        "latency": lambda: measured.latency(requests, cards),
+        "latency_real": lambda: measured.latency_real(requests, cards),
+        "time_shares": lambda: measured.time_shares(requests, cards),
+        "memory_timeline": lambda: measured.memory_timeline(requests, cards),
+        "ablation": lambda: grids.ablation(_table(folder, "ablations")),
+        "transfer": lambda: grids.transfer(_table(folder, "fidelity")),
     }
+    totals = (
+        (panel, title, curves.values())
+        for panel, (title, curves) in enumerate(measured.totals(requests, found), start=1)
+    )
+    fronts = {"pareto": _fronts(found), "pareto_total": totals}
     for image in sorted((folder / "figures").glob("*.svg")):
         path = image.with_suffix(".csv")
         if image.stem not in makers:
@@ -66,9 +90,12 @@ def check_figures(found: list[Group], cards: MethodCards, folder: Path, audit: A
             ]
             drawn = [line for line in published if line.get("series") != FRONT]
             compare(path, KEYS, drawn, makers[image.stem](), audit)
-            if image.stem == "pareto":
-                _check_fronts(path, published, found, audit)
-        except (ConfigError, FileNotFoundError):  # a finding about the table
+            if image.stem in fronts:
+                _check_fronts(path, published, fronts[image.stem], audit)
+        except FileNotFoundError as error:
+            if (table := Path(error.filename)).stem in OPTIONAL:
+                audit.say(path, f"cannot be compared without {table}; run `proxykv plot`")
+        except ConfigError:  # a finding about the table
             continue
 
 
@@ -187,10 +214,15 @@ def _panels(found: list[Group]) -> Iterator[tuple[int, str, Mapping[str, Curve]]
             yield panel, f"{' · '.join(group.cell)}: {what}", curves
 
 
-def _check_fronts(path: Path, published: Published, found: list[Group], audit: Audit) -> None:
-    """Every point that no other one beats is on the front, in the order of its cost."""
+def _fronts(found: list[Group]) -> Iterator[Panel]:
     for panel, title, curves in _panels(found):
-        every = [point for curve in curves.values() for point in curve]
+        yield panel, title, curves.values()
+
+
+def _check_fronts(path: Path, published: Published, panels: Iterable[Panel], audit: Audit) -> None:
+    """Every point that no other one beats is on the front, in the order of its cost."""
+    for panel, title, curves in panels:
+        every = [point for curve in curves for point in curve]
         front = [point for point in every if not any(_beats(other, point) for other in every)]
         drawn = [
             (known(line, "x"), known(line, "y"))
