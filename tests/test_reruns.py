@@ -156,6 +156,7 @@ def config(**entries: Any) -> Edit:
 
 
 TARGET = Path("models/tiny/target")
+INDEX = "model.safetensors.index.json"
 METHODS = CONFIG["methods"]
 BY_PREFILL = {"id": "by_prefill", "base": "proxykv", "params": {"signal": "prefill"}}
 ROW = "workflow/schemas/row.schema.yaml"
@@ -230,6 +231,15 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
     "a family's device": (code(FAMILY, "device: cpu", "device: auto"), []),
     "a family's resources": (code(FAMILY, "mem_mb: ", "mem_mb: 1"), []),
     "EOS": (model("target", "generation_config.json", eos_token_id=[1, 2]), ANSWERS),
+    "no EOS": (model("target", "generation_config.json", eos_token_id=None), ANSWERS),
+    "sampling": (model("target", "generation_config.json", temperature=0.3, do_sample=True), []),
+    "EOS of the proxy, which never answers": (
+        model("proxy", "generation_config.json", eos_token_id=[1, 2]), []
+    ),
+    "the index of the weights": (
+        lambda checkout: (checkout.folder / TARGET / INDEX).write_text('{"weight_map": {}}'),
+        ["efficiency", *SCORES],
+    ),
     "RoPE of the target": (model("target", "config.json", rope_theta=5e5), ["efficiency", *SCORES]),
     "RoPE of the proxy": (model("proxy", "config.json", rope_theta=5e5), ["efficiency", *SCORES]),
     "the tokenizer": (
