@@ -255,7 +255,8 @@ def parse(name: str, opener: Callable[[], IO[bytes]], where: str) -> list[Any]:
             )
         except (ValueError, RecursionError) as error:  # also of integers that are too long
             raise ConfigError(f"{where}, line {number}: not JSON ({_line(error)})") from error
-        records += content if isinstance(content, list) else [content]
+        # A line of JSONL is a record, and a list is none.
+        records += content if name.endswith(".json") and isinstance(content, list) else [content]
     return records
 
 

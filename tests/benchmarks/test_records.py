@@ -99,6 +99,7 @@ def test_without_a_network_the_hub_is_one_line() -> None:
         ({"path": "empty"}, "source empty: no kv.jsonl, .json or .parquet in it"),
         ({"path": "two"}, "several files fit 'kv' (a/kv.jsonl, b/kv.jsonl); narrow the path"),
         ({"path": "broken"}, "source broken: kv.jsonl, line 2: not JSON"),
+        ({"path": "lists"}, "source lists: kv.jsonl, record 2: record: expected an object"),
         ({"path": "cut"}, "source cut: data.zip is not a complete zip file; fetch it again"),
     ],
 )
@@ -108,6 +109,7 @@ def test_mistaken_sources_are_one_line(
     monkeypatch.chdir(tmp_path)
     write(tmp_path, empty__other_jsonl="", two__a__kv_jsonl=JSONL, two__b__kv_jsonl=JSONL)
     write(tmp_path, broken__kv_jsonl='{"a": 1}\n{"a": \n')
+    write(tmp_path, lists__kv_jsonl='{"a": 1}\n[]\n[{"a": 2}]\n')
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "data.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
