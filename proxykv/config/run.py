@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from proxykv.config import catalog, check, sources
+from proxykv.config import catalog, check
 from proxykv.config.cards import MethodCards, method_cards
+from proxykv.config.check.presence import presence_problems
 from proxykv.config.jobs import Dataset, Job
 from proxykv.config.keys.model_files import SCORING, ModelFiles, model_files
 from proxykv.config.models import Shape, model_shape, positions
@@ -82,25 +83,7 @@ class Run:
         Raises:
             ConfigError: with one line for each source that is missing.
         """
-        unset = sources.unset_variables(self.config)
-        problems = unset or sources.missing_paths(self.config)
-        for key, folder in (("run", self.dir), ("cache", self.cache)):
-            if folder.exists() and not folder.is_dir():
-                problems.append(f"config.{key}: {folder} is a file; choose another name")
-        for family in self.families:
-            for role in ROLES:
-                try:
-                    self.model_shape(family, role)
-                except ConfigError as error:
-                    problems.append(str(error))
-            for fitted_id in self.fitted_ids:
-                ready = self.ready(family, fitted_id)
-                if ready and not (ready / "card.json").is_file():
-                    problems.append(
-                        f"config.methods: {fitted_id}: nothing fitted in {ready}; `proxykv pull` "
-                        "it there, or correct `fitted`"
-                    )
-        if problems:
+        if problems := presence_problems(self):
             raise ConfigError("\n".join(problems))
 
     def write(self) -> Path:

@@ -25,7 +25,7 @@ NUMBERLESS = frozenset(
         *("config.benchmarks", "config.catalog", "config.jobs", "config.models", "config.paths"),
         *("config.run", "config.signature", "config.keys.code", "config.keys.model_files"),
         *("config.check", "config.check.data", "config.check.efficiency", "config.check.fitting"),
-        *("config.check.methods", "config.efficiency"),
+        *("config.check.methods", "config.check.presence", "config.efficiency"),
         *("config.check.schema", "config.sources"),
         *("runtime.errors", "runtime.files", "runtime.journal", "runtime.lock", "runtime.scratch"),
     )
