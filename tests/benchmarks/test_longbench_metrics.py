@@ -41,6 +41,7 @@ SCORES = [
     ("lcc", "1, " * 99, ["1, " * 99], 1.0),
     ("repobench-p", "abc", ["abd"], 0.67),
     ("repobench-p", "// nothing else", ["x"], 0.0),
+    ("repobench-p", "// x = 1", ["x = 1"], 0.0),
 ]
 
 

@@ -33,6 +33,12 @@ def test_rows_of_two_states_are_refused_in_one_line(tmp_path: Path, column: str)
     assert column in message and "changed" in message and "\n" not in message
 
 
+def test_a_method_may_have_another_state_in_each_family(tmp_path: Path) -> None:
+    """It is fitted for each."""
+    other = written(tmp_path, method_digest="fitted for the other", family="other")
+    assert set(read_rows(other).family) == {"tiny", "other"}
+
+
 @pytest.mark.parametrize("column", ["target_digest", "proxy_digest"])
 def test_rows_of_an_earlier_version_are_named(tmp_path: Path, column: str) -> None:
     paths = written(tmp_path)

@@ -274,3 +274,16 @@ def test_the_documentation_and_the_audit_say_how_often_contexts_are_drawn():
     assert f"at most {stats.PERMUTATIONS}\nsign vectors" in page
     published = (resample.PUBLISHED_RESAMPLES, resample.PUBLISHED_FLIPS)
     assert published == (stats.SAMPLES, stats.PERMUTATIONS)
+
+
+def test_intervals_are_the_central_95_percent_of_the_draws() -> None:
+    values = np.random.default_rng(3).normal(size=100)
+    draws = np.random.default_rng(stats.SEED).integers(0, 100, (stats.SAMPLES, 100))
+    ends = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
+    found = stats.median_ci(values)
+    assert [found.low, found.high] == ends.tolist()
+
+
+def test_the_median_of_one_repeat_has_no_interval() -> None:
+    found = stats.median_ci(np.array([2.0]))
+    assert found.value == 2 and math.isnan(found.low) and math.isnan(found.high)
