@@ -182,7 +182,7 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
     "how a benchmark is made": (inside("proxykv/benchmarks/tiny.py", "build"), DATA),
     "the grading step": (inside("proxykv/steps/grade.py", "grade"), ROWS),
     "a column of rows": (
-        code(ROW, "seed: {type: integer}", "seed: {type: number}"), ROWS
+        code(ROW, "seed: {type: integer", "seed: {type: number"), ROWS
     ),
     "the description of a column": (
         code(ROW, "index of the question", "number of the question"), []

@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
 from valid_config import valid
 
@@ -60,7 +61,8 @@ def test_the_reference_states_every_default() -> None:
         section = "training" if cls is TrainingSettings else "training.mapper"
         (line,) = re.findall(rf"^\| `{section}\.{field.name}` \|.*$", page, re.MULTILINE)
         default = schema_of(cls)["properties"][field.name]["default"]
-        assert f"`{default}`" in line
+        stated = re.split(r"(?<!\\) \| ", line)[2]
+        assert yaml.safe_load(stated.strip("`")) == default
 
 
 def test_a_signal_is_named_after_what_differs_from_the_defaults() -> None:

@@ -93,8 +93,9 @@ def test_the_process_shrinks(tiny: Model) -> None:
     process = psutil.Process()
     cache = random_cache(tiny, 70_000)
     full = nbytes(t for layer in cache.layers for t in (layer.keys, layer.values))
+    keep = kept(cache, 0.1)
     before = process.memory_info().rss
-    pruned = PrunedCache(cache, 0, kept(cache, 0.1))
+    pruned = PrunedCache(cache, 0, keep)
     del cache
     gc.collect()
     assert before - process.memory_info().rss > 0.8 * full
