@@ -18,6 +18,7 @@ from rows_fixture import cards_of, make_rows
 from proxykv.config import catalog
 from proxykv.config.run import Run
 from proxykv.report import tables
+from proxykv.report.tables.premise import judged
 from proxykv.report.verdict import verdicts
 
 CONTEXTS = 20
@@ -49,6 +50,19 @@ def test_each_length_has_its_outcome() -> None:
     assert list(found.n_contexts) == [4 * CONTEXTS / 2] * 2  # four tasks
     assert found.tokens.between(32700, 32768).iloc[0]
     assert found.n_needed.isna().all()
+
+
+def test_the_low_retentions_count_alike_up_to_the_last_of_them() -> None:
+    rows = rows_with({LENGTHS[0]: 4.0, LENGTHS[1]: 8.0}, spread=0.5)
+    alike = rows.assign(score=rows.score.where(rows.retention != 0.3, 0.5))
+    assert list(table(alike).points) == pytest.approx([2.0, 4.0], abs=0.3)
+
+
+def test_an_interval_that_ends_at_the_margin_is_undecided() -> None:
+    ids = [f"vt-{i}" for i in range(4)]
+    gaps = pd.DataFrame({"task": "vt", "context_id": ids, "gap": [3.0, 3.0, 3.0, 0.0]})
+    found = judged(gaps)
+    assert (found["ci_high"], found["outcome"]) == (3.0, "undecided")
 
 
 def test_every_comparison_is_tested_at_each_length() -> None:
