@@ -82,10 +82,10 @@ def _explained(error: ValidationError) -> Iterator[tuple[Sequence[Any], str, str
                 known = ", ".join(map(str, error.instance)) or "none"  # type: ignore[arg-type]
                 yield [*path, name], part["description"], f"no such field; there are {known}"
     elif error.validator == "memberOf":
-        yield path, error.message, _short(error.instance)
+        yield path, error.message, short(error.instance)
     else:
         expected = error.schema["description"]  # type: ignore[index]
-        yield path, expected, _short(error.instance)
+        yield path, expected, short(error.instance)
 
 
 def _member_of(_: Any, pairs: Mapping[str, str], instance: Any, __: Any) -> Iterator[Any]:
@@ -133,6 +133,7 @@ def _unencodable(value: Any, field: str) -> Iterator[str]:
                 yield from _unencodable(part, f"{field}[{i}]")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as messages quote it: at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -16,7 +16,7 @@ from typing import IO, Any
 from unicodedata import normalize
 from zipfile import BadZipFile, ZipFile
 
-from proxykv.benchmarks.record_schema import problems, record
+from proxykv.benchmarks.record_schema import problems, record, short
 from proxykv.runtime import hub
 from proxykv.runtime.errors import ConfigError
 from proxykv.runtime.files import missing
@@ -141,7 +141,7 @@ def check(
         values = [one.get(field) for field in unique] if isinstance(one, dict) else []
         place = f"{where}, record {number}"
         if len(values) == 1 and values[0] is not None:
-            place += f" ({unique[0]} {values[0]!r})"
+            place += f" ({unique[0]} {short(values[0])})"
         for problem in problems(one, schema):
             raise ConfigError(f"{place}: {problem}")
         if not unique or None in values:
@@ -276,7 +276,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} is listed twice")
+        raise ValueError(f"the key {short(twice)} is listed twice")
     return found
 
 

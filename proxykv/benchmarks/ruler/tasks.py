@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxykv.benchmarks.contract import Task
+from proxykv.benchmarks.record_schema import short
 from proxykv.benchmarks.ruler import qa
 from proxykv.benchmarks.ruler.cwe import CommonWords, numbered
 from proxykv.benchmarks.ruler.fwe import FrequentWords
@@ -22,7 +23,7 @@ def _joined(sample: Sample) -> tuple[str, ...]:
 def _in_order_of_the_text(sample: Sample) -> tuple[str, ...]:
     for output in sample.outputs:
         if output not in sample.context:
-            raise ConfigError(f"its context does not hold the answer {output!r}; correct it")
+            raise ConfigError(f"its context does not hold the answer {short(output)}; correct it")
     return (", ".join(sorted(sample.outputs, key=sample.context.index)),)
 
 
