@@ -30,7 +30,7 @@ FILES = {
     "nested without end": (b"[" * 100_000, "line 1: not JSON", ""),
     "cut": (GOOD[:-9].encode(), "qa.jsonl, line 1: not JSON", ""),
     "no objects": (b'"text"\n', "qa.jsonl, record 1: record: expected an object", "'text'"),
-    "numbers": (b"[1, 2]", "qa.jsonl, record 1: record: expected an object, found 1", ""),
+    "numbers": (b"[1, 2]", "qa.jsonl, record 1: record: expected an object, found [1, 2]", ""),
 }
 
 

@@ -206,7 +206,7 @@ def test_a_table_or_a_figure_that_changed_or_is_gone_is_named() -> None:
     lines.loc[0, "ci_low"] = f"{0.999 * float(lines.loc[0, 'ci_low']):.6g}"
     lines.to_csv(table, index=False)
     found(f"{table}: changed after the tables were made; run `proxykv tabulate`")
-    figure = RUN / "figures" / "transfer.svg"
+    figure = RUN / "figures" / "training.svg"
     figure.write_text("<svg/>")
     rows = sorted((RUN / "rows").rglob("*.parquet"))
     write_provenance(figure.parent, [figure], rows)
