@@ -112,7 +112,7 @@ def write_hotpotqa(path: Path, needed: int) -> None:
         picked = random.Random(number).sample(pool, needed)
         title, text = picked[0]
         question, answer = question_of(text)
-        context = [[name, re.findall(r"[^.]+\.?", prose)] for name, prose in picked]
+        context = [[name, re.findall(r"[^.]*\.+|[^.]+", prose)] for name, prose in picked]
         records.append(
             {
                 "_id": f"{number:024x}",
