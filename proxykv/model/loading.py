@@ -70,6 +70,9 @@ def load_model(
         raise ConfigError(f"{folder}: the weights cannot be read: {why}") from error
     if problem := next(_weight_problems(report), None):
         raise ConfigError(f"{folder}: config.json and the weights differ: {problem}")
+    with torch.no_grad():
+        for name in report["missing_keys"]:  # biases: some versions leave them as memory was
+            net.get_parameter(name).zero_()
     embeddings: Any = net.get_input_embeddings()
     if not all(type(end) is int and 0 <= end < embeddings.num_embeddings for end in eos_ids(net)):
         raise ConfigError(

@@ -113,7 +113,10 @@ def test_what_transformers_unpacks_is_used(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("method", "message"),
-    [("fp8", "_proj.weight holds float8_e4m3fn that are not"), ("four", "quant_method 'four'")],
+    [
+        ("fp8", "_proj.weight holds F8_E4M3, and no file holds its scale"),
+        ("four", "quant_method 'four'"),
+    ],
 )
 def test_what_transformers_does_not_unpack_is_refused(
     method: str, message: str, folder: Path

@@ -180,8 +180,9 @@ def refuse_weights(folder: Path) -> None:
 
     Raises:
         ConfigError: if there are pickled weights (which may hold code) and no safetensors files, if
-            the folder is that of an adapter, or if a tensor holds other than floating-point numbers
-            and config.json does not say how it is quantised.
+            the folder is that of an adapter, if a tensor holds other than floating-point numbers
+            and config.json does not say how it is quantised, or if a scale of eight-bit weights is
+            missing, without which some versions of transformers take them for numbers.
     """
     pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
     if pickled and not any(folder.glob("*.safetensors")):
@@ -194,11 +195,18 @@ def refuse_weights(folder: Path) -> None:
             f"{folder}: {ADAPTER} makes transformers load another model's weights and an adapter; "
             "merge both into one model (peft: merge_and_unload, then save_pretrained)"
         )
-    if (_json(folder / "config.json") or {}).get("quantization_config"):
-        return  # transformers knows how to read them, or refuses them
-    for path in sorted(folder.glob("*.safetensors")):
-        for name, (kind, _) in stored_tensors(path).items():
-            if kind not in NUMBERS:
+    quantised = (_json(folder / "config.json") or {}).get("quantization_config")
+    stored = {path: stored_tensors(path) for path in sorted(folder.glob("*.safetensors"))}
+    scaled = {name.rpartition("_scale")[0] for tensors in stored.values() for name in tensors}
+    for path, tensors in stored.items():
+        for name, (kind, _) in tensors.items():
+            if quantised:  # transformers unpacks the others, or refuses them
+                if kind.startswith("F8") and name.endswith(".weight") and name not in scaled:
+                    raise ConfigError(
+                        f"{path}: {name} holds {kind}, and no file holds its scale; fetch the "
+                        "weights again"
+                    )
+            elif kind not in NUMBERS:
                 raise ConfigError(
                     f"{path}: {name} holds {kind}, and config.json has no quantization_config that "
                     f"says what these numbers mean; store weights as {', '.join(NUMBERS)}, or "
